@@ -1,0 +1,1 @@
+"""Measured tables behind every figure in the documentation."""

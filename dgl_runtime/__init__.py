@@ -1,0 +1,1 @@
+"""Search videos by text, without torch."""

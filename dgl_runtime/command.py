@@ -1,0 +1,56 @@
+"""What every command shares: errors on one line of stderr, missing extras named, Ctrl-C without a traceback."""
+
+import errno
+import sys
+from typing import Any
+
+import click
+
+from dgl_runtime.errors import DglError
+
+# Top-level module that is missing -> extra of dgl-retrieval that brings it.
+_EXTRAS = {
+    "onnxruntime": "cpu (or gpu)",
+    "torch": "train",
+    "open_clip": "train",
+    "safetensors": "train",
+    "einops": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A click command that turns our errors into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run the command; only usage errors (exit code 2) are left to click."""
+        try:
+            return super().invoke(ctx)
+        except DglError as error:
+            fail(str(error))
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            fail(
+                f"{ctx.info_name} needs the package {error.name!r}, which is not installed. "
+                f"Install it with: pip install 'dgl-retrieval[{extra.split()[0]}]'"
+            )
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            fail(
+                f"cannot write {error.filename or 'the output'}: {error.strerror}. "
+                "Free space or give a folder that can be written to."
+            )
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(INTERRUPTED)
+
+
+def fail(message: str) -> None:
+    """Print one line on stderr and exit with code 1."""
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(1)

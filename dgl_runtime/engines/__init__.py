@@ -1,0 +1,1 @@
+"""Inference engines, each imported only when it is asked for."""

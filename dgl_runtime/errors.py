@@ -1,0 +1,29 @@
+"""The errors a user can meet: each message says what is wrong, the value seen, the one expected, the remedy."""
+
+
+class DglError(Exception):
+    """Base of every error that is the input's fault; the command line prints it on one line."""
+
+
+class ConfigError(DglError):
+    """A setting, recipe, data set or checkpoint does not fit."""
+
+
+class MediaError(DglError):
+    """A video cannot be found, opened or decoded."""
+
+
+class BundleError(DglError):
+    """An exported bundle is missing, damaged or of another version."""
+
+
+class GalleryError(DglError):
+    """A gallery is missing, damaged, locked or belongs to another bundle."""
+
+
+class EngineError(DglError):
+    """An inference engine or device is missing, or does not run the graph."""
+
+
+class ExportError(DglError):
+    """An export failed its parity gate or could not be written."""

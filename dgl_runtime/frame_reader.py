@@ -1,0 +1,205 @@
+"""Chosen frames of one video, in one forward pass that decodes as little as it can.
+
+Two things are skipped: stretches up to a keyframe (by a seek), and frames nobody wants that no
+other frame refers to. Each frame found must then have exactly the time the packet index says;
+where a file does not keep to its index, the pass begins again and decodes everything.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgl_runtime.errors import MediaError
+from dgl_runtime.packet_index import (
+    frame_packets,
+    media_faults,
+    one_line,
+    open_stream,
+    packet_time,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from av import Packet, VideoFrame, VideoStream
+    from numpy.typing import NDArray
+
+    from dgl_runtime.packet_index import PacketIndex
+
+SEEK_SAVES_PACKETS = 8
+"""Seek only where that skips at least this many packets.
+
+Measured on mp4, a seek wins from 4 packets on; it costs more where there is no seek table.
+"""
+
+MAX_LOST_S = 1.0
+"""Seconds a frame may stand in for frames that do not decode; a longer loss is an error."""
+
+
+class FrameReader:
+    """Reads frames of a video by their number in order of display.
+
+    Attributes:
+        frames_decoded: Frames that came out of the decoder so far.
+    """
+
+    def __init__(
+        self, path: Path, index: PacketIndex, *, threads: int = 1, may_skip: bool = True
+    ) -> None:
+        """Prepare to read; the file is opened by ``read``.
+
+        Args:
+            path: The video.
+            index: Its packet index.
+            threads: Decoder threads, 1 or more.
+            may_skip: False: decode every frame from the first on.
+        """
+        self.frames_decoded = 0
+        self._path = path
+        self._index = index
+        self._threads = threads
+        self._may_skip = may_skip and not index.is_counted
+        self._may_seek = True
+        self._wanted: frozenset[int] = frozenset()
+        self._opened = ExitStack()
+        self._fault = "the stream ends early"
+
+    def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield frames; to be called once.
+
+        A packet that the decoder refuses is skipped and the frame before it stays on display, as
+        in a player, for ``MAX_LOST_S`` at most.
+
+        Args:
+            numbers: Frame numbers in order of display, ascending.
+
+        Yields:
+            The number and the picture as displayed (rotated if the video says so), uint8
+            [H, W, 3] RGB.
+
+        Raises:
+            MediaError: If the file cannot be opened, or frames are lost for longer.
+        """
+        from av.video.reformatter import VideoReformatter
+
+        reformatter = VideoReformatter()
+        self._wanted = frozenset(self._index.shown[list(numbers)].tolist())
+        with self._opened:
+            self._start()
+            for number in numbers:
+                frame = self._frame_on_display(int(self._index.shown[number]))
+                try:
+                    # One thread: by default swscale starts one per core.
+                    rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                except media_faults() as fault:
+                    raise MediaError(
+                        f"{self._path}: frame {number} cannot be converted to RGB "
+                        f"({one_line(fault)}). Convert the video to H.264."
+                    ) from fault
+                turned = np.rot90(rgb, round(frame.rotation / 90) % 4)
+                yield number, np.asarray(turned, np.uint8)
+
+    def _start(self) -> None:
+        """Open the file at its first packet."""
+        self._opened.close()
+        self._container, self._stream = self._opened.enter_context(
+            open_stream(self._path, self._threads)
+        )
+        self._go_on(0, frame_packets(self._container, self._stream))
+
+    def _start_again(self) -> None:
+        """Decode everything from the first packet on."""
+        self._may_skip = False
+        self._start()
+
+    def _go_on(self, position: int, packets: Iterator[Packet[VideoStream]]) -> None:
+        """Decode from a position in file order on."""
+        self._position = position
+        self._decoded = self._decode(packets)
+        self._shown: tuple[int, VideoFrame] | None = None
+        self._ahead: tuple[int, VideoFrame] | None = None
+
+    def _frame_on_display(self, target: int) -> VideoFrame:
+        """The last frame shown at or before a time in ticks, else the first that decodes."""
+        self._seek_if_it_saves(target)
+        while self._ahead is None or self._ahead[0] <= target:
+            if self._ahead is not None:
+                self._shown, self._ahead = self._ahead, None
+            if self._shown is not None and self._shown[0] >= target:
+                break
+            self._ahead = next(self._decoded, None)
+            if self._ahead is None:
+                break
+        found = self._shown or self._ahead
+        if self._may_skip and (found is None or found[0] != target):
+            self._start_again()
+            return self._frame_on_display(target)
+        if found is None or abs(found[0] - target) * self._index.tick_s > MAX_LOST_S:
+            raise MediaError(
+                f"{self._path} cannot be decoded at second {self._index.second(target):.2f} "
+                f"({self._fault}). Play it to check, and copy or download it again."
+            )
+        return found[1]
+
+    def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield frames in order of display with their display times, ticks."""
+        codec = self._stream.codec_context
+        for packet in packets:
+            self._position += 1
+            is_wanted = packet_time(packet) in self._wanted or not self._may_skip
+            codec.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+            yield from self._decode_packet(packet)
+        yield from self._decode_packet(None)
+
+    def _decode_packet(
+        self, packet: Packet[VideoStream] | None
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield the frames a packet completes; None: those the decoder still holds."""
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except media_faults() as fault:
+            self._fault = one_line(fault)
+            return
+        for frame in frames:
+            self.frames_decoded += 1
+            yield self._display_time(frame), frame
+
+    def _display_time(self, frame: VideoFrame) -> int:
+        shown = self._index.shown
+        if self._index.is_counted:
+            return int(shown[min(self.frames_decoded, len(shown)) - 1])
+        stamps = (frame.pts, frame.dts, self._shown and self._shown[0])
+        return next((stamp for stamp in stamps if stamp is not None), int(shown[0]))
+
+    def _seek_if_it_saves(self, target: int) -> None:
+        """Jump to the keyframe before a time, or leave the pass where it is.
+
+        A jump that lands behind the keyframe or before the current position is useless: the pass
+        then begins again. One that saves nothing is the last that is tried.
+        """
+        key = self._index.keyframe_before(target)
+        if not (self._may_skip and self._may_seek) or key - self._position < SEEK_SAVES_PACKETS:
+            return
+        # Containers disagree on whether a seek goes by display time or by decode time.
+        for times in (self._index.times, self._index.decode_times):
+            packets = self._seek(int(times[key]))
+            first = next(packets, None)
+            landed = None if first is None else self._index.position_of(first)
+            if first is not None and landed is not None and self._position <= landed <= key:
+                self._may_seek = landed - self._position >= SEEK_SAVES_PACKETS
+                self._go_on(landed, chain([first], packets))
+                return
+        self._start_again()
+
+    def _seek(self, ticks: int) -> Iterator[Packet[VideoStream]]:
+        """Packets from a keyframe near a time on; none if the container cannot seek."""
+        try:
+            self._container.seek(ticks, stream=self._stream)
+        except media_faults():
+            return iter(())
+        return frame_packets(self._container, self._stream)

@@ -1,0 +1,200 @@
+"""Find the clips most similar to a query: exactly, or through a USearch graph for large galleries.
+
+Both ways end in the same step: the candidates are compared with the query once more in float64,
+one by one. So a similarity depends on the two embeddings alone, never on batch, block or way.
+"""
+
+import hashlib
+import mmap
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.errors import GalleryError
+
+if TYPE_CHECKING:
+    from usearch.index import Index
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+# From how many clips the approximate index pays. One thread, E = 512, clustered embeddings, top 10,
+# XXX
+APPROXIMATE_PAYS_FROM = 100_000
+
+_QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time
+# More than a float32 dot product of unit vectors can be off: width * 2^-24 = 5e-5 at 800 numbers.
+_ROUNDING = 1e-4
+_CANDIDATES = 128  # at least so many are fetched from the graph and compared exactly
+
+_SEAL = b"dgl-ann1"  # ends the index file, before the sha256 of all that stands in front
+_SEAL_BYTES = len(_SEAL) + 32
+_SAMPLE = 64  # rows whose stored vectors are compared when an index is opened
+_FLOAT16_STEP = 1e-3
+
+
+def exact_top_k(embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
+    """Rank all clips by cosine similarity; memory is bounded whatever the gallery's size.
+
+    Args:
+        embeddings: Unit-norm clip embeddings, float32 [N, E].
+        queries: Unit-norm query embeddings, float32 [Q, E].
+        top_k: Hits per query, at least 1; min(top_k, N) are returned.
+
+    Returns:
+        Row numbers int64 [Q, k] and similarities float32 [Q, k], best first, ties by row number.
+    """
+    hits = []
+    for first in range(0, len(queries), _QUERY_BLOCK):
+        hits += _exact_block(embeddings, queries[first : first + _QUERY_BLOCK], top_k)
+    return _stacked(hits, min(top_k, len(embeddings)))
+
+
+def _exact_block(embeddings: Float32, queries: Float32, top_k: int) -> list[tuple[Int64, Float32]]:
+    hits = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
+    for first in range(0, len(embeddings), _ROW_BLOCK):
+        similarity = queries @ embeddings[first : first + _ROW_BLOCK].T
+        for number, (query, row) in enumerate(zip(queries, similarity, strict=True)):
+            best, best_similarity = hits[number]
+            floor = best_similarity[-1] if len(best) == top_k else -np.inf
+            if len(row) > top_k:
+                floor = max(floor, np.partition(row, -top_k)[-top_k])
+            found = first + np.flatnonzero(row >= floor - _ROUNDING)
+            rows = np.concatenate([best, found])
+            values = np.concatenate([best_similarity, _similarity(embeddings, query, found)])
+            hits[number] = _sorted(rows, values, top_k)
+    return hits
+
+
+def _similarity(embeddings: Float32, query: Float32, rows: Int64) -> Float32:
+    products = np.multiply(embeddings[rows], query, dtype=np.float64)
+    similarity: Float32 = products.sum(axis=1).astype(np.float32)
+    return similarity
+
+
+def _sorted(rows: Int64, values: Float32, top_k: int) -> tuple[Int64, Float32]:
+    order = np.lexsort((rows, -values))[:top_k]
+    return rows[order], values[order]
+
+
+def _stacked(hits: list[tuple[Int64, Float32]], top_k: int) -> tuple[Int64, Float32]:
+    rows = np.empty((len(hits), top_k), np.int64)
+    values = np.empty((len(hits), top_k), np.float32)
+    for number, (row, value) in enumerate(hits):
+        rows[number], values[number] = row, value
+    return rows, values
+
+
+class ApproximateIndex:
+    """A USearch graph (HNSW, inner product, float16) over the first clips of a gallery.
+
+    The file is USearch's own, followed by a seal with its sha256: a damaged graph could crash the
+    process, so it is refused before USearch reads it.
+    """
+
+    def __init__(self, index: "Index", contents: memoryview | None = None) -> None:
+        self._index = index
+        self._contents = contents  # the mapped file that ``index`` looks into
+
+    def __len__(self) -> int:
+        """Return how many clips, from row 0 on, the graph covers."""
+        return len(self._index)
+
+    @classmethod
+    def open(cls, path: Path, embeddings: Float32, *, extend: bool = False) -> Self:
+        """Map an index file, or load it into memory to ``extend`` it, if it belongs to these clips.
+
+        Args:
+            path: The index file.
+            embeddings: The gallery's embeddings, float32 [N, E].
+            extend: Load a copy that ``add`` can change.
+
+        Raises:
+            GalleryError: The file is damaged, or was not made of the first rows of ``embeddings``.
+        """
+        from usearch.index import Index
+
+        contents = _unsealed(path)
+        try:
+            index = Index.restore(contents, view=not extend)
+        except (RuntimeError, ValueError) as error:
+            raise _refused(path, f"USearch cannot read it ({error})") from error
+        num_clips, embed_dim = embeddings.shape
+        if index is None or index.ndim != embed_dim:
+            raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
+        if len(index) > num_clips:
+            raise _refused(
+                path, f"it covers {len(index)} clips, the gallery opened here {num_clips}"
+            )
+        for row in np.linspace(0, len(index) - 1, min(len(index), _SAMPLE)).astype(np.int64):
+            stored = np.asarray(index.get(int(row)), np.float32)  # NaN if there is no such row
+            if not np.allclose(stored, embeddings[row], rtol=0, atol=_FLOAT16_STEP):
+                raise _refused(path, f"row {row} differs from the gallery's embedding")
+        return cls(index, contents)
+
+    @classmethod
+    def empty(cls, embed_dim: int) -> Self:
+        """Make an index without clips, to ``add`` to."""
+        from usearch.index import Index
+
+        return cls(Index(ndim=embed_dim, metric="ip", dtype="f16"))
+
+    def add(self, embeddings: Float32, *, threads: int) -> None:
+        """Add the rows of ``embeddings`` [N, E] after those covered; 0 threads = all cores."""
+        first = len(self)
+        if first < len(embeddings):
+            keys = np.arange(first, len(embeddings), dtype=np.uint64)
+            self._index.add(keys, embeddings[first:], threads=threads)
+
+    def save(self, path: Path) -> None:
+        """Write the file in one step: a crash leaves the old one or the new one."""
+        temporary = path.with_name(path.name + ".tmp")
+        self._index.save(temporary)
+        with temporary.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.seek(0, os.SEEK_END)
+            file.write(_SEAL + digest)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def top_k(self, embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
+        """As :func:`exact_top_k`, but rows that the graph covers may be missed.
+
+        Rows after those covered are searched exactly, and so is everything for a query to which the
+        graph gives too few candidates.
+        """
+        covered = len(self)
+        wanted = max(_CANDIDATES, 2 * top_k)
+        tail, _ = exact_top_k(embeddings[covered:], queries, top_k)
+        hits = []
+        for query, after in zip(queries, tail + covered, strict=True):
+            found = np.asarray(self._index.search(query, wanted, threads=1).keys, np.int64)
+            if len(found) < min(top_k, covered):
+                hits += _exact_block(embeddings, query[None], top_k)
+                continue
+            rows = np.concatenate([found, after])
+            hits.append(_sorted(rows, _similarity(embeddings, query, rows), top_k))
+        return _stacked(hits, min(top_k, len(embeddings)))
+
+
+def _unsealed(path: Path) -> memoryview:
+    try:
+        with path.open("rb") as file:
+            contents = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise _refused(path, f"it cannot be read ({error})") from error
+    body, seal = contents[:-_SEAL_BYTES], contents[-_SEAL_BYTES:]
+    if bytes(seal) != _SEAL + hashlib.sha256(body).digest():
+        raise _refused(path, "its checksum differs from its contents")
+    return body
+
+
+def _refused(path: Path, reason: str) -> GalleryError:
+    return GalleryError(
+        f"approximate index {path} does not fit the gallery: {reason}. "
+        "Build it again with build_approximate_index(), or search exactly."
+    )

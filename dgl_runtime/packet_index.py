@@ -1,0 +1,259 @@
+"""Open a video and read the packet index of its picture stream: when each frame is shown.
+
+Every time comes from the packets, because the frame rate and frame count that a container states
+are wrong in too many files. PyAV is imported on use.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgl_runtime.errors import MediaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from av import Packet, VideoStream
+    from av.container import InputContainer
+    from numpy.typing import NDArray
+
+_DEFAULT_STEP_S = 1 / 25
+"""Time between frames when neither the packets nor the stream say anything about time."""
+
+_SAME_S = 1e-9
+"""Seconds: smaller differences are rounding noise, far below any tick."""
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """What the packets of a picture stream say: N packets in file order that show M frames.
+
+    Attributes:
+        times: Display time of each packet, ticks, int64 [N].
+        decode_times: Decode time of each packet, ticks, int64 [N]; its display time if not given.
+        shown: Display times of the frames, ascending and distinct, ticks, int64 [M].
+        keyframes: Positions of the keyframes in file order, int64 [K].
+        tick_s: Seconds per tick.
+        duration_s: From the first frame to the end of the last one, seconds.
+        is_counted: The packets do not say when a frame is shown: the n-th frame that comes out
+            of the decoder counts as shown at the n-th time, which rules out seeking.
+    """
+
+    times: NDArray[np.int64]
+    decode_times: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    keyframes: NDArray[np.int64]
+    tick_s: float
+    duration_s: float
+    is_counted: bool
+
+    def frames_at(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Number, in order of display, of the frame on display at each time, int64 [F]."""
+        shown_s = (self.shown - self.shown[0]) * self.tick_s
+        shown_by_then = np.searchsorted(shown_s, times_s + _SAME_S, side="right")
+        return np.maximum(shown_by_then - 1, 0).astype(np.int64)
+
+    def second(self, ticks: int) -> float:
+        """Seconds from the first frame."""
+        return (ticks - int(self.shown[0])) * self.tick_s
+
+    def keyframe_before(self, ticks: int) -> int:
+        """Position in file order of the last keyframe shown at or before a time, else 0."""
+        usable = self.keyframes[self.times[self.keyframes] <= ticks]
+        return int(usable[-1]) if usable.size else 0
+
+    def position_of(self, packet: Packet[VideoStream]) -> int | None:
+        """Position of a packet in file order; None if its time is not there exactly once."""
+        found = np.flatnonzero(self.times == packet_time(packet))
+        return int(found[0]) if found.size == 1 else None
+
+
+def read_index(path: Path) -> PacketIndex:
+    """Read the packet index by demuxing the picture stream; nothing is decoded.
+
+    The index ends where the file can no longer be read, so a truncated file is as long as what
+    is left of it. The last few indexes are kept: to probe and then to read costs one pass.
+
+    Raises:
+        MediaError: If the file is missing, unreadable, empty, not a video or without pictures.
+    """
+    try:
+        is_there, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
+        state = path.stat() if is_there else None
+    except (OSError, ValueError) as fault:
+        raise MediaError(f"{path} cannot be read ({one_line(fault)}). Check the path.") from fault
+    if state is None:
+        raise MediaError(f"{path} does not exist. Check the path.")
+    if is_folder:
+        raise MediaError(f"{path} is a folder, expected a video file. Name a file inside it.")
+    if not is_file:
+        raise MediaError(f"{path} is a device or a pipe, expected a video file. Copy it to a file.")
+    if state.st_size == 0:
+        raise MediaError(f"{path} is empty (0 bytes), expected a video. Copy or download it again.")
+    try:
+        path.open("rb").close()
+    except OSError as fault:
+        raise MediaError(
+            f"{path} may not be read ({one_line(fault)}). Change its permissions."
+        ) from fault
+    return _read_index(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_index(path: Path, size_bytes: int, modified_ns: int) -> PacketIndex:
+    """Read the index; size and time of change only tell one state of the file from another."""
+    with open_stream(path, threads=1) as (container, stream):
+        packets = [
+            (
+                packet.pts,
+                packet.dts,
+                max(packet.duration or 0, 0),
+                packet.is_keyframe,
+                packet.is_discard,
+            )
+            for packet in frame_packets(container, stream)
+        ]
+        tick_s = float(stream.time_base or 1)
+        rate = stream.guessed_rate
+        # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
+        may_lie = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+    if all(packet[-1] for packet in packets):
+        raise MediaError(f"{path} has a picture stream without frames. Copy or download it again.")
+    pts, dts, durations_, keys, hidden = zip(*packets, strict=True)
+    durations = np.array(durations_, np.int64)
+    if not durations.any():
+        step_s = float(1 / rate) if rate else _DEFAULT_STEP_S
+        durations += max(1, round(step_s / tick_s))
+    step = int(np.median(durations[durations > 0]))
+    times = _fill(pts, dts, step)
+    has_no_pts = all(stamp is None for stamp in pts)
+    shown = np.unique(times[~np.array(hidden, np.bool_)])
+    last = _last_step(times, durations, shown) or step
+    return PacketIndex(
+        times=times,
+        decode_times=_fill(dts, pts, step),
+        shown=shown,
+        keyframes=np.flatnonzero(keys),
+        tick_s=tick_s,
+        duration_s=(int(shown[-1]) - int(shown[0]) + last) * tick_s,
+        is_counted=has_no_pts or (may_lie and bool(np.all(np.diff(times) > 0))),
+    )
+
+
+def _fill(
+    stamps: tuple[int | None, ...], instead: tuple[int | None, ...], step: int
+) -> NDArray[np.int64]:
+    """Ticks of each packet: its stamp, else the other one, else one step after the last."""
+    filled: list[int] = []
+    for stamp, other in zip(stamps, instead, strict=True):
+        following = filled[-1] + step if filled else 0
+        filled.append(next((given for given in (stamp, other) if given is not None), following))
+    return np.array(filled, np.int64)
+
+
+def _last_step(
+    times: NDArray[np.int64], durations: NDArray[np.int64], shown: NDArray[np.int64]
+) -> int:
+    """Ticks the last frame is shown: as its packet says, if the others say the truth.
+
+    Matroska, for one, gives every packet the duration that the stated frame rate implies.
+    """
+    steps = np.diff(shown)
+    order = np.argsort(times, kind="stable")
+    said = durations[order][np.searchsorted(times[order], shown)]
+    if steps.size == 0 or (said[-1] > 0 and np.mean(np.abs(said[:-1] - steps) <= 1) > 0.5):
+        return int(said[-1])
+    return int(np.median(steps))
+
+
+@contextmanager
+def open_stream(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video at its first packet.
+
+    The picture stream is the first one that is no attached picture (cover art).
+
+    Args:
+        path: The video.
+        threads: Decoder threads, 1 or more.
+
+    Yields:
+        The container and its picture stream.
+
+    Raises:
+        MediaError: If it cannot be opened, or no stream of pictures can be decoded.
+    """
+    import av
+    from av.stream import Disposition
+
+    try:
+        # "file:" keeps a colon in a file name from being read as a protocol.
+        container = av.open(f"file:{path}", mode="r", metadata_errors="ignore")
+    except media_faults() as fault:
+        raise MediaError(
+            f"{path} is not a video or is damaged ({one_line(fault)}). "
+            "Play it to check, and copy or download it again."
+        ) from fault
+    with container:
+        pictures = [
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic
+        ]
+        if not pictures:
+            found = [s.type.replace("video", "cover picture") for s in container.streams]
+            raise MediaError(
+                f"{path} has no picture stream, only: {', '.join(found) or 'nothing'}. "
+                "Give a file with moving pictures, or leave it out."
+            )
+        decodable = [stream for stream in pictures if stream.codec_context is not None]
+        if not decodable:
+            raise MediaError(
+                f"{path} has pictures in a codec that PyAV cannot decode, or is damaged. "
+                "Play it to check, and convert it to H.264."
+            )
+        stream = decodable[0]
+        stream.thread_count = threads
+        stream.thread_type = "FRAME"
+        yield container, stream
+
+
+def frame_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Yield the packets of a stream that hold a frame, up to where the file can be read.
+
+    Packets of no bytes ("show the last frame again") are left out: a decoder takes one as the
+    end of the stream.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except media_faults():
+            return
+        if packet.size:
+            yield packet
+
+
+def packet_time(packet: Packet[VideoStream]) -> int | None:
+    """When the frame of a packet is shown, ticks; its decode time if it does not say."""
+    return packet.dts if packet.pts is None else packet.pts
+
+
+def media_faults() -> tuple[type[Exception], ...]:
+    """Whatever PyAV raises for a file that is not as it should be."""
+    from av.error import FFmpegError
+
+    return (FFmpegError, OSError, ValueError, EOFError, ArithmeticError, LookupError, RuntimeError)
+
+
+def one_line(fault: BaseException) -> str:
+    """What a fault says, on one line and without repeating the path."""
+    text = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+    return " ".join(str(text).split())

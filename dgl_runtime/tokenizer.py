@@ -1,0 +1,101 @@
+"""CLIP's byte-pair tokenizer over the `tokenizers` library: texts -> int32 token ids."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+START, END = "<start_of_text>", "<end_of_text>"
+# CLIP's word pattern; special tokens written out in a text are found before it applies.
+WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Tokenizer:
+    """Texts to token ids, as CLIP was trained on them."""
+
+    def __init__(self, inner: "tokenizers.Tokenizer") -> None:
+        self._inner = inner
+        self.start_id: int = inner.token_to_id(START)
+        self.end_id: int = inner.token_to_id(END)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read a ``tokenizer.json``.
+
+        Raises:
+            BundleError: Missing or damaged.
+        """
+        import tokenizers
+
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises plain Exception
+            raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
+
+    @classmethod
+    def from_merges(cls, merges: Sequence[tuple[str, str]]) -> "Tokenizer":
+        """Build the tokenizer from CLIP's list of byte-pair merges, most frequent first."""
+        import tokenizers
+        from tokenizers import Regex, decoders, models, pre_tokenizers
+
+        letters = _byte_letters()
+        pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
+        pieces += ["".join(merge) for merge in merges]
+        pieces += [START, END]
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        inner = tokenizers.Tokenizer(
+            models.BPE(vocab=vocabulary, merges=list(merges), end_of_word_suffix="</w>")
+        )
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        inner.decoder = decoders.ByteLevel()
+        inner.add_special_tokens([START, END])
+        return cls(inner)
+
+    def save(self, path: Path) -> None:
+        """Write a ``tokenizer.json`` that ``load`` reads."""
+        self._inner.save(str(path))
+
+    def __call__(self, texts: Sequence[str], max_words: int) -> NDArray[np.int32]:
+        """Tokenize texts: start token, at most ``max_words - 2`` pieces, end token, zero padding.
+
+        Args:
+            texts: Any strings; empty ones become start and end token.
+            max_words: The longest row, start and end token included.
+
+        Returns:
+            int32 [B, L], L the longest row of this batch.
+        """
+        encoded = self._inner.encode_batch([clean(text) for text in texts], add_special_tokens=False)
+        rows = [[self.start_id, *one.ids[: max_words - 2], self.end_id] for one in encoded]
+        tokens = np.zeros((len(rows), max(map(len, rows), default=2)), dtype=np.int32)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = ids
+        return tokens
+
+
+def clean(text: str) -> str:
+    """CLIP's cleaning: mend broken unicode, resolve HTML entities twice, one space, lower case."""
+    import ftfy
+
+    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(mended.split()).lower()
+
+
+def _byte_letters() -> list[str]:
+    """One printable letter for each byte, in the order of CLIP's vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

@@ -1,0 +1,209 @@
+"""Videos as training and serving see them: find, probe, cut into windows, read as pixels.
+
+Training and serving share these functions, so a model is never served pixels it was not trained
+on. PyAV and Pillow are imported on use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgl_runtime.errors import MediaError
+from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.packet_index import one_line, read_index
+from dgl_runtime.windows import Span, cut_windows, frame_times
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+__all__ = [
+    "VIDEO_EXTENSIONS",
+    "Span",
+    "VideoInfo",
+    "cut_windows",
+    "find_videos",
+    "frame_times",
+    "preprocess",
+    "probe",
+    "read_clips",
+]
+
+_EXTENSIONS = ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob"
+VIDEO_EXTENSIONS = frozenset(f"{_EXTENSIONS} .webm .wmv".split())
+"""The file names, lower case, that count as videos inside a folder."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds.
+
+    Attributes:
+        path: The file.
+        duration_s: From its first frame to the end of its last, seconds, by the packets.
+        width: Pixels of the picture as displayed (after rotation).
+        height: Pixels of the picture as displayed (after rotation).
+        num_frames: Frames, counted in the packets.
+    """
+
+    path: Path
+    duration_s: float
+    width: int
+    height: int
+    num_frames: int
+
+
+def find_videos(paths: Sequence[Path]) -> list[Path]:
+    """List the videos in files and folders.
+
+    Args:
+        paths: Files, kept whatever their extension, and folders, searched with everything below
+            them for ``VIDEO_EXTENSIONS``. Names that begin with a dot are passed over there.
+
+    Returns:
+        Paths in the order given, those of a folder sorted; each file once.
+
+    Raises:
+        MediaError: If a path does not exist, or there is no video.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        try:
+            if not path.exists():
+                raise MediaError(f"{path} does not exist. Check the path.")
+            for video in _videos_below(path) if path.is_dir() else [path]:
+                found.setdefault(video.resolve(), video)
+        except (OSError, ValueError) as fault:
+            raise MediaError(f"{path} cannot be read ({one_line(fault)}). Check it.") from fault
+    if not found:
+        searched = ", ".join(str(path) for path in paths) or "an empty list"
+        raise MediaError(
+            f"No video found in {searched}; looked for {' '.join(sorted(VIDEO_EXTENSIONS))}. "
+            "Name a file itself if it has another extension."
+        )
+    return list(found.values())
+
+
+def _videos_below(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read what a video holds; its first frame is decoded for the size.
+
+    Raises:
+        MediaError: If the file is missing, unreadable, not a video, or nothing decodes.
+    """
+    index = read_index(path)
+    _, picture = next(FrameReader(path, index).read([0]))
+    height, width, _ = picture.shape
+    return VideoInfo(path, index.duration_s, width, height, len(index.shown))
+
+
+def read_clips(
+    path: Path,
+    spans: Sequence[Span],
+    num_frames: int,
+    frame_size: int,
+    *,
+    threads: int = 1,
+    rng: np.random.Generator | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """Read the frames of many spans in one forward pass over a video.
+
+    The frame for a time is the one on display then. Spans that overlap share decoded frames; a
+    frame is kept only while a later span needs it. A truncated file is as long as what is left
+    of it. The pixel shape of anamorphic video is ignored, as CLIP's training did.
+
+    Args:
+        path: The video.
+        spans: Stretches sorted by ``start_s``; what lies outside the video is cut off.
+        num_frames: Frames per span, F.
+        frame_size: Height and width S of a frame, pixels.
+        threads: Decoder threads: 1 to read many videos side by side, more for one at low latency.
+        rng: None: frames at the centres of equal segments; a generator: drawn inside them.
+
+    Returns:
+        One clip for each span in the same order, uint8 [F, 3, S, S] RGB.
+
+    Raises:
+        ValueError: If a number is below 1, or spans are not sorted or end before they start.
+        MediaError: If the file cannot be read, a span lies outside it, or, while reading, more
+            than a second of it cannot be decoded.
+    """
+    for name, value in (("frame_size", frame_size), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected 1 or more.")
+    if any(a.start_s > b.start_s for a, b in pairwise(spans)):
+        raise ValueError("the spans are not sorted by start_s; sort them first.")
+    index = read_index(path)
+    wanted = [
+        index.frames_at(frame_times(_inside(path, span, index.duration_s), num_frames, rng))
+        for span in spans
+    ]
+    return _clips(FrameReader(path, index, threads=threads), wanted, frame_size)
+
+
+def _inside(path: Path, span: Span, duration_s: float) -> Span:
+    """The part of a span that lies in the video."""
+    if span.start_s <= span.end_s and (span.start_s >= duration_s or span.end_s < 0):
+        raise MediaError(
+            f"The span {span.start_s:g} to {span.end_s:g} s lies outside {path}, which lasts "
+            f"{duration_s:g} s. Check the times, or leave it out."
+        )
+    return Span(max(span.start_s, 0.0), min(span.end_s, duration_s))
+
+
+def _clips(
+    reader: FrameReader, wanted: Sequence[NDArray[np.int64]], frame_size: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames [F] of each span as pixels, holding a frame only while it is needed."""
+    last_use = {int(number): i for i, numbers in enumerate(wanted) for number in numbers}
+    frames = reader.read(sorted(last_use))
+    kept: dict[int, NDArray[np.uint8]] = {}
+    for i, numbers in enumerate(wanted):
+        needed = set(numbers.tolist())
+        while not needed <= kept.keys():
+            number, picture = next(frames)
+            kept[number] = preprocess(picture, frame_size)
+        yield np.stack([kept[int(number)] for number in numbers])
+        kept = {number: pixels for number, pixels in kept.items() if last_use[number] > i}
+
+
+def preprocess(picture: Image | NDArray[np.uint8], frame_size: int) -> NDArray[np.uint8]:
+    """Resize and crop a picture exactly as CLIP does.
+
+    The shorter side becomes ``frame_size`` (Pillow, bicubic, antialiased) and the centre is cut
+    out; sizes and offsets are rounded as in torchvision's Resize and CenterCrop.
+
+    Args:
+        picture: A Pillow image of any mode, or uint8 [H, W, 3] RGB.
+        frame_size: Height and width S of the result, pixels.
+
+    Returns:
+        uint8 [3, S, S] RGB.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    image = image.convert("RGB")
+    shorter = min(image.size)
+    width, height = (int(frame_size * side / shorter) for side in image.size)
+    if shorter != frame_size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - frame_size) / 2), round((height - frame_size) / 2)
+    image = image.crop((left, top, left + frame_size, top + frame_size))
+    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))

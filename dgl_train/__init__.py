@@ -1,0 +1,1 @@
+"""Learn DGL prompts for a frozen CLIP on captioned clips."""

@@ -1,0 +1,206 @@
+"""Checkpoints: ours holds only what was trained; the research code's is read in both its variants.
+
+Ours is one safetensors file of a few MB. Its header names the method, the counts, and the backbone with
+its hash, so a checkpoint is never put on another backbone by mistake.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgl_runtime.errors import ConfigError
+from dgl_train.backbone import Backbone, BackboneSource, load_backbone, rename_block
+from dgl_train.model import DglModel
+from dgl_train.prompts import LinearPrompts, PromptCounts, PromptGenerator, TransformerPrompts
+
+METHODS = ("dgl-linear", "dgl-transformer")
+FORMAT = "dgl-prompts-1"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What is needed, beside the tensors, to build a tuned model and feed it."""
+
+    method: str
+    counts: PromptCounts
+    num_frames: int
+    max_words: int
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A model with the settings it was trained with."""
+
+    model: DglModel
+    settings: ModelSettings
+
+
+def make_prompts(backbone: Backbone, settings: ModelSettings) -> PromptGenerator:
+    """A new generator of the method.
+
+    Raises:
+        ConfigError: Unknown method.
+    """
+    if settings.method == "dgl-linear":
+        return LinearPrompts(backbone, settings.counts)
+    if settings.method == "dgl-transformer":
+        return TransformerPrompts(backbone, settings.counts, settings.num_frames)
+    raise ConfigError(f"method is {settings.method!r}; it must be one of {', '.join(METHODS)}.")
+
+
+def save_checkpoint(path: Path, tuned: TunedModel) -> None:
+    """Write what was trained, and what it belongs to."""
+    from safetensors.torch import save_file
+
+    header = {
+        "format": FORMAT,
+        "settings": json.dumps(asdict(tuned.settings)),
+        "backbone": json.dumps(asdict(tuned.model.backbone.source)),
+        "backbone_sha256": tuned.model.backbone.digest(),
+    }
+    tensors = {name: t.detach().contiguous() for name, t in tuned.model.prompts.state_dict().items()}
+    temporary = path.with_suffix(".writing")
+    save_file(tensors, temporary, metadata=header)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, backbone: Backbone | None = None) -> TunedModel:
+    """Read our checkpoint, a run folder that holds one, or the research code's ``ckpt.best.pth.tar``.
+
+    Args:
+        path: The file, or a run folder (its ``best.safetensors`` is read).
+        backbone: Used in place of the one the checkpoint names; its weights must be the same.
+
+    Raises:
+        ConfigError: Not a checkpoint, or one of another backbone.
+    """
+    if path.is_dir():
+        path = path / "best.safetensors"
+    if not path.is_file():
+        raise ConfigError(
+            f"checkpoint {path} does not exist. Give a run folder of dgl-train that has finished an "
+            "epoch, a .safetensors file, or the research code's ckpt.best.pth.tar."
+        )
+    if path.suffix != ".safetensors":
+        return read_research_checkpoint(path)
+    return _load_own(path, backbone)
+
+
+def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
+    header, tensors = _read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path} has format {header.get('format')!r}, this version reads {FORMAT!r}. "
+            "Give a checkpoint that dgl-train wrote."
+        )
+    fields = json.loads(header["settings"])
+    settings = ModelSettings(**{**fields, "counts": PromptCounts(**fields["counts"])})
+    if backbone is None:
+        backbone = load_backbone(BackboneSource(**json.loads(header["backbone"])))
+    if backbone.digest() != header["backbone_sha256"]:
+        raise ConfigError(
+            f"{path} was trained on a backbone with sha256 {header['backbone_sha256'][:12]}, but "
+            f"{backbone.source.name!r} has {backbone.digest()[:12]}. Give the backbone it was trained on."
+        )
+    prompts = make_prompts(backbone, settings)
+    prompts.load_state_dict(tensors)
+    return TunedModel(DglModel(backbone, prompts), settings)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def read_research_checkpoint(path: Path) -> TunedModel:
+    """Read ``ckpt.best.pth.tar`` of the research code; the backbone comes out of the same file.
+
+    Both variants, with and without data-parallel's ``module.`` prefix. The linear variant's postfix
+    projection is ignored: it gets no gradient and reaches nothing.
+
+    Raises:
+        ConfigError: Not such a file, or tensors of it are missing.
+    """
+    state = _read_research_state(path)
+    vision_width, text_width = state["visual.proj"].shape[0], state["text_projection"].shape[0]
+    backbone = Backbone(
+        state,
+        BackboneSource(str(path)),
+        vision_heads=vision_width // 64,  # as CLIP's ViTs; the file does not say
+        text_heads=text_width // 64,
+        quick_gelu=True,
+    )
+    blocks = len(backbone.vision.blocks)
+    num_globals = state["visual.prompt_embeddings"].shape[1]
+    if "visual_prompt_embedding" in state:
+        return _research_linear(state, backbone, num_globals, blocks)
+    return _research_transformer(state, backbone, num_globals, blocks)
+
+
+def _read_research_state(path: Path) -> dict[str, Tensor]:
+    try:
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:160]
+        raise ConfigError(f"{path} is not a torch checkpoint that loads safely: {reason}") from error
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
+    plain = {
+        str(name).removeprefix("module.").removeprefix("clip."): tensor for name, tensor in state.items()
+    }
+    needed = {"visual.proj", "text_projection", "visual.prompt_embeddings"}
+    if absent := sorted(needed - plain.keys()):
+        raise ConfigError(
+            f"{path} has no tensor {absent[0]!r} among its {len(plain)}. "
+            "Expected the DGL research code's ckpt.best.pth.tar, or a checkpoint of dgl-train."
+        )
+    return {name: t.float() if t.is_floating_point() else t for name, t in plain.items()}
+
+
+def _research_linear(
+    state: dict[str, Tensor], backbone: Backbone, num_globals: int, blocks: int
+) -> TunedModel:
+    table = state["visual_prompt_embedding"][0]  # [K, blocks * D], block is the slow axis
+    rows = table.shape[0]
+    counts = PromptCounts(num_globals, rows, 2 * rows)
+    settings = ModelSettings("dgl-linear", counts, num_frames=12, max_words=32)
+    prompts = make_prompts(backbone, settings)
+    prompts.load_state_dict(
+        {
+            "global_prompts": state["visual.prompt_embeddings"][0],
+            "latent": table.unflatten(1, (blocks, -1)).transpose(0, 1),
+            "to_caption.weight": state["prefix_text_prompt_proj_layer.weight"],
+            "to_caption.bias": state["prefix_text_prompt_proj_layer.bias"],
+        }
+    )
+    return TunedModel(DglModel(backbone, prompts), settings)
+
+
+def _research_transformer(
+    state: dict[str, Tensor], backbone: Backbone, num_globals: int, blocks: int
+) -> TunedModel:
+    table = state["unified_prompt_embedding.weight"]  # [2C + K*F, blocks * D]
+    counts = PromptCounts(num_globals)
+    num_frames = (table.shape[0] - counts.caption_prompts) // counts.frame_prompts
+    settings = ModelSettings("dgl-transformer", counts, num_frames=num_frames, max_words=32)
+    prompts = make_prompts(backbone, settings)
+    mixer = "PromptTransformer.resblocks.0."
+    tensors = {
+        "global_prompts": state["visual.prompt_embeddings"][0],
+        "latent": table.unflatten(1, (blocks, -1)).transpose(0, 1),
+    }
+    for name, tensor in state.items():
+        if name.startswith(mixer):
+            tensors[rename_block("mixer." + name.removeprefix(mixer))] = tensor
+        elif name.startswith("unified_prompt_mlp.c_"):
+            tensors[name.replace("unified_prompt_mlp.c_", "caption_")] = tensor
+    prompts.load_state_dict(tensors)
+    return TunedModel(DglModel(backbone, prompts), settings)

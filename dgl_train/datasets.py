@@ -1,0 +1,224 @@
+"""Data sets as lists of captioned clips: a reader for each, and one for any csv or jsonl file."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgl_runtime.errors import ConfigError
+from dgl_train.synthetic import SPLITS, make_shapes
+
+SHAPES_FOLDER = Path("shapes")  # where the moving shapes are made unless told otherwise
+_MISSING_NAMED = 3
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """One caption of one clip; a clip with several captions is several of these.
+
+    Attributes:
+        video: The file.
+        caption: What the clip shows.
+        start_s: Where the clip begins in the video, seconds; None: at its first frame.
+        end_s: Where it ends, seconds; None: at its last frame.
+        split: train, val or test.
+        reversed_caption: What the clip shows when it is played backwards; None: not known.
+    """
+
+    video: Path
+    caption: str
+    start_s: float | None = None
+    end_s: float | None = None
+    split: str = "train"
+    reversed_caption: str | None = None
+
+    @property
+    def place(self) -> tuple[Path, float | None, float | None]:
+        """The clip itself: rows with the same place are captions of one clip."""
+        return self.video, self.start_s, self.end_s
+
+
+def read_dataset(name: str, data_root: Path | None = None) -> list[CaptionedClip]:
+    """Read all splits of a data set.
+
+    Args:
+        name: ``shapes`` (made on the spot if it is not there), or a .csv or .jsonl file with
+            ``video`` and ``caption`` and, as it needs, ``start_s``, ``end_s``, ``split`` (all rows
+            are train without it) and ``reversed_caption``.
+        data_root: The folder of the data set, or the one that videos in a file are relative to;
+            None: ``./shapes``, or the folder of the file.
+
+    Raises:
+        ConfigError: Unknown data set, a fault in the file, or missing videos.
+    """
+    path = Path(name)
+    if name in _NAMED:
+        clips = _NAMED[name](data_root)
+    elif path.suffix not in _ROWS:
+        raise ConfigError(
+            f"data set {name!r} is not known. Give {', '.join(_NAMED)}, or a file that ends in "
+            f"{' or '.join(_ROWS)}."
+        )
+    else:
+        clips = _read_file(path, data_root or path.parent)
+    _require_videos(name, clips)
+    return clips
+
+
+def select_split(clips: Sequence[CaptionedClip], split: str, name: str) -> list[CaptionedClip]:
+    """The clips of one split; ``all`` for every clip.
+
+    Raises:
+        ConfigError: If the data set has no such clip.
+    """
+    found = [clip for clip in clips if split in (clip.split, "all")]
+    if not found:
+        have = ", ".join(sorted({clip.split for clip in clips}))
+        raise ConfigError(
+            f"data set {name} has no clips of split {split!r}; it has {have}. "
+            "Choose one of these, or all."
+        )
+    return found
+
+
+def training_parts(
+    clips: Sequence[CaptionedClip], name: str, *, fraction: float, seed: int
+) -> tuple[list[CaptionedClip], list[CaptionedClip]]:
+    """The clips to train on and those to select by: the val split, or else a part of train."""
+    train = select_split(clips, "train", name)
+    val = [clip for clip in clips if clip.split == "val"]
+    return (train, val) if val else split_train(train, fraction=fraction, seed=seed)
+
+
+def split_train(
+    clips: Sequence[CaptionedClip], *, fraction: float, seed: int
+) -> tuple[list[CaptionedClip], list[CaptionedClip]]:
+    """Hold out a part of the training clips; every video is in one part with all its clips.
+
+    Returns:
+        The clips to train on and those held out, each in the order given.
+
+    Raises:
+        ConfigError: If there are fewer than 2 videos.
+    """
+    videos = sorted({clip.video for clip in clips})
+    if len(videos) < 2:
+        raise ConfigError(
+            f"the training clips come from {len(videos)} video, expected 2 or more: a part is held "
+            "out for validation. Add videos, or a split column with val."
+        )
+    count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
+    chosen = np.random.default_rng(seed).permutation(len(videos))[:count]
+    held_out = {videos[number] for number in chosen}
+    return (
+        [clip for clip in clips if clip.video not in held_out],
+        [clip for clip in clips if clip.video in held_out],
+    )
+
+
+def _read_shapes(data_root: Path | None) -> list[CaptionedClip]:
+    folder = data_root or SHAPES_FOLDER
+    if not (folder / "captions.csv").is_file():
+        make_shapes(folder)
+    return _read_file(folder / "captions.csv", folder)
+
+
+_NAMED: dict[str, Callable[[Path | None], list[CaptionedClip]]] = {"shapes": _read_shapes}
+
+
+def _read_file(path: Path, folder: Path) -> list[CaptionedClip]:
+    try:
+        clips = [
+            _make_clip(row, folder, f"{path} line {line}") for line, row in _ROWS[path.suffix](path)
+        ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"data set {path} cannot be read: {error}.") from error
+    if not clips:
+        raise ConfigError(f"data set {path} has no clips. Give one row for each caption.")
+    return clips
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if absent := [name for name in ("video", "caption") if name not in columns]:
+            raise ConfigError(
+                f"{path} has no column {' and no column '.join(absent)}; its first line has "
+                f"{', '.join(columns) or 'nothing'}. Name the columns there."
+            )
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise ConfigError(f"{path} line {line} is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise ConfigError(f"{path} line {line} is {text.strip()[:40]}, expected an object.")
+            yield line, row
+
+
+_ROWS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _jsonl_rows,
+}
+
+
+def _make_clip(row: dict[str, Any], folder: Path, where: str) -> CaptionedClip:
+    start_s, end_s = (_seconds(row, key, where) for key in ("start_s", "end_s"))
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise ConfigError(
+            f"{where}: end_s is {end_s:g}, expected more than start_s {start_s or 0:g}."
+        )
+    split = _text(row, "split", where) or "train"
+    if split not in SPLITS:
+        raise ConfigError(f"{where}: split is {split!r}, expected one of {', '.join(SPLITS)}.")
+    video, caption = (_text(row, key, where) for key in ("video", "caption"))
+    if video is None or caption is None:
+        raise ConfigError(f"{where} has no {'caption' if video else 'video'}. Fill it in.")
+    reversed_caption = _text(row, "reversed_caption", where)
+    return CaptionedClip(folder / video, caption, start_s, end_s, split, reversed_caption)
+
+
+def _text(row: dict[str, Any], key: str, where: str) -> str | None:
+    value = row.get(key)
+    if value is None or isinstance(value, str):
+        return (value or "").strip() or None
+    raise ConfigError(f"{where}: {key} is {value!r}, expected a text.")
+
+
+def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"{where}: {key} is {value!r}, expected seconds from 0.")
+    return seconds
+
+
+def _require_videos(name: str, clips: Sequence[CaptionedClip]) -> None:
+    videos = list(dict.fromkeys(clip.video for clip in clips))
+    missing = [str(video) for video in videos if not video.is_file()]
+    if missing:
+        named = ", ".join(missing[:_MISSING_NAMED])
+        more = ", ..." if len(missing) > _MISSING_NAMED else ""
+        raise ConfigError(
+            f"data set {name} lacks {len(missing)} of {len(videos)} videos: {named}{more}. "
+            "Give the folder they are relative to with --data-root, or remove their rows."
+        )

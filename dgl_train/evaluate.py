@@ -1,0 +1,224 @@
+"""One protocol for every model: captions rank clips and clips rank captions.
+
+A torch model and an exported bundle are both seen as ``Encoders``, so their numbers compare.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dgl_runtime.metrics import (
+    RetrievalMetrics,
+    direction_score,
+    summarize,
+    text_to_video,
+    video_to_text,
+)
+from dgl_train.data import FrameFormat, evaluation_batches, read_batches
+from dgl_train.datasets import CaptionedClip
+from dgl_train.model import RetrievalModel
+from dgl_train.vocabulary import clip_tokenizer
+
+Float32 = NDArray[np.float32]
+
+_BATCH = 32  # clips; in captions, eight times as many cost about the same
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What evaluation needs of a model.
+
+    Attributes:
+        embed_captions: Captions -> unit-norm embeddings [Q, E].
+        embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
+        num_frames: F.
+        frame_size: S.
+    """
+
+    embed_captions: Callable[[list[str]], Float32]
+    embed_clips: Callable[[NDArray[np.uint8]], Float32]
+    num_frames: int
+    frame_size: int
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A data set as a model sees it.
+
+    Attributes:
+        captions: Float32 [Q, E].
+        clips: Float32 [N, E]; a clip with several captions is here once.
+        caption_clip: The row of each caption's clip, int64 [Q].
+        reversed_captions: Captions of the reversed event, float32 [R, E].
+        reversed_rows: The rows in ``captions`` they belong to, int64 [R].
+    """
+
+    captions: Float32
+    clips: Float32
+    caption_clip: NDArray[np.int64]
+    reversed_captions: Float32
+    reversed_rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a model retrieves.
+
+    Attributes:
+        text_to_video: Each caption ranks all clips.
+        video_to_text: Each clip ranks all captions, its best one counts.
+        direction_score: Percentage of clips closer to their caption than to that of the reversed
+            event; None where the data set has no reversed captions.
+        direction_clips: How many captions have another one for the reversed event.
+    """
+
+    text_to_video: RetrievalMetrics
+    video_to_text: RetrievalMetrics
+    direction_score: float | None
+    direction_clips: int
+
+
+def torch_encoders(
+    model: RetrievalModel, *, num_frames: int, max_words: int, device: torch.device
+) -> Encoders:
+    """A torch model on its device."""
+
+    @torch.inference_mode()
+    def embed_captions(captions: list[str]) -> Float32:
+        tokens = torch.from_numpy(clip_tokenizer()(captions, max_words)).to(device)
+        embeddings: Float32 = model.encode_captions(tokens).cpu().numpy()
+        return embeddings
+
+    @torch.inference_mode()
+    def embed_clips(frames: NDArray[np.uint8]) -> Float32:
+        embeddings: Float32 = model.encode_clips(torch.from_numpy(frames).to(device)).cpu().numpy()
+        return embeddings
+
+    return Encoders(embed_captions, embed_clips, num_frames, model.backbone.frame_size)
+
+
+def bundle_encoders(folder: Path) -> Encoders:
+    """An exported bundle, run by the runtime.
+
+    Raises:
+        BundleError: If it cannot be read.
+    """
+    from dgl_runtime.retriever import Retriever
+
+    retriever = Retriever(folder)
+    return Encoders(
+        retriever.embed_texts,
+        lambda frames: retriever.embed_clips(frames).embeddings,
+        retriever.num_frames,
+        retriever.frame_size,
+    )
+
+
+def embed_dataset(
+    encoders: Encoders,
+    clips: Sequence[CaptionedClip],
+    *,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Embeddings:
+    """Embed every caption, every clip once, and the captions of reversed events.
+
+    Raises:
+        MediaError: If a video cannot be read.
+    """
+    rows = {place: row for row, place in enumerate(dict.fromkeys(clip.place for clip in clips))}
+    first_of = {clip.place: clip for clip in reversed(clips)}
+    reversible = [
+        (row, clip.reversed_caption)
+        for row, clip in enumerate(clips)
+        if clip.reversed_caption not in (None, clip.caption)
+    ]
+    reversed_captions = [caption for _, caption in reversible if caption is not None]
+    return Embeddings(
+        captions=_embed_captions(encoders, [clip.caption for clip in clips]),
+        clips=_embed_clips(encoders, [first_of[place] for place in rows], num_workers, progress),
+        caption_clip=np.array([rows[clip.place] for clip in clips], np.int64),
+        reversed_captions=_embed_captions(encoders, reversed_captions),
+        reversed_rows=np.array([row for row, _ in reversible], np.int64),
+    )
+
+
+def _embed_captions(encoders: Encoders, captions: list[str]) -> Float32:
+    size = 8 * _BATCH
+    starts = range(0, len(captions), size)
+    parts = [encoders.embed_captions(captions[start : start + size]) for start in starts]
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _embed_clips(
+    encoders: Encoders, clips: Sequence[CaptionedClip], num_workers: int, progress: bool
+) -> Float32:
+    batches = read_batches(
+        clips,
+        FrameFormat(encoders.num_frames, encoders.frame_size),
+        evaluation_batches(len(clips), _BATCH),
+        num_workers=num_workers,
+    )
+    parts = []
+    with tqdm(total=len(clips), desc="clips", disable=not progress, leave=False) as bar:
+        for batch in batches:
+            parts.append(encoders.embed_clips(batch.frames.numpy()))
+            bar.update(len(batch.numbers))
+    return np.concatenate(parts)
+
+
+def report(embeddings: Embeddings) -> Report:
+    """Rank by cosine similarity, both ways."""
+    similarity = embeddings.captions @ embeddings.clips.T
+    owners = embeddings.caption_clip
+    direction = None
+    if len(rows := embeddings.reversed_rows):
+        own_clip = embeddings.clips[owners[rows]]
+        reversed_event = (embeddings.reversed_captions * own_clip).sum(axis=1)
+        own = (embeddings.captions[rows] * own_clip).sum(axis=1)
+        direction = direction_score(own, reversed_event)
+    return Report(
+        text_to_video=summarize(text_to_video(similarity, owners)),
+        video_to_text=summarize(video_to_text(similarity, owners)),
+        direction_score=direction,
+        direction_clips=len(rows),
+    )
+
+
+def evaluate(
+    encoders: Encoders,
+    clips: Sequence[CaptionedClip],
+    *,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Embed a data set and rank it.
+
+    Raises:
+        MediaError: If a video cannot be read.
+    """
+    return report(embed_dataset(encoders, clips, num_workers=num_workers, progress=progress))
+
+
+def format_report(report: Report) -> str:
+    """A report for people."""
+    lines = [f"{'':14}   R@1   R@5  R@10  median rank  mean rank  queries"]
+    for name, metrics in (
+        ("text to video", report.text_to_video),
+        ("video to text", report.video_to_text),
+    ):
+        lines.append(
+            f"{name:14} {metrics.r1:5.1f} {metrics.r5:5.1f} {metrics.r10:5.1f} "
+            f"{metrics.median_rank:12.1f} {metrics.mean_rank:10.1f} {metrics.num_queries:8}"
+        )
+    if report.direction_score is not None:
+        lines.append(
+            f"direction      {report.direction_score:5.1f} % of {report.direction_clips} clips are "
+            "closer to their caption than to its reverse"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,520 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgl_runtime.errors import MediaError
+from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.packet_index import read_index
+from dgl_runtime.video import (
+    Span,
+    VideoInfo,
+    cut_windows,
+    find_videos,
+    preprocess,
+    probe,
+    read_clips,
+)
+
+from .odd_videos import (
+    HEIGHT,
+    WIDTH,
+    damage,
+    number_of,
+    numbers_of,
+    replace_bytes,
+    truncate,
+    write_audio,
+    write_video,
+)
+
+SIZE = 32
+# name of the file, how it is written; together: B-frames, no B-frames, seek by pts, by dts, none.
+CONTAINERS = {
+    "plain.mp4": {"codec": "mpeg4"},
+    "b.mp4": {"codec": "libx264", "b_frames": 2},
+    "hevc.mp4": {"codec": "libx265", "b_frames": 2},
+    "b.mkv": {"codec": "libx264", "b_frames": 2},
+    "b.ts": {"codec": "libx264", "b_frames": 2},
+    "b.flv": {"codec": "libx264", "b_frames": 2},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "vp8.webm": {"codec": "libvpx"},
+    "b.avi": {"codec": "mpeg4", "b_frames": 2},
+    "h264.avi": {"codec": "libx264", "b_frames": 2},
+    "old.wmv": {"codec": "mpeg4"},
+    "raw.h264": {"codec": "libx264", "b_frames": 2},
+}
+
+
+def read_numbers(path: Path, *spans: Span, num_frames: int = 10) -> list[list[int]]:
+    return [numbers_of(clip) for clip in read_clips(path, spans, num_frames, SIZE)]
+
+
+def whole(path: Path) -> Span:
+    return Span(0.0, probe(path).duration_s)
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory) -> Path:
+    """24 s at 10 frames a second, a keyframe every 12 frames, B-frames."""
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    return write_video(path, 240, codec="libx264", b_frames=2, gop=12)
+
+
+# --- which frame -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_frames_are_the_ones_on_display(tmp_path, name):
+    path = write_video(tmp_path / name, 100, **CONTAINERS[name])
+    assert read_numbers(path, whole(path)) == [[5, 15, 25, 35, 45, 55, 65, 75, 85, 95]]
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_duration_and_frames_come_from_the_packets(tmp_path, name):
+    path = write_video(tmp_path / name, 60, **CONTAINERS[name])
+    info = probe(path)
+    assert (info.width, info.height, info.num_frames) == (WIDTH, HEIGHT, 60)
+    assert info.duration_s == pytest.approx(60 / CONTAINERS[name].get("rate", 10), abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "plain.avi"])
+def test_variable_frame_rate_keeps_a_frame_until_the_next(tmp_path, name):
+    shown_at = [0, 1, 2, 10, 11, 30, 31, 32, 40]
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    path = write_video(tmp_path / name, len(shown_at), codec=codec, pts=shown_at)
+    wanted = [0.0, 0.099, 0.1, 0.95, 1.0, 2.95, 3.0, 3.95, 4.0]
+    spans = [Span(time_s, time_s) for time_s in wanted]
+    shown = [numbers[0] for numbers in read_numbers(path, *spans, num_frames=1)]
+    assert shown == [0, 0, 1, 2, 3, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.ts", "late.mp4"])
+def test_time_0_is_the_first_frame_wherever_the_stream_starts(tmp_path, name):
+    pts = range(50, 70)
+    path = write_video(tmp_path / name, 20, codec="libx264", b_frames=2, pts=pts)
+    assert probe(path).duration_s == pytest.approx(2.0)
+    assert read_numbers(path, Span(0, 2)) == [[1, 3, 5, 7, 9, 11, 13, 15, 17, 19]]
+
+
+def test_frames_cut_off_by_an_edit_list_are_not_there(tmp_path):
+    pts = range(-8, 12)
+    path = write_video(tmp_path / "cut.mp4", 20, codec="libx264", b_frames=2, pts=pts)
+    assert probe(path).num_frames == 12
+    assert read_numbers(path, Span(0, 1.2), num_frames=6) == [[9, 11, 13, 15, 17, 19]]
+
+
+def test_a_wrong_stated_rate_does_not_matter(tmp_path):
+    pts = range(0, 60, 3)
+    path = write_video(tmp_path / "rate.mkv", 20, rate=30, pts=pts)
+    assert probe(path).duration_s == pytest.approx(2.0)
+    assert read_numbers(path, Span(0, 2), num_frames=4) == [[2, 7, 12, 17]]
+
+
+def test_one_frame_is_a_video(tmp_path):
+    path = write_video(tmp_path / "one.mp4", 1)
+    assert probe(path) == VideoInfo(path, pytest.approx(0.1), WIDTH, HEIGHT, 1)
+    assert read_numbers(path, whole(path), num_frames=3) == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("size", [(50, 34), (34, 66), (18, 162)])
+def test_sizes_and_portrait(tmp_path, size):
+    path = write_video(tmp_path / "size.mp4", 5, size=size)
+    assert (probe(path).width, probe(path).height) == size
+    (clip,) = read_clips(path, [whole(path)], 3, SIZE)
+    assert clip.shape == (3, 3, SIZE, SIZE)
+    assert clip.dtype == np.uint8
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+def test_a_rotated_video_is_read_as_displayed(tmp_path, degrees):
+    stored = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    stored[: HEIGHT // 2, : WIDTH // 2] = 240  # top left; turning is counter-clockwise
+    path = write_video(tmp_path / "turned.mp4", 2, rotation=degrees, pictures=[stored] * 2)
+    info = probe(path)
+    assert (info.width < info.height) == (degrees % 180 == 90)
+    (clip,) = read_clips(path, [whole(path)], 1, SIZE)
+    half = SIZE // 2
+    corners = [clip[0, :, y : y + half, x : x + half].mean() for y in (0, half) for x in (0, half)]
+    # Corners in reading order: top left, top right, bottom left, bottom right.
+    assert int(np.argmax(corners)) == {0: 0, 90: 2, 180: 3, -90: 1}[degrees]
+    assert max(corners) > 180
+    assert sorted(corners)[2] < 60
+
+
+# --- one pass, overlapping windows, seeking -----------------------------------------------------
+
+
+def test_overlapping_windows_equal_each_window_read_alone(long_video):
+    spans = cut_windows(whole(long_video).end_s, 5.0, 2.0)
+    together = list(read_clips(long_video, spans, 7, SIZE))
+    assert len(together) == len(spans) > 8
+    for span, clip in zip(spans, together, strict=True):
+        (alone,) = read_clips(long_video, [span], 7, SIZE)
+        np.testing.assert_array_equal(clip, alone)
+
+
+def test_overlapping_windows_decode_and_resize_each_frame_once(long_video, monkeypatch):
+    import dgl_runtime.video as video
+
+    sizes = []
+    monkeypatch.setattr(
+        video, "preprocess", lambda picture, size: sizes.append(size) or preprocess(picture, size)
+    )
+    spans = cut_windows(24.0, 4.0, 1.0)
+    wanted = read_index(long_video).frames_at
+    times = [span.start_s + (i + 0.5) * 0.5 for span in spans for i in range(8)]
+    list(read_clips(long_video, spans, 8, SIZE))
+    assert len(sizes) == len(set(wanted(np.array(times)).tolist())) < len(spans) * 8
+
+
+def test_a_span_around_others_comes_first_and_keeps_their_frames(long_video):
+    spans = [Span(0, 24), Span(0.05, 24), Span(6, 8)]
+    expected = [read_numbers(long_video, span)[0] for span in spans]
+    assert read_numbers(long_video, *spans) == expected
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_skipping_never_changes_a_frame(tmp_path, name, threads):
+    path = write_video(tmp_path / name, 100, **{"gop": 10, **CONTAINERS[name]})
+    index = read_index(path)
+    for numbers in ([3, 40, 41, 77, 98], [95], list(range(0, 98, 13))):
+        pictures = [
+            list(FrameReader(path, index, threads=threads, may_skip=may_skip).read(numbers))
+            for may_skip in (True, False)
+        ]
+        assert [number for number, _ in pictures[0]] == numbers
+        for (_, skipped), (_, plain) in zip(*pictures, strict=True):
+            np.testing.assert_array_equal(skipped, plain)
+
+
+def frames_decoded(path: Path, numbers: list[int], *, may_skip: bool) -> int:
+    reader = FrameReader(path, read_index(path), may_skip=may_skip)
+    assert len(list(reader.read(numbers))) == len(numbers)
+    return reader.frames_decoded
+
+
+def test_seeking_decodes_less_in_short_gops_only(tmp_path):
+    short = write_video(tmp_path / "short.mp4", 200, codec="libx264", gop=10)
+    long = write_video(tmp_path / "long.mp4", 200, codec="libx264", gop=400)
+    numbers = [35, 90, 150]
+    assert frames_decoded(short, numbers, may_skip=False) == 151
+    assert frames_decoded(short, numbers, may_skip=True) == 6 + 1 + 1
+    assert frames_decoded(long, numbers, may_skip=True) == 151
+
+
+def test_near_frames_are_decoded_on_without_a_seek(tmp_path):
+    path = write_video(tmp_path / "dense.mp4", 60, codec="libx264", gop=5)
+    assert frames_decoded(path, list(range(0, 60, 5)), may_skip=True) == 56
+
+
+def test_frames_nobody_refers_to_are_not_decoded(tmp_path):
+    path = write_video(tmp_path / "b.mp4", 100, codec="libx264", b_frames=2, gop=400)
+    skipping = frames_decoded(path, [99], may_skip=True)
+    assert skipping < 0.9 * frames_decoded(path, [99], may_skip=False)
+
+
+def test_a_container_without_exact_seeks_is_read_from_the_start(tmp_path):
+    # A small wmv has no seek table: every seek lands on the first packet.
+    path = write_video(tmp_path / "old.wmv", 100, gop=10)
+    assert read_numbers(path, Span(2, 3), Span(8, 9), num_frames=2) == [[22, 27], [82, 87]]
+
+
+def test_reading_stops_when_nobody_listens(long_video):
+    clips = read_clips(long_video, cut_windows(24.0, 2.0, 1.0), 4, SIZE)
+    assert number_of(next(clips)[0]) == 2
+    clips.close()
+
+
+def test_random_frames_stay_in_their_segments_and_repeat_with_the_seed(long_video):
+    def read(seed):
+        rng = np.random.default_rng(seed)
+        return numbers_of(next(read_clips(long_video, [Span(0, 24)], 12, SIZE, rng=rng)))
+
+    assert read(1) == read(1) != read(2)
+    assert all(20 * i <= number < 20 * (i + 1) for i, number in enumerate(read(1)))
+
+
+# --- spans -------------------------------------------------------------------------------------
+
+
+def test_a_span_is_cut_off_at_the_ends_of_the_video(long_video):
+    spans = [Span(-3, 2), Span(22, 90)]
+    assert read_numbers(long_video, *spans, num_frames=2) == [[5, 15], [225, 235]]
+
+
+@pytest.mark.parametrize("span", [Span(24.0, 30.0), Span(99.0, 100.0), Span(-5.0, -1.0)])
+def test_a_span_outside_the_video_is_named(long_video, span):
+    with pytest.raises(MediaError) as fault:
+        read_clips(long_video, [span], 2, SIZE)
+    assert str(fault.value) == (
+        f"The span {span.start_s:g} to {span.end_s:g} s lies outside {long_video}, "
+        "which lasts 24 s. Check the times, or leave it out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("spans", "num_frames", "size", "threads"),
+    [
+        ([Span(3, 4), Span(1, 2)], 2, 32, 1),
+        ([Span(4, 3)], 2, 32, 1),
+        ([Span(0, float("nan"))], 2, 32, 1),
+        ([Span(0, 1)], 0, 32, 1),
+        ([Span(0, 1)], 2, 0, 1),
+        ([Span(0, 1)], 2, 32, 0),
+    ],
+)
+def test_wrong_arguments_are_refused_at_the_call(long_video, spans, num_frames, size, threads):
+    with pytest.raises(ValueError, match=r"expected 1 or more|sorted|ends before"):
+        read_clips(long_video, spans, num_frames, size, threads=threads)
+
+
+def test_no_spans_give_no_clips(long_video):
+    assert list(read_clips(long_video, [], 4, SIZE)) == []
+
+
+# --- odd files that must work ---------------------------------------------------------------------
+
+
+def test_metadata_need_not_be_utf_8(tmp_path):
+    path = write_video(tmp_path / "latin.avi", metadata={"title": "XXXXXXXX"})
+    replace_bytes(path, b"XXXXXXXX", bytes(range(0xF8, 0x100)))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    assert read_numbers(path, Span(0, 2), num_frames=2) == [[5, 15]]
+
+
+@pytest.mark.parametrize("audio_first", [True, False])
+@pytest.mark.parametrize("name", [b"mp4a", b"zzzz"])
+def test_a_broken_or_unknown_other_stream_is_never_decoded(tmp_path, audio_first, name):
+    path = write_video(
+        tmp_path / "two.mp4", audio_packets=[b"junk" * 9] * 5, audio_first=audio_first
+    )
+    replace_bytes(path, b"mp4a", name)
+    assert read_numbers(path, Span(0, 2), num_frames=2) == [[5, 15]]
+
+
+def test_packets_of_no_bytes_do_not_end_the_stream(tmp_path):
+    # The avi writer fills a gap of time with empty chunks, which a decoder takes for the end.
+    path = write_video(tmp_path / "gap.avi", 10, pts=[0, 1, 2, 3, 4, 15, 16, 17, 18, 19])
+    assert read_numbers(path, Span(0, 2), num_frames=4) == [[2, 4, 4, 7]]
+
+
+def test_names_that_look_like_protocols_or_patterns(tmp_path):
+    path = write_video(tmp_path / "a:b %03d ü?.mp4")
+    assert probe(path).num_frames == 20
+
+
+def test_a_truncated_file_is_as_long_as_what_is_left(tmp_path):
+    path = write_video(tmp_path / "cut.mkv", 100)
+    full_s = probe(path).duration_s
+    truncate(path, 0.6)
+    left_s = probe(path).duration_s
+    assert 0.3 * full_s < left_s < 0.8 * full_s
+    (numbers,) = read_numbers(path, Span(0, left_s))
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > 10 * left_s - 10
+
+
+def test_a_short_loss_harms_only_the_frames_around_it(tmp_path):
+    path = write_video(tmp_path / "loss.mp4", 100, codec="libx264", gop=5)
+    damage(path, 0.5, 0.52)
+    (numbers,) = read_numbers(path, whole(path), num_frames=50)
+    assert len(numbers) == 50
+    assert numbers[:18] + numbers[-18:] == [*range(1, 36, 2), *range(65, 100, 2)]
+
+
+# --- files that cannot be read --------------------------------------------------------------------
+
+
+def message_for(path: Path) -> str:
+    messages = set()
+    for read in (probe, lambda path: list(read_clips(path, [Span(0, 1e9)], 20, SIZE))):
+        with pytest.raises(MediaError) as fault:
+            read(path)
+        messages.add(str(fault.value).replace(str(path), "FILE"))
+    (message,) = messages
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_file(tmp_path):
+    assert message_for(tmp_path / "no.mp4") == "FILE does not exist. Check the path."
+
+
+def test_a_folder(tmp_path):
+    expected = "FILE is a folder, expected a video file. Name a file inside it."
+    assert message_for(tmp_path) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "is a device or a pipe, expected a video file" in message_for(tmp_path / "pipe.mp4")
+
+
+def test_an_empty_file(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    assert "is empty (0 bytes), expected a video" in message_for(tmp_path / "empty.mp4")
+
+
+def test_a_name_no_file_can_have(tmp_path):
+    assert "cannot be read (File name too long)" in message_for(tmp_path / ("x" * 500))
+
+
+def test_a_file_without_permission(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "closed.mp4")
+
+    def refuse(self, *args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    expected = "FILE may not be read (Permission denied). Change its permissions."
+    assert message_for(path) == expected
+
+
+@pytest.mark.parametrize(
+    "content", [b"This is text.\n" * 500, np.random.default_rng(0).bytes(5000), b"\0" * 5000, b"x"]
+)
+def test_something_else_named_mp4(tmp_path, content):
+    (tmp_path / "other.mp4").write_bytes(content)
+    assert "FILE is not a video or is damaged (" in message_for(tmp_path / "other.mp4")
+
+
+def test_an_mp4_truncated_before_its_table(tmp_path):
+    path = truncate(write_video(tmp_path / "cut.mp4", 100, gop=1), 0.5)
+    assert "FILE is not a video or is damaged (" in message_for(path)
+
+
+def test_pictures_in_an_unknown_codec(tmp_path):
+    path = write_video(tmp_path / "odd.mp4", codec="libx264")
+    replace_bytes(path, b"avc1", b"zzzz")
+    assert "has pictures in a codec that PyAV cannot decode" in message_for(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "cover", "found"),
+    [
+        ("sound.mp3", "libmp3lame", False, "audio"),
+        ("sound.m4a", "aac", False, "audio"),
+        ("album.mp3", "libmp3lame", True, "audio, cover picture"),
+    ],
+)
+def test_sound_without_pictures(tmp_path, name, codec, cover, found):
+    path = write_audio(tmp_path / name, codec, cover=cover)
+    assert f"has no picture stream, only: {found}. " in message_for(path)
+
+
+def test_frames_that_all_fail_to_decode(tmp_path):
+    path = damage(write_video(tmp_path / "noise.mkv", 40, codec="libx264"), 0.2, 0.9)
+    assert "cannot be decoded at second 0.00 (" in message_for(path)
+
+
+def test_a_long_loss_in_the_middle_names_the_second(tmp_path):
+    path = write_video(tmp_path / "hole.mp4", 100, codec="libx264", gop=10)
+    damage(path, 0.3, 0.6)
+    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), 5, SIZE)
+    assert numbers_of(next(clips)) == [1, 3, 5, 7, 9]
+    with pytest.raises(MediaError, match=r"cannot be decoded at second [2-6]\.\d\d \(Invalid data"):
+        list(clips)
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 20)
+    assert probe(path).num_frames == 20
+    write_video(path, 30)
+    assert probe(path).num_frames == 30
+
+
+# --- find_videos ---------------------------------------------------------------------------------
+
+
+def make_tree(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_folders_are_searched_and_sorted(tmp_path):
+    make_tree(tmp_path, "b/2.MKV", "b/1.mp4", "a.webm", "notes.txt", "._a.mp4", ".trash/old.mp4")
+    found = find_videos([tmp_path])
+    assert found == [tmp_path / "a.webm", tmp_path / "b/1.mp4", tmp_path / "b/2.MKV"]
+
+
+def test_named_files_are_kept_and_doubles_removed(tmp_path):
+    make_tree(tmp_path, "a.bin", "d/b.mp4")
+    paths = [tmp_path / "a.bin", tmp_path / "d/b.mp4", tmp_path, tmp_path / "d/../a.bin"]
+    assert find_videos(paths) == paths[:2]
+
+
+def test_missing_paths_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(MediaError, match=r"nowhere does not exist"):
+        find_videos([tmp_path / "nowhere"])
+    make_tree(tmp_path, "readme.txt")
+    with pytest.raises(MediaError) as fault:
+        find_videos([tmp_path])
+    assert str(fault.value).startswith(f"No video found in {tmp_path}; looked for .3gp .asf .avi ")
+    with pytest.raises(MediaError, match="No video found in an empty list"):
+        find_videos([])
+
+
+# --- pixels ---------------------------------------------------------------------------------------
+
+
+def reference_preprocess(picture: np.ndarray, size: int) -> np.ndarray:
+    """torchvision's Resize(size, BICUBIC) and CenterCrop(size) on a Pillow image, spelt out."""
+    height, width = picture.shape[:2]
+    if width <= height:
+        new_width, new_height = size, int(size * height / width)
+    else:
+        new_width, new_height = int(size * width / height), size
+    image = Image.fromarray(picture).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    top = int(round((new_height - size) / 2.0))  # noqa: RUF046
+    left = int(round((new_width - size) / 2.0))  # noqa: RUF046
+    return np.asarray(image)[top : top + size, left : left + size].transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "shape", [(48, 64), (64, 48), (33, 47), (32, 32), (32, 75), (9, 13), (1, 1)]
+)
+def test_preprocess_is_resize_and_centre_crop(shape):
+    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    pixels = preprocess(picture, SIZE)
+    np.testing.assert_array_equal(pixels, reference_preprocess(picture, SIZE))
+    np.testing.assert_array_equal(pixels, preprocess(Image.fromarray(picture), SIZE))
+    assert pixels.flags.c_contiguous
+
+
+def test_preprocess_gives_the_pixels_of_torchvision():
+    # Made with torchvision 0.29 and Pillow 13: Resize(4, BICUBIC), CenterCrop(4).
+    y, x, channel = np.mgrid[:7, :11, :3]
+    picture = ((x * 37 + y * y * 11 + channel * 71) % 256).astype(np.uint8)
+    expected = [
+        [[83, 163, 177, 30], [140, 195, 83, 82], [161, 116, 123, 164], [168, 122, 142, 118]],
+        [[167, 159, 26, 106], [187, 71, 83, 164], [113, 122, 166, 142], [117, 137, 120, 167]],
+        [[191, 61, 103, 192], [58, 85, 170, 164], [121, 167, 133, 114], [131, 123, 159, 121]],
+    ]
+    np.testing.assert_array_equal(preprocess(picture, 4), np.array(expected, np.uint8))
+
+
+def test_a_clip_holds_the_preprocessed_frames(long_video):
+    (clip,) = read_clips(long_video, [Span(3.0, 3.1)], 1, SIZE)
+    with av.open(str(long_video)) as container:
+        frames = list(container.decode(video=0))
+    picture = frames[30].to_ndarray(format="rgb24")
+    np.testing.assert_array_equal(clip[0], reference_preprocess(picture, SIZE))
+
+
+def test_importing_video_loads_neither_av_nor_pillow():
+    code = (
+        "import sys, dgl_runtime.video; "
+        "print({name.split('.')[0] for name in sys.modules} & {'av', 'PIL', 'torch'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
