@@ -1,1 +1,22 @@
-"""Search videos by text, without torch."""
+"""Search videos by text, without torch.
+
+Example:
+    from dgl_runtime import Retriever
+
+    with Retriever("bundle", "gallery") as retriever:
+        hits = retriever.search("a dog jumps into the lake")
+"""
+
+from dgl_runtime.errors import DglError
+from dgl_runtime.index import BrokenVideo, IndexReport
+from dgl_runtime.retriever import ClipEmbeddings, Hit, Retriever, SelfCheck
+
+__all__ = [
+    "BrokenVideo",
+    "ClipEmbeddings",
+    "DglError",
+    "Hit",
+    "IndexReport",
+    "Retriever",
+    "SelfCheck",
+]

@@ -22,13 +22,17 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 # From how many clips the approximate index pays. One thread, E = 512, clustered embeddings, top 10,
-# XXX
+# From how many clips the approximate index pays. One thread, E = 512: exact search takes 0.4 ms a
+# query at 10 k clips, 3.5 at 50 k, 6.5 at 100 k, 14 at 200 k; through the graph about 3 ms at any
+# size. Embedding the query takes about 10 ms. Building takes 1.4, 18, 45 and 86 s.
 APPROXIMATE_PAYS_FROM = 100_000
 
 _QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time
 # More than a float32 dot product of unit vectors can be off: width * 2^-24 = 5e-5 at 800 numbers.
 _ROUNDING = 1e-4
-_CANDIDATES = 128  # at least so many are fetched from the graph and compared exactly
+# At least so many are fetched from the graph and compared exactly. recall@10 with 128, 256, 512:
+# 100 k clustered clips 1.00 each; 50 k clips spread evenly over 64 dimensions 0.85, 0.95, 0.99.
+_CANDIDATES = 512
 
 _SEAL = b"dgl-ann1"  # ends the index file, before the sha256 of all that stands in front
 _SEAL_BYTES = len(_SEAL) + 32

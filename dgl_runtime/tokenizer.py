@@ -23,8 +23,10 @@ class Tokenizer:
 
     def __init__(self, inner: "tokenizers.Tokenizer") -> None:
         self._inner = inner
-        self.start_id: int = inner.token_to_id(START)
-        self.end_id: int = inner.token_to_id(END)
+        start, end = inner.token_to_id(START), inner.token_to_id(END)
+        if start is None or end is None:
+            raise BundleError(f"the tokenizer lacks CLIP's special tokens {START} and {END}.")
+        self.start_id, self.end_id = start, end
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -36,9 +38,10 @@ class Tokenizer:
         import tokenizers
 
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
+            inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
+        return cls(inner)
 
     @classmethod
     def from_merges(cls, merges: Sequence[tuple[str, str]]) -> "Tokenizer":
@@ -78,7 +81,9 @@ class Tokenizer:
         Returns:
             int32 [B, L], L the longest row of this batch.
         """
-        encoded = self._inner.encode_batch([clean(text) for text in texts], add_special_tokens=False)
+        encoded = self._inner.encode_batch(
+            [clean(text) for text in texts], add_special_tokens=False
+        )
         rows = [[self.start_id, *one.ids[: max_words - 2], self.end_id] for one in encoded]
         tokens = np.zeros((len(rows), max(map(len, rows), default=2)), dtype=np.int32)
         for row, ids in zip(tokens, rows, strict=True):

@@ -5,10 +5,10 @@ backbone can come from a model name, a folder, a weight file or a research check
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,9 @@ class BackboneSource:
 class Block(nn.Module):
     """One residual attention block of CLIP; callers choose who attends to whom."""
 
-    def __init__(self, width: int, heads: int, hidden: int, *, quick_gelu: bool, eps: float) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, quick_gelu: bool, eps: float
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.quick_gelu = quick_gelu
@@ -51,7 +53,8 @@ class Block(nn.Module):
     def mlp(self, x: Tensor) -> Tensor:
         """The residual MLP: [..., D] -> [..., D], residual included."""
         hidden = self.fc(self.ln_2(x))
-        return x + self.proj(activate(hidden, quick_gelu=self.quick_gelu))
+        projected: Tensor = self.proj(activate(hidden, quick_gelu=self.quick_gelu))
+        return x + projected
 
 
 def activate(hidden: Tensor, *, quick_gelu: bool) -> Tensor:
@@ -79,6 +82,8 @@ def attend_within(block: Block, x: Tensor, *, causal: bool = False) -> Tensor:
 class VisionTower(nn.Module):
     """ViT with a class token; patch, width and depth are free."""
 
+    blocks: Sequence[Block]
+
     def __init__(self, shape: "TowerShape", *, patch: int, patches: int, embed_dim: int) -> None:
         super().__init__()
         self.patch = patch
@@ -86,7 +91,7 @@ class VisionTower(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(shape.width))
         self.positions = nn.Parameter(torch.empty(patches + 1, shape.width))
         self.ln_pre = nn.LayerNorm(shape.width, eps=shape.eps)
-        self.blocks = nn.ModuleList(shape.make_block() for _ in range(shape.layers))
+        self.blocks = shape.make_blocks()
         self.ln_post = nn.LayerNorm(shape.width, eps=shape.eps)
         self.projection = nn.Parameter(torch.empty(shape.width, embed_dim))
 
@@ -106,11 +111,15 @@ class VisionTower(nn.Module):
 class TextTower(nn.Module):
     """Causal transformer over CLIP's BPE tokens, read at the end token."""
 
-    def __init__(self, shape: "TowerShape", *, vocabulary: int, context: int, embed_dim: int) -> None:
+    blocks: Sequence[Block]
+
+    def __init__(
+        self, shape: "TowerShape", *, vocabulary: int, context: int, embed_dim: int
+    ) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(vocabulary, shape.width)
         self.positions = nn.Parameter(torch.empty(context, shape.width))
-        self.blocks = nn.ModuleList(shape.make_block() for _ in range(shape.layers))
+        self.blocks = shape.make_blocks()
         self.ln_final = nn.LayerNorm(shape.width, eps=shape.eps)
         self.projection = nn.Parameter(torch.empty(shape.width, embed_dim))
 
@@ -136,11 +145,13 @@ class TowerShape:
     quick_gelu: bool
     eps: float
 
-    def make_block(self) -> Block:
-        """A new block of this shape."""
-        return Block(
-            self.width, self.heads, self.hidden, quick_gelu=self.quick_gelu, eps=self.eps
+    def make_blocks(self) -> Sequence[Block]:
+        """New blocks of this shape, in a module list that type checkers see through."""
+        blocks = (
+            Block(self.width, self.heads, self.hidden, quick_gelu=self.quick_gelu, eps=self.eps)
+            for _ in range(self.layers)
         )
+        return cast(Sequence[Block], nn.ModuleList(blocks))
 
 
 class Backbone(nn.Module):
@@ -204,7 +215,7 @@ class Backbone(nn.Module):
     def frame_size(self) -> int:
         """S, the side of a frame in pixels."""
         patches = self.vision.positions.shape[0] - 1
-        return int(round(patches**0.5)) * self.vision.patch
+        return round(patches**0.5) * self.vision.patch
 
     @property
     def context_length(self) -> int:

@@ -62,7 +62,9 @@ def save_checkpoint(path: Path, tuned: TunedModel) -> None:
         "backbone": json.dumps(asdict(tuned.model.backbone.source)),
         "backbone_sha256": tuned.model.backbone.digest(),
     }
-    tensors = {name: t.detach().contiguous() for name, t in tuned.model.prompts.state_dict().items()}
+    tensors = {
+        name: t.detach().contiguous() for name, t in tuned.model.prompts.state_dict().items()
+    }
     temporary = path.with_suffix(".writing")
     save_file(tensors, temporary, metadata=header)
     temporary.replace(path)
@@ -78,16 +80,25 @@ def load_checkpoint(path: Path, backbone: Backbone | None = None) -> TunedModel:
     Raises:
         ConfigError: Not a checkpoint, or one of another backbone.
     """
-    if path.is_dir():
-        path = path / "best.safetensors"
-    if not path.is_file():
-        raise ConfigError(
-            f"checkpoint {path} does not exist. Give a run folder of dgl-train that has finished an "
-            "epoch, a .safetensors file, or the research code's ckpt.best.pth.tar."
-        )
+    path = checkpoint_file(path)
     if path.suffix != ".safetensors":
         return read_research_checkpoint(path)
     return _load_own(path, backbone)
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file of a checkpoint given as a file or as a run folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    file = path / "best.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(
+            f"checkpoint {file} does not exist. Give a run folder of dgl-train that has finished an "
+            "epoch, a .safetensors file, or the research code's ckpt.best.pth.tar."
+        )
+    return file
 
 
 def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
@@ -151,10 +162,13 @@ def _read_research_state(path: Path) -> dict[str, Tensor]:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0][:160]
-        raise ConfigError(f"{path} is not a torch checkpoint that loads safely: {reason}") from error
+        raise ConfigError(
+            f"{path} is not a torch checkpoint that loads safely: {reason}"
+        ) from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
     plain = {
-        str(name).removeprefix("module.").removeprefix("clip."): tensor for name, tensor in state.items()
+        str(name).removeprefix("module.").removeprefix("clip."): tensor
+        for name, tensor in state.items()
     }
     needed = {"visual.proj", "text_projection", "visual.prompt_embeddings"}
     if absent := sorted(needed - plain.keys()):

@@ -159,8 +159,8 @@ def evaluate(
 def shapes(folder: Path, clips_only: bool, seed: int) -> None:
     """Make the data set of moving shapes in FOLDER and a tiny backbone in FOLDER/backbone.
 
-    The backbone has seen stills of the shapes only. Both are made once; 1,184 clips and the backbone
-    take 2 to 3 minutes on two cores.
+    The backbone has seen stills of the shapes only. Both are made once, in 2 to 3 minutes on two
+    cores.
 
     \b
     Example:
@@ -183,8 +183,8 @@ def _choose_device(name: str) -> "torch.device":
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise EngineError(
-            "device 'cuda' is asked for, but torch sees no CUDA GPU. Use --device cpu, or install a "
-            "torch with CUDA and check nvidia-smi."
+            "device 'cuda' is asked for, but torch sees no CUDA GPU. Use --device cpu, or "
+            "install a torch with CUDA and check nvidia-smi."
         )
     if name == "auto":
         name = "cuda" if has_cuda else "cpu"
@@ -204,7 +204,7 @@ def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
             make_backbone(backbone)
     if not backbone.is_dir() and not recipe.pretrained:
         raise ConfigError(
-            f"backbone {recipe.backbone!r} has no weights: it is no folder, and pretrained is empty. "
+            f"backbone {recipe.backbone!r} has no weights: it is no folder and pretrained is empty. "
             "Give --pretrained, such as openai, or a folder with weights."
         )
     weights = Path(recipe.pretrained)

@@ -8,7 +8,7 @@ to the order of frames tells the two captions apart in exactly half of the cases
 import csv
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -68,7 +68,7 @@ class Look:
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """One clip before it is drawn: ``look`` and ``event`` forwards, then played ``backwards`` or not."""
+    """One clip before it is drawn: what happens forwards, and whether it is then reversed."""
 
     caption: str
     reversed_caption: str
@@ -95,9 +95,9 @@ def looks(split: str) -> tuple[Look, ...]:
             for colour in (first, second)
         ]
 
-    held_out = {"test": pairs(0, 0, 4) + pairs(1, 1, 4), "val": pairs(2, 2, 4)}
-    held_out["train"] = [look for look in every if look not in sum(held_out.values(), [])]
-    return tuple(held_out[split])
+    found = {"test": pairs(0, 0, 4) + pairs(1, 1, 4), "val": pairs(2, 2, 6)}
+    found["train"] = [look for look in every if look not in found["test"] + found["val"]]
+    return tuple(found[split])
 
 
 def plan_clips(split: str, num_clips: int, seed: int) -> list[PlannedClip]:
@@ -110,7 +110,7 @@ def plan_clips(split: str, num_clips: int, seed: int) -> list[PlannedClip]:
     most = EVENT_COUNT * len(pool)
     if num_clips % 16 or not 0 < num_clips <= most:
         raise ConfigError(
-            f"{num_clips} {split} clips cannot be balanced. Give a multiple of 16 from 16 to {most}."
+            f"{num_clips} {split} clips cannot be balanced. Give a multiple of 16 up to {most}."
         )
     stream = (seed, SPLITS.index(split))
     rng = np.random.default_rng(stream)
@@ -124,7 +124,7 @@ def plan_clips(split: str, num_clips: int, seed: int) -> list[PlannedClip]:
     for event, reverse in REVERSES.items():
         for i in rng.permutation(len(pool))[:per_event]:
             there_and_back.append((pool[i], event, pool[i].caption(reverse)))
-    clips = []
+    clips: list[PlannedClip] = []
     for look, event, reverse in there_and_back:
         both = (look.caption(event), reverse)
         seeds = (*stream, len(clips))
@@ -160,18 +160,10 @@ def render_clip(clip: PlannedClip) -> NDArray[np.uint8]:
 def draw(
     look: Look, *, x: Array, y: Array, radius: Array, rgb: Array, phase: float
 ) -> NDArray[np.uint8]:
-    """Draw one shape over one background, with smooth edges, once for each place and size given.
+    """Draw a shape over a background, with smooth edges, once for each place, size and colour.
 
-    Args:
-        look: Shape and background; the colour is ``rgb``.
-        x: Centre of the shape from the left, pixels [F].
-        y: Centre of the shape from the top, pixels [F].
-        radius: Half the extent of the shape, pixels [F].
-        rgb: Colour of the shape, 0 to 255, [F, 3].
-        phase: Shift of the background's pattern, pixels.
-
-    Returns:
-        RGB uint8 [F, H, W, 3].
+    ``x``, ``y`` (the centre, from the left and the top) and ``radius`` are pixels, [F]; ``rgb`` is
+    the colour, 0 to 255, [F, 3]; ``phase`` shifts the pattern by pixels. RGB uint8 [F, H, W, 3].
     """
     pixel = np.arange(SIZE) + 0.5
     scale = radius[:, None, None]
@@ -244,9 +236,6 @@ def make_shapes(
     The same arguments give the same pixels; a folder already made with them is returned at once. An
     interrupted call leaves no folder.
 
-    Returns:
-        The folder.
-
     Raises:
         ConfigError: If the folder holds anything else, or a split's size cannot be balanced.
     """
@@ -273,27 +262,25 @@ def make_shapes(
 
 
 def build_once(
-    folder: Path, config: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]
+    folder: Path, config: dict[str, Any], write: Callable[[Path], dict[str, Any]]
 ) -> Path:
     """Make a folder all at once, or keep the one that was made with the same configuration.
 
     Args:
         folder: The folder to make; it appears when it is complete.
-        config: All that decides the content; must survive JSON.
-        write: Fills an empty folder and returns what is worth reporting about it.
+        config: All that decides the content.
+        write: Fills an empty folder; returns what is worth reporting, stored with ``config``.
 
     Raises:
         ConfigError: If the folder was made with another configuration, or holds something else.
     """
-    config = json.loads(json.dumps(config))
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        if (made := read_made_from(folder).get("config")) == config:
+        made = read_made_from(folder).get("config")
+        if made == json.loads(json.dumps(config)):
             return folder
-        found = "something else" if made is None else f"what was made with {json.dumps(made)}"
-        wanted = json.dumps(config)
-        raise ConfigError(
-            f"{folder} holds {found}, wanted {wanted}. Give another folder or delete it."
-        )
+        found = f"what was made with {json.dumps(made)}" if made else "something else"
+        wanted = f"{json.dumps(config)}. Give another folder or delete it."
+        raise ConfigError(f"{folder} holds {found}, not {wanted}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
         staging = Path(parent) / folder.name

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dgl_runtime
-from dgl_runtime import nearest
+from dgl_runtime import gallery_files, nearest
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery import Clip, Gallery
 from dgl_runtime.nearest import ApproximateIndex, exact_top_k
@@ -294,6 +295,20 @@ def test_a_second_writer_is_refused_until_the_first_has_closed(tmp_path):
             assert other.stdout.read() == b""
         assert other.returncode == 1
         writer.append(*batch(1))
+    assert_holds(folder, 2)
+
+
+def test_a_writer_that_waited_for_the_lock_sees_what_was_appended_meanwhile(tmp_path):
+    folder = gallery_of(tmp_path, 1)
+
+    def lock_later(folder, real=gallery_files.writer_lock):
+        with mock.patch.object(gallery_files, "writer_lock", real):
+            with Gallery.open(folder, writable=True) as other:
+                other.append(*batch(1))
+        return real(folder)
+
+    with mock.patch.object(gallery_files, "writer_lock", lock_later):
+        Gallery.open(folder, writable=True).close()
     assert_holds(folder, 2)
 
 
@@ -646,6 +661,15 @@ def test_all_clips_are_returned_when_more_are_asked_for_than_the_index_gives(ind
         np.testing.assert_array_equal(similarity.shape, (2, min(top_k, 2000)))
         assert recall(rows, expected[0]) > 0.98
         assert all(len(set(row)) == len(row) for row in rows.tolist())
+
+
+def test_a_query_to_which_the_graph_gives_too_little_is_searched_exactly(indexed):
+    queries = clustered(3, seed=3)
+    indexed.search(queries, 10, approximate=True)
+    few = SimpleNamespace(keys=np.arange(9, dtype=np.uint64))
+    with mock.patch.object(type(indexed._index._index), "search", return_value=few):
+        rows, _ = indexed.search(queries, 10, approximate=True)
+        np.testing.assert_array_equal(rows, indexed.search(queries, 10)[0])
 
 
 def test_without_an_index_approximate_search_is_exact(tmp_path):

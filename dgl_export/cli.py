@@ -1,0 +1,102 @@
+"""dgl-export: from a checkpoint to a bundle."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dgl_runtime.command import Command
+
+if TYPE_CHECKING:
+    from dgl_export.bundle_writer import ExportRequest
+
+FORMATS = ("onnx",)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--ckpt",
+    type=click.Path(path_type=Path),
+    help="A run folder of dgl-train, its .safetensors, or the research code's ckpt.best.pth.tar.",
+)
+@click.option(
+    "--format", "file_format", type=click.Choice(FORMATS), default="onnx", show_default=True
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--zero-shot", is_flag=True, help="Export the untuned backbone with mean pooling.")
+@click.option("--backbone", help="With --zero-shot: open_clip model name, or folder in its format.")
+@click.option("--pretrained", default="", help="With --backbone: open_clip tag, or weight file.")
+@click.option(
+    "--num-frames", type=click.IntRange(1), help="Frames per clip; default as trained, or 12."
+)
+@click.option(
+    "--max-words", type=click.IntRange(3, 77), help="Tokens per caption; default as trained, or 32."
+)
+def export(
+    ckpt: Path | None,
+    file_format: str,
+    out: Path,
+    zero_shot: bool,
+    backbone: str | None,
+    pretrained: str,
+    num_frames: int | None,
+    max_words: int | None,
+) -> None:
+    """Fold a tuned model into two ONNX encoders and write them as a bundle, behind a parity gate.
+
+    Example: dgl-export --ckpt runs/lsmdc --format onnx --out bundle
+    """
+    from dgl_export.bundle_writer import write_bundle
+
+    if (ckpt is None) == (backbone is None):
+        raise click.UsageError("give either --ckpt, or --zero-shot with --backbone.")
+    if backbone is not None and not zero_shot:
+        raise click.UsageError("--backbone alone has no prompts; add --zero-shot, or give --ckpt.")
+    request = _tuned(ckpt, zero_shot) if ckpt is not None else _untuned(backbone or "", pretrained)
+    request = replace(
+        request,
+        num_frames=num_frames or request.num_frames,
+        max_words=max_words or request.max_words,
+    )
+    manifest = write_bundle(request, out)
+    size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    parity = manifest.parity
+    click.echo(
+        f"{out}: {manifest.method} on {manifest.backbone}, {file_format}, {size_mb:.0f} MB. Parity with "
+        f"the trained model: largest difference {parity.max_abs:.1e}, smallest cosine "
+        f"{parity.min_cosine:.7f}, {parity.rank_agreement:.0%} of {parity.num_captions} rankings equal."
+    )
+
+
+def _tuned(ckpt: Path, zero_shot: bool) -> "ExportRequest":
+    from dgl_export.bundle_writer import ExportRequest
+    from dgl_runtime.bundle import sha256_of
+    from dgl_train.checkpoint import checkpoint_file, load_checkpoint
+    from dgl_train.model import ZeroShotModel
+
+    tuned = load_checkpoint(ckpt)
+    return ExportRequest(
+        model=ZeroShotModel(tuned.model.backbone) if zero_shot else tuned.model,
+        method="zero-shot" if zero_shot else tuned.settings.method,
+        num_frames=tuned.settings.num_frames,
+        max_words=tuned.settings.max_words,
+        checkpoint=str(ckpt),
+        checkpoint_sha256=sha256_of(checkpoint_file(ckpt)),
+    )
+
+
+def _untuned(name: str, pretrained: str) -> "ExportRequest":
+    from dgl_export.bundle_writer import ExportRequest
+    from dgl_train.backbone import BackboneSource, load_backbone
+    from dgl_train.model import ZeroShotModel
+
+    backbone = load_backbone(BackboneSource(name, pretrained))
+    return ExportRequest(
+        model=ZeroShotModel(backbone),
+        method="zero-shot",
+        num_frames=12,
+        max_words=32,
+        checkpoint=name,
+        checkpoint_sha256=backbone.digest(),
+    )

@@ -1,0 +1,116 @@
+"""The gate every bundle passes: exported graphs against the trained model, on golden inputs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dgl_runtime.bundle import Golden, Parity
+from dgl_runtime.engines import Arrays, Engine
+from dgl_runtime.errors import ExportError
+from dgl_runtime.tokenizer import Tokenizer
+from dgl_train.model import DglModel, RetrievalModel, last
+
+# Float32 on unit-norm embeddings: rounding gives below 1e-6, any wrong step far more than 1e-4.
+MAX_ABS = 1e-5
+# Similarities closer than this are a tie for float32; their order means nothing.
+TIE = 4 * MAX_ABS
+
+CAPTIONS = (
+    "a man is playing guitar on a stage",
+    "a dog jumps into the lake",
+    "cooking",
+    "",
+    "a red circle moves left over a dark background",
+    "Two dogs &amp; a cat don't fight \u2014 they're playing in the caf\u00e9's garden, 2021!",
+    "somebody opens the door, looks around and walks slowly out of the room",
+    "\u732b\u304c\u8d70\u308b \U0001f600",
+    "a woman talks about her new phone " * 12,
+)
+NUM_CLIPS = 6
+
+
+def make_golden(
+    model: RetrievalModel, tokenizer: Tokenizer, num_frames: int, max_words: int
+) -> Golden:
+    """Golden inputs, and what the trained model gives for them.
+
+    The clips are coarse patterns of colour that drift from frame to frame: they compress well and
+    differ from each other.
+    """
+    size = model.backbone.frame_size
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (NUM_CLIPS, 1, 3, 4, 4)) + rng.integers(
+        -60, 61, (1, num_frames, 3, 4, 4)
+    )
+    coarse = patterns.clip(0, 255).astype(np.uint8)
+    rows = np.arange(size) * 4 // size
+    frames = np.ascontiguousarray(coarse[..., rows[:, None], rows[None, :]])
+    tokens = tokenizer(CAPTIONS, max_words)
+    with torch.no_grad():
+        captions = model.encode_captions(torch.from_numpy(tokens).long())
+        clips, weights = _encode_clips(model, torch.from_numpy(frames))
+    return Golden(tokens, frames, captions.numpy(), clips.numpy(), weights.numpy())
+
+
+def _encode_clips(model: RetrievalModel, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if isinstance(model, DglModel):
+        weights = last(model.clip_states(frames, model.prompts())).frame_weights()
+    else:
+        weights = torch.full(frames.shape[:2], 1 / frames.shape[1])
+    return model.encode_clips(frames), weights
+
+
+def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
+    """Compare the graphs with the golden outputs, at more than one batch size and caption length.
+
+    Raises:
+        ExportError: A number is off by more than ``MAX_ABS``, or a ranking differs.
+    """
+    caption_runs = [
+        captions.run({"tokens": golden.tokens})["embedding"],
+        _one_by_one(captions, golden),
+    ]
+    whole = clips.run({"frames": golden.frames})
+    clip_runs = [whole["embedding"], clips.run({"frames": golden.frames[:1]})["embedding"]]
+    pairs = [
+        *((run, golden.caption_embeddings) for run in caption_runs),
+        *((run, golden.clip_embeddings[: len(run)]) for run in clip_runs),
+        (whole["frame_weights"], golden.frame_weights),
+    ]
+    similarity = caption_runs[0] @ whole["embedding"].T
+    parity = Parity(
+        max_abs=max(float(np.abs(ours - gold).max()) for ours, gold in pairs),
+        min_cosine=min(float((ours * gold).sum(axis=1).min()) for ours, gold in pairs[:-1]),
+        rank_agreement=rank_agreement(
+            similarity, golden.caption_embeddings @ golden.clip_embeddings.T
+        ),
+        num_captions=len(golden.tokens),
+        num_clips=len(golden.frames),
+    )
+    if not (parity.max_abs <= MAX_ABS and parity.rank_agreement == 1):
+        raise ExportError(
+            f"parity gate: exported embeddings differ by {parity.max_abs:.1e} (at most {MAX_ABS:.0e} is "
+            f"rounding) and {parity.rank_agreement:.0%} of rankings agree (100% needed). Nothing was "
+            "written; please report the backbone, the method and the versions of torch and onnxruntime."
+        )
+    return parity
+
+
+def _one_by_one(captions: Engine, golden: Golden) -> NDArray[np.float32]:
+    """Each caption alone, cut to its own length."""
+
+    def runs() -> Iterator[Arrays]:
+        for row in golden.tokens:
+            yield captions.run({"tokens": row[None, : row.argmax() + 1]})
+
+    return np.concatenate([run["embedding"] for run in runs()]).astype(np.float32)
+
+
+def rank_agreement(ours: NDArray[np.generic], gold: NDArray[np.float32]) -> float:
+    """Share of queries (rows) for which every pair of clips that is not a tie has the same order."""
+    first, second = np.triu_indices(gold.shape[1], k=1)
+    gap = gold[:, first] - gold[:, second]
+    same = np.sign(ours[:, first] - ours[:, second]) == np.sign(gap)
+    return float((same | (np.abs(gap) < TIE)).all(axis=1).mean())

@@ -1,0 +1,86 @@
+"""Folded encoders -> ONNX files, free in batch, caption length and, where the method allows, frames."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgl_runtime.bundle import Graph, TensorSpec
+
+# The oldest that torch's exporter writes without converting; LayerNormalization needs 17.
+OPSET = 18
+
+
+def write_captions(encoder: nn.Module, tokens: Tensor, folder: Path) -> Graph:
+    """Write ``caption.onnx``: tokens int32 [batch, length] -> embedding float32 [batch, E]."""
+    free = {0: "batch", 1: "length"}
+    return _write(encoder, ("tokens", tokens), ("embedding",), free, folder / "caption.onnx")
+
+
+def write_clips(encoder: nn.Module, frames: Tensor, folder: Path, *, any_frames: bool) -> Graph:
+    """Write ``clip.onnx``: frames [batch, F, 3, S, S] -> embedding [batch, E], frame_weights [batch, F]."""
+    free = {0: "batch", 1: "frames"} if any_frames else {0: "batch"}
+    outputs = ("embedding", "frame_weights")
+    return _write(encoder, ("frames", frames), outputs, free, folder / "clip.onnx")
+
+
+def _write(
+    encoder: nn.Module,
+    example: tuple[str, Tensor],
+    outputs: tuple[str, ...],
+    free: Mapping[int, str],
+    path: Path,
+) -> Graph:
+    import onnx_ir
+
+    name, values = example  # every free dimension above 1, or the trace would fix it at 1
+    shapes = {name: dict.fromkeys(free, torch.export.Dim.DYNAMIC)}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        traced = torch.export.export(encoder, (values,), dynamic_shapes=shapes, strict=False)
+        program: Any = torch.onnx.export(
+            traced,
+            (values,),
+            input_names=[name],
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    model = program.model
+    _name_free_dimensions(model, free)
+    weights = f"{path.name}.data"
+    onnx_ir.save(model, path, external_data=weights)
+    return Graph(
+        file=path.name,
+        weights=weights,
+        precision="fp32",
+        inputs=tuple(map(_spec, model.graph.inputs)),
+        outputs=tuple(map(_spec, model.graph.outputs)),
+    )
+
+
+def _name_free_dimensions(model: Any, free: Mapping[int, str]) -> None:  # noqa: ANN401
+    """Give the tracer's symbols (s41) the names the manifest uses (batch)."""
+    import onnx_ir
+
+    shape = model.graph.inputs[0].shape
+    names = {str(shape[axis]): name for axis, name in free.items()}
+    inner = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in [*model.graph.inputs, *inner]:
+        if value.shape is not None:
+            dims = [
+                dim if isinstance(dim, int) else names.get(str(dim), str(dim))
+                for dim in value.shape
+            ]
+            value.shape = onnx_ir.Shape(dims)
+
+
+def _spec(value: Any) -> TensorSpec:  # noqa: ANN401
+    dims = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
+    return TensorSpec(value.name, str(value.dtype.numpy()), dims)

@@ -1,0 +1,73 @@
+"""A backbone and clips so small that a training step takes milliseconds; see each function."""
+
+import json
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from dgl_train.backbone import Backbone, BackboneSource
+from dgl_train.datasets import CaptionedClip
+from dgl_train.synthetic import write_mp4
+
+FRAME_SIZE = 16
+WORDS = "ant bee cat dog elk fox gnu hen".split()
+CONFIG = {
+    "embed_dim": 32,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "image_size": FRAME_SIZE, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16
+    },
+    "text_cfg": {
+        "context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2
+    },
+}  # fmt: skip
+
+
+def tiny_clip(seed=0):
+    """A random CLIP of open_clip: 2 blocks in each tower, width 32, 16-px frames, 8-px patches."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**CONFIG)
+        for name, tensor in model.named_parameters():
+            if "resblocks" in name and tensor.ndim == 2:  # strong, so that prompts have a say
+                torch.nn.init.normal_(tensor, std=tensor.shape[1] ** -0.5)
+    return model
+
+
+def tiny_backbone(seed=0):
+    """The same network as our frozen backbone, without a file."""
+    return Backbone(
+        tiny_clip(seed).state_dict(),
+        BackboneSource("tiny"),
+        vision_heads=2,
+        text_heads=2,
+        quick_gelu=True,
+    )
+
+
+def write_tiny_backbone(folder, seed=0):
+    """The same network as a folder that ``--backbone`` takes; returns the folder."""
+    folder.mkdir(parents=True)
+    preprocess = {
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+    }
+    config = {"model_cfg": CONFIG, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(tiny_clip(seed).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def write_tiny_clips(folder, count=8, split="train"):
+    """``count`` videos of 8 slightly different frames, with one of WORDS for a caption each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        coarse = rng.integers(20, 236, (2, 2, 3)) + rng.integers(-20, 20, (8, 2, 2, 3))
+        path = folder / f"{split}{number}.mp4"
+        write_mp4(path, coarse.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2))
+        clips.append(CaptionedClip(path, f"the {WORDS[number % len(WORDS)]}", split=split))
+    return clips
