@@ -1,17 +1,18 @@
 """The gate every bundle passes: exported graphs against the trained model, on golden inputs."""
 
-from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle import Golden, Parity
-from dgl_runtime.engines import Arrays, Engine
+from dgl_runtime.engines import Engine
 from dgl_runtime.errors import ExportError
 from dgl_runtime.tokenizer import Tokenizer
 from dgl_train.model import DglModel, RetrievalModel, last
 
+Float32 = NDArray[np.float32]
 # Float32 on unit-norm embeddings: rounding gives below 1e-6, any wrong step far more than 1e-4.
 MAX_ABS = 1e-5
 # Similarities closer than this are a tie for float32; their order means nothing.
@@ -68,24 +69,22 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
     Raises:
         ExportError: A number is off by more than ``MAX_ABS``, or a ranking differs.
     """
-    caption_runs = [
-        captions.run({"tokens": golden.tokens})["embedding"],
-        _one_by_one(captions, golden),
+    whole = run_clips(clips, golden.frames)
+    alone = run_clips(clips, golden.frames[:1])
+    together = run_captions(captions, golden.tokens)
+    one_by_one = [run_captions(captions, row[None, : row.argmax() + 1]) for row in golden.tokens]
+    embeddings = [
+        (together, golden.caption_embeddings),
+        (np.concatenate(one_by_one), golden.caption_embeddings),
+        (whole[0], golden.clip_embeddings),
+        (alone[0], golden.clip_embeddings[:1]),
     ]
-    whole = clips.run({"frames": golden.frames})
-    clip_runs = [whole["embedding"], clips.run({"frames": golden.frames[:1]})["embedding"]]
-    pairs = [
-        *((run, golden.caption_embeddings) for run in caption_runs),
-        *((run, golden.clip_embeddings[: len(run)]) for run in clip_runs),
-        (whole["frame_weights"], golden.frame_weights),
-    ]
-    similarity = caption_runs[0] @ whole["embedding"].T
+    numbers = [*embeddings, (whole[1], golden.frame_weights)]
+    similarity = golden.caption_embeddings @ golden.clip_embeddings.T
     parity = Parity(
-        max_abs=max(float(np.abs(ours - gold).max()) for ours, gold in pairs),
-        min_cosine=min(float((ours * gold).sum(axis=1).min()) for ours, gold in pairs[:-1]),
-        rank_agreement=rank_agreement(
-            similarity, golden.caption_embeddings @ golden.clip_embeddings.T
-        ),
+        max_abs=max(float(np.abs(ours - gold).max()) for ours, gold in numbers),
+        min_cosine=min(float((ours * gold).sum(axis=1).min()) for ours, gold in embeddings),
+        rank_agreement=rank_agreement(together @ whole[0].T, similarity),
         num_captions=len(golden.tokens),
         num_clips=len(golden.frames),
     )
@@ -98,17 +97,18 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
     return parity
 
 
-def _one_by_one(captions: Engine, golden: Golden) -> NDArray[np.float32]:
-    """Each caption alone, cut to its own length."""
-
-    def runs() -> Iterator[Arrays]:
-        for row in golden.tokens:
-            yield captions.run({"tokens": row[None, : row.argmax() + 1]})
-
-    return np.concatenate([run["embedding"] for run in runs()]).astype(np.float32)
+def run_captions(engine: Engine, tokens: NDArray[np.int32]) -> Float32:
+    """Token ids int32 [Q, L] -> embeddings float32 [Q, E]."""
+    return cast(Float32, engine.run({"tokens": tokens})["embedding"])
 
 
-def rank_agreement(ours: NDArray[np.generic], gold: NDArray[np.float32]) -> float:
+def run_clips(engine: Engine, frames: NDArray[np.generic]) -> tuple[Float32, Float32]:
+    """Frames [B, F, 3, S, S] -> embeddings float32 [B, E] and frame weights float32 [B, F]."""
+    out = engine.run({"frames": frames})
+    return cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"])
+
+
+def rank_agreement(ours: Float32, gold: Float32) -> float:
     """Share of queries (rows) for which every pair of clips that is not a tie has the same order."""
     first, second = np.triu_indices(gold.shape[1], k=1)
     gap = gold[:, first] - gold[:, second]

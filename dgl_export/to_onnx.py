@@ -54,6 +54,8 @@ def _write(
         )
     model = program.model
     _name_free_dimensions(model, free)
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # the tracer's call stacks: file paths of this machine
     weights = f"{path.name}.data"
     onnx_ir.save(model, path, external_data=weights)
     return Graph(

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from dgl_runtime.retriever import Hit, Retriever
 
 
+UNITS_S = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
 class Seconds(click.ParamType[float]):
     """A duration such as 10, 10s, 1.5m or 500ms."""
 
     name = "duration"
-    _UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -28,7 +30,7 @@ class Seconds(click.ParamType[float]):
         """Seconds as a float above 0."""
         match = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", str(value).strip())
         try:
-            seconds = float(match[1]) * self._UNITS[match[2]] if match else 0.0
+            seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
         except (ValueError, KeyError):
             seconds = 0.0
         if seconds <= 0:

@@ -5,6 +5,7 @@ backbone can come from a model name, a folder, a weight file or a research check
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,14 @@ class Block(nn.Module):
 
 def activate(hidden: Tensor, *, quick_gelu: bool) -> Tensor:
     """QuickGELU (OpenAI's weights) or exact GELU (most of open_clip's)."""
-    return hidden * torch.sigmoid(1.702 * hidden) if quick_gelu else F.gelu(hidden)
+    if not quick_gelu:
+        return F.gelu(hidden)
+    return hidden * torch.sigmoid(1.702 * hidden)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[..., T, D] -> [..., H, T, D/H]."""
-    return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
+    return cast(Tensor, x.unflatten(-1, (heads, -1)).transpose(-2, -3))
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -215,7 +218,7 @@ class Backbone(nn.Module):
     def frame_size(self) -> int:
         """S, the side of a frame in pixels."""
         patches = self.vision.positions.shape[0] - 1
-        return round(patches**0.5) * self.vision.patch
+        return math.isqrt(patches) * self.vision.patch
 
     @property
     def context_length(self) -> int:

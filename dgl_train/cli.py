@@ -226,7 +226,7 @@ def _open_model(path: Path, zero_shot: bool, device: str) -> "Encoders":
                 f"{path} is an exported bundle, which has no backbone of its own. "
                 "Give --zero-shot with the run it was exported from."
             )
-        return bundle_encoders(path)
+        return bundle_encoders(path, device=_choose_device(device).type)
     where = _choose_device(device)
     tuned = load_checkpoint(path)
     return torch_encoders(

@@ -102,15 +102,16 @@ def torch_encoders(
     return Encoders(embed_captions, embed_clips, num_frames, model.backbone.frame_size)
 
 
-def bundle_encoders(folder: Path) -> Encoders:
+def bundle_encoders(folder: Path, *, device: str = "cpu") -> Encoders:
     """An exported bundle, run by the runtime.
 
     Raises:
         BundleError: If it cannot be read.
+        EngineError: If the device is missing.
     """
     from dgl_runtime.retriever import Retriever
 
-    retriever = Retriever(folder)
+    retriever = Retriever(folder, device=device)
     return Encoders(
         retriever.embed_texts,
         lambda frames: retriever.embed_clips(frames).embeddings,

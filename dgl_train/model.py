@@ -21,7 +21,6 @@ from dgl_runtime.errors import ConfigError
 from dgl_train.backbone import Backbone, Block, attend_within, merge_heads
 from dgl_train.prompts import PromptGenerator, Prompts
 
-
 State = TypeVar("State")
 
 
@@ -36,7 +35,7 @@ class ClipState:
     def frame_weights(self) -> Tensor:
         """How much global prompt 0 attended to each frame, mean over heads: [B, F], rows sum to 1."""
         to_frames = self.attention[:, :, 0, self.globals.shape[1] :].mean(dim=1)
-        mass = to_frames.unflatten(-1, self.frames.shape[1:3]).sum(dim=-1)
+        mass: Tensor = to_frames.unflatten(-1, self.frames.shape[1:3]).sum(dim=-1)
         return mass / mass.sum(dim=-1, keepdim=True)
 
 

@@ -1,0 +1,80 @@
+"""The protocol, on models whose every answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import WORDS
+
+from dgl_train.data import FrameFormat, evaluation_batches, read_batches
+from dgl_train.evaluate import Encoders, embed_dataset, evaluate, format_report, torch_encoders
+from dgl_train.model import ZeroShotModel
+
+
+@pytest.fixture(scope="module")
+def oracle(clips):
+    """Encoders that know every clip by its pixels and every caption by its word."""
+    (batch,) = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 8))
+    known = {frames.tobytes(): row for row, frames in enumerate(batch.frames.numpy())}
+
+    def embed_captions(captions):
+        rows = [WORDS.index(caption.split()[-1]) for caption in captions]
+        return np.eye(len(WORDS), dtype=np.float32)[rows]
+
+    def embed_clips(frames):
+        rows = [known[one.tobytes()] for one in frames]
+        return np.eye(len(WORDS), dtype=np.float32)[rows]
+
+    return Encoders(embed_captions, embed_clips, num_frames=2, frame_size=16)
+
+
+def test_a_model_that_knows_all_is_perfect_both_ways(clips, oracle):
+    report = evaluate(oracle, clips, progress=False)
+    assert (report.text_to_video.r1, report.video_to_text.r1) == (100.0, 100.0)
+    assert (report.text_to_video.num_queries, report.video_to_text.num_queries) == (8, 8)
+    assert (report.direction_score, report.direction_clips) == (None, 0)
+
+
+def test_captions_of_one_clip_share_one_row(clips, oracle):
+    again = replace(clips[2], caption="once more the cat")
+    rows = [clips[2], clips[0], again, replace(clips[0], caption="not the cat")]
+    embeddings = embed_dataset(oracle, rows, progress=False)
+    assert (embeddings.captions.shape, embeddings.clips.shape) == ((4, 8), (2, 8))
+    np.testing.assert_array_equal(embeddings.caption_clip, [0, 1, 0, 1])
+    report = evaluate(oracle, rows, progress=False)
+    assert report.text_to_video.num_queries == 4
+    assert report.text_to_video.r1 == 75.0  # "not the cat" is a caption of the ant's clip
+    assert report.video_to_text.num_queries == 2
+
+
+def test_parts_of_one_video_are_clips_of_their_own(clips, oracle):
+    everything = replace(clips[0], end_s=99.0)
+    assert len(embed_dataset(oracle, [clips[0], everything], progress=False).clips) == 2
+
+
+def test_direction_counts_clips_whose_reverse_has_another_caption(clips, oracle):
+    rows = [
+        replace(clips[0], reversed_caption="the bee"),  # own caption is closer
+        replace(clips[1], caption="the cat", reversed_caption="the bee"),  # the reverse is closer
+        replace(clips[2], reversed_caption=clips[2].caption),  # no direction in time
+        clips[3],
+    ]
+    report = evaluate(oracle, rows, progress=False)
+    assert (report.direction_score, report.direction_clips) == (50.0, 2)
+    assert format_report(report).splitlines() == [
+        "                 R@1   R@5  R@10  median rank  mean rank  queries",
+        "text to video   75.0 100.0 100.0          1.0        1.2        4",
+        "video to text   75.0 100.0 100.0          1.0        1.2        4",
+        "direction       50.0 % of 2 clips are closer to their caption than to its reverse",
+    ]
+
+
+def test_a_torch_model_is_seen_as_encoders(clips, backbone):
+    model = ZeroShotModel(backbone)
+    encoders = torch_encoders(model, num_frames=3, max_words=24, device=torch.device("cpu"))
+    assert (encoders.num_frames, encoders.frame_size) == (3, 16)
+    embeddings = embed_dataset(encoders, clips, progress=False)
+    assert embeddings.clips.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings.clips, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.captions, axis=1), 1, rtol=1e-5)
