@@ -89,10 +89,9 @@ class FoldedBlock(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual, output projection and MLP: both [..., D] -> [..., D]."""
-        x = x + self.out(attended)
-        hidden = activate(self.fc(self.ln_2(x)), quick_gelu=self.quick_gelu)
-        projected: Tensor = self.proj(hidden)
-        return x + projected
+        x = x + linear(self.out, attended)
+        hidden = activate(linear(self.fc, self.ln_2(x)), quick_gelu=self.quick_gelu)
+        return x + linear(self.proj, hidden)
 
 
 class CaptionEncoder(nn.Module):
@@ -128,12 +127,12 @@ class CaptionEncoder(nn.Module):
         mask = self.causal_mask(length, x.device)
         for block in self.blocks[:-1]:
             normal = block.ln_1(x)
-            attended = attend(block.split(block.q(normal)), *self.see(block, normal), mask)
+            attended = attend(block.split(linear(block.q, normal)), *self.see(block, normal), mask)
             x = block.finish(x, merge_heads(attended))
         block = self.blocks[-1]
         normal = block.ln_1(x)
         rows = torch.arange(batch, device=x.device) * length + end
-        q = block.split(block.q(pick_rows(normal.flatten(0, 1), rows))[:, None])
+        q = block.split(linear(block.q, pick_rows(normal.flatten(0, 1), rows))[:, None])
         attended = attend(q, *self.see(block, normal), pick_rows(mask, end)[:, None, None])
         x = block.finish(pick_rows(x.flatten(0, 1), rows), merge_heads(attended)[:, 0])
         return F.normalize(self.ln_final(x) @ self.projection, dim=-1)
@@ -141,7 +140,7 @@ class CaptionEncoder(nn.Module):
     def see(self, block: FoldedBlock, normal: Tensor) -> tuple[Tensor, Tensor]:
         """Constant and own keys and values of a block, each [B, H, S + L, D/H]."""
         batch = (normal.shape[0], -1, -1, -1)
-        keys, values = block.split(block.k(normal)), block.split(block.v(normal))
+        keys, values = block.split(linear(block.k, normal)), block.split(linear(block.v, normal))
         return (
             torch.cat([block.keys.expand(batch), keys], dim=2),
             torch.cat([block.values.expand(batch), values], dim=2),
@@ -225,14 +224,14 @@ class ClipEncoder(nn.Module):
         x = self.embed(frames.flatten(0, 1)).unflatten(0, (batch, num_frames)).flatten(1, 2)
         block = self.blocks[0]
         normal = block.ln_1(x)
-        q = self.put_in_front(self.global_q, block.q(normal))
-        k = self.put_in_front(self.global_k, block.k(normal))
-        v = self.put_in_front(self.global_v, block.v(normal))
+        q = self.put_in_front(self.global_q, linear(block.q, normal))
+        k = self.put_in_front(self.global_k, linear(block.k, normal))
+        v = self.put_in_front(self.global_v, linear(block.v, normal))
         x = self.put_in_front(self.globals, x)
         x = block.finish(x, self.attend_all(block, (q, k, v), num_frames))
         for block in self.blocks[1:-1]:
             normal = block.ln_1(x)
-            qkv = block.q(normal), block.k(normal), block.v(normal)
+            qkv = linear(block.q, normal), linear(block.k, normal), linear(block.v, normal)
             x = block.finish(x, self.attend_all(block, qkv, num_frames))
         return self.read_out(x, num_frames)
 
@@ -285,9 +284,9 @@ class ClipEncoder(nn.Module):
         """The last block, for global prompt 0 alone."""
         block = self.blocks[-1]
         normal = block.ln_1(x)
-        keys = self.see(block, block.k(normal), block.keys, num_frames)
-        values = self.see(block, block.v(normal), block.values, num_frames)
-        q = block.split(block.q(normal[:, :1]))
+        keys = self.see(block, linear(block.k, normal), block.keys, num_frames)
+        values = self.see(block, linear(block.v, normal), block.values, num_frames)
+        q = block.split(linear(block.q, normal[:, :1]))
         attended, attention = self.attend_globally(q, keys, values)
         x = self.ln_post(block.finish(x[:, 0], merge_heads(attended)[:, 0]))
         mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
@@ -316,12 +315,12 @@ class FrameMeanEncoder(nn.Module):
         x = self.embed(frames.flatten(0, 1))
         for block in self.blocks[:-1]:
             normal = block.ln_1(x)
-            q, k, v = (block.split(layer(normal)) for layer in (block.q, block.k, block.v))
+            q, k, v = (block.split(linear(layer, normal)) for layer in (block.q, block.k, block.v))
             x = block.finish(x, merge_heads(attend(q, k, v)))
         block = self.blocks[-1]
         normal = block.ln_1(x)
-        q, k = block.split(block.q(normal[:, :1])), block.split(block.k(normal))
-        attended = attend(q, k, block.split(block.v(normal)))
+        q, k = block.split(linear(block.q, normal[:, :1])), block.split(linear(block.k, normal))
+        attended = attend(q, k, block.split(linear(block.v, normal)))
         x = self.ln_post(block.finish(x[:, 0], merge_heads(attended)[:, 0]))
         by_frame = F.normalize(x @ self.projection, dim=-1).unflatten(0, (batch, num_frames))
         weights = torch.ones_like(by_frame[..., 0])
@@ -335,6 +334,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if mask is not None:
         logits = logits + mask
     return logits.softmax(dim=-1) @ v
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer on all tokens as one matrix: ONNX gets a Gemm that adds the bias as it goes."""
+    flat: Tensor = layer(x.flatten(0, -2))
+    return cast(Tensor, flat.unflatten(0, x.shape[:-1]))
 
 
 def pick_rows(table: Tensor, rows: Tensor) -> Tensor:

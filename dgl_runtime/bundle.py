@@ -6,18 +6,22 @@ in the manifest is an error.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import BundleError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, TOKENIZER = "manifest.json", "golden.npz", "tokenizer.json"
+Part = TypeVar("Part", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,18 @@ class Manifest:
                 "Export the bundle again with dgl-export of this version."
             )
         try:
-            return cls(
-                **{
-                    **data,
-                    "mean": tuple(data["mean"]),
-                    "std": tuple(data["std"]),
-                    "captions": _graph(data["captions"]),
-                    "clips": _graph(data["clips"]),
-                    "parity": Parity(**data["parity"]),
-                    "source": Source(**data["source"]),
-                }
+            return _typed(
+                cls(
+                    **{
+                        **data,
+                        "mean": tuple(data["mean"]),
+                        "std": tuple(data["std"]),
+                        "captions": _graph(data["captions"]),
+                        "clips": _graph(data["clips"]),
+                        "parity": _typed(Parity(**data["parity"])),
+                        "source": _typed(Source(**data["source"])),
+                    }
+                )
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise BundleError(
@@ -126,9 +132,20 @@ class Manifest:
 
 def _graph(data: dict[str, Any]) -> Graph:
     def specs(name: str) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(**{**one, "shape": tuple(one["shape"])}) for one in data[name])
+        return tuple(
+            _typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
+        )
 
-    return Graph(**{**data, "inputs": specs("inputs"), "outputs": specs("outputs")})
+    return _typed(Graph(**{**data, "inputs": specs("inputs"), "outputs": specs("outputs")}))
+
+
+def _typed(part: Part) -> Part:
+    """Return a part of the manifest if JSON gave its fields the types they are declared with."""
+    for field in fields(part):
+        value, kind = getattr(part, field.name), get_origin(field.type) or field.type
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"{field.name} is {value!r}")
+    return part
 
 
 @dataclass(frozen=True)
@@ -157,12 +174,17 @@ class Bundle:
         """
         self.folder = Path(folder)
         path = self.folder / MANIFEST
-        if not path.is_file():
+        try:
+            if not path.is_file():
+                raise BundleError(
+                    f"{self.folder} is not a bundle: it has no {MANIFEST}. "
+                    "Give the folder that dgl-export wrote."
+                )
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
             raise BundleError(
-                f"{self.folder} is not a bundle: it has no {MANIFEST}. "
-                "Give the folder that dgl-export wrote."
-            )
-        text = path.read_text(encoding="utf-8")
+                f"{path} cannot be read: {error}. Check the path, or export the bundle again."
+            ) from error
         self.manifest = Manifest.from_json(text, path)
         self.id = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._checked: set[str] = set()

@@ -1,6 +1,7 @@
 """dgl-index, dgl-search, dgl-verify: the runtime's commands."""
 
 import json
+import math
 import re
 import sys
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dgl_runtime.command import Command
+from dgl_runtime.command import Command, report_error
 from dgl_runtime.engines import DEVICES
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Seconds(click.ParamType[float]):
             seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
         except (ValueError, KeyError):
             seconds = 0.0
-        if seconds <= 0:
+        if not 0 < seconds < math.inf:
             self.fail(
                 f"{value!r} is not a duration above 0 such as 10s, 1.5m or 500ms.", param, ctx
             )
@@ -79,11 +80,11 @@ def index(
     with Retriever(bundle, gallery, device=device, threads=threads) as retriever:
         report = retriever.add_videos(videos, window_s=window, stride_s=stride, show_progress=True)
         for broken in report.broken:
-            click.echo(f"Broken: {broken.reason}", err=True)
+            report_error(broken.reason)
         click.echo(
             f"{report.num_videos} videos: {report.clips_added} clips added, "
             f"{report.clips_present} were there, {len(report.broken)} videos broken. "
-            f"{gallery} holds {len(retriever.gallery)} clips."
+            f"{click.format_filename(gallery)} holds {len(retriever.gallery)} clips."
         )
     sys.exit(1 if report.broken else 0)
 
@@ -124,7 +125,7 @@ def search(
                 {"query": query, "hits": [asdict(hit) for hit in hits]}
                 for query, hits in found.items()
             ]
-            click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+            click.echo(json.dumps(rows, indent=2))
         else:
             for query, hits in found.items():
                 _print_hits(query, hits)
@@ -134,11 +135,11 @@ def search(
 
 
 def _print_hits(query: str, hits: "list[Hit]") -> None:
-    click.echo(query)
+    click.echo(click.format_filename(query))  # as file names, a query need not be valid UTF-8
     for rank, hit in enumerate(hits, start=1):
         click.echo(
             f"{rank:4d}  {hit.similarity:.4f}  {timestamp(hit.start_s)} - {timestamp(hit.end_s)}  "
-            f"{hit.video}"
+            f"{click.format_filename(hit.video)}"
         )
     if not hits:
         click.echo("      the gallery is empty")
@@ -187,7 +188,7 @@ def verify(bundle: Path, device: str, threads: int) -> None:
         retriever.bundle.path(name)
     result = retriever.check()
     click.echo(
-        f"{bundle}: {len(retriever.bundle.manifest.files)} files intact; on "
+        f"{click.format_filename(bundle)}: {len(retriever.bundle.manifest.files)} files intact; on "
         f"{retriever.clip_engine.description} captions differ by {result.captions_max_abs:.1e} and "
         f"clips by {result.clips_max_abs:.1e} from the exporting machine."
     )

@@ -1,6 +1,5 @@
 """What every command shares: errors on one line of stderr, missing extras named, Ctrl-C without a traceback."""
 
-import errno
 import sys
 from typing import Any
 
@@ -38,12 +37,12 @@ class Command(click.Command):
                 f"{ctx.info_name} needs the package {error.name!r}, which is not installed. "
                 f"Install it with: pip install 'dgl-retrieval[{extra.split()[0]}]'"
             )
+        except BrokenPipeError:  # the reader of our output has gone, as in ``| head``
+            raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise
             fail(
-                f"cannot write {error.filename or 'the output'}: {error.strerror}. "
-                "Free space or give a folder that can be written to."
+                f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}. "
+                "Check the path, its permissions and the free space."
             )
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
@@ -52,5 +51,10 @@ class Command(click.Command):
 
 def fail(message: str) -> None:
     """Print one line on stderr and exit with code 1."""
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    report_error(message)
     sys.exit(1)
+
+
+def report_error(message: str) -> None:
+    """Print one line on stderr and go on."""
+    click.echo(f"Error: {' '.join(message.split())}", err=True)

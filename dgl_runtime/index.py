@@ -6,7 +6,8 @@ way in every run, so a gallery that was interrupted and resumed equals an undist
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from dgl_runtime.bundle import sha256_of
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery_files import HEADER
 from dgl_runtime.video import Span, VideoInfo, cut_windows, find_videos, probe, read_clips
 
 if TYPE_CHECKING:
@@ -83,10 +85,10 @@ def index_videos(
     broken: list[BrokenVideo] = []
     with (
         _open_gallery(retriever) as gallery,
+        closing(_ahead(_decode_videos(videos, cutting, gallery, retriever))) as items,
         tqdm(total=len(videos), unit="video", disable=None if show_progress else True) as bar,
     ):
-        work = _decode_videos(videos, cutting, gallery, retriever.num_frames, retriever.frame_size)
-        for item in _ahead(work):
+        for item in items:
             if isinstance(item, _Batch):
                 encoded = retriever.embed_clips(item.frames)
                 gallery.append(item.clips, encoded.embeddings, encoded.frame_weights)
@@ -104,7 +106,7 @@ def _open_gallery(retriever: "Retriever") -> Gallery:
     folder, bundle = retriever.gallery_folder, retriever.bundle
     if folder is None:
         raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
-    if folder.exists() and any(folder.iterdir()):
+    if (folder / HEADER).exists():  # else new, or left behind by a run killed in its first moment
         return Gallery.open(folder, bundle_id=bundle.id, writable=True)
     return Gallery.create(
         folder,
@@ -119,14 +121,13 @@ def _decode_videos(
     videos: list[Path],
     cutting: tuple[float | None, float | None],
     gallery: Gallery,
-    num_frames: int,
-    frame_size: int,
+    retriever: "Retriever",
 ) -> Iterator[_Batch | _Done]:
     promised: set[tuple[str, float, float]] = set()  # handed out, perhaps not appended yet
     for path in videos:
         try:
+            info = probe(path)  # first, because it refuses pipes and devices: they have no end
             content = _content_hash(path)
-            info = probe(path)
             spans = _windows(info, cutting)
             clips = [
                 Clip(str(path.resolve()), content, span.start_s, span.end_s, info.duration_s)
@@ -136,8 +137,8 @@ def _decode_videos(
             promised.update(clip.key for clip in clips)
             for batch in _absent_batches(clips, absent):
                 here = [Span(clip.start_s, clip.end_s) for clip in batch]
-                frames = np.stack(list(read_clips(path, here, num_frames, frame_size)))
-                yield _Batch(batch, frames)
+                read = read_clips(path, here, retriever.num_frames, retriever.frame_size)
+                yield _Batch(batch, np.stack(list(read)))
         except MediaError as error:
             yield _Done(0, BrokenVideo(str(path), str(error)))
         else:
@@ -179,7 +180,7 @@ def _index_large(gallery: Gallery) -> None:
         gallery.build_approximate_index()
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """Run an iterator in a thread, a few items ahead; its errors come out here."""
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_BATCHES_AHEAD)
     stop = threading.Event()

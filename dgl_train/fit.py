@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from dgl_train.data import Batch, FrameFormat, read_batches, steps_per_epoch, tr
 from dgl_train.datasets import CaptionedClip
 from dgl_train.evaluate import Report, evaluate, torch_encoders
 from dgl_train.model import DglModel
-from dgl_train.prompts import PromptCounts, PromptGenerator
+from dgl_train.optimizer import make_optimizer, rate_factor
+from dgl_train.prompts import PromptCounts
 from dgl_train.run_folder import Progress, RunFolder, SavedRun, digest_clips
 from dgl_train.stopping import StopRequest
 from dgl_train.vocabulary import clip_tokenizer
@@ -79,28 +80,6 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
         return TunedModel(DglModel(backbone, make_prompts(backbone, settings)), settings)
 
 
-def make_optimizer(prompts: PromptGenerator, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW, one group a tensor: learning rates by kind, no decay on biases and norms."""
-    factors = {"global_prompts": recipe.global_lr_factor, "latent": recipe.latent_lr_factor}
-    groups = [
-        {
-            "params": [parameter],
-            "peak_lr": recipe.learning_rate * factors.get(name, 1.0),
-            "weight_decay": recipe.weight_decay if parameter.ndim > 1 else 0.0,
-        }
-        for name, parameter in prompts.named_parameters()
-    ]
-    return torch.optim.AdamW(groups)
-
-
-def rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Linear up to 1 over the warm-up, then a cosine that would be 0 one step after the last."""
-    warmup = round(warmup_fraction * total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-
 def train_step(
     model: DglModel,
     optimizer: torch.optim.Optimizer,
@@ -119,7 +98,7 @@ def train_step(
         max_grad_norm: A longer gradient is shortened to this norm.
 
     Returns:
-        The loss before the step.
+        The loss.
     """
     loss = contrastive_loss(
         model.encode_captions(tokens), model.encode_clips(frames), model.logit_scale
@@ -127,7 +106,7 @@ def train_step(
     value = loss.item()
     if math.isfinite(value):
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         clip_grad_norm_(model.prompts.parameters(), max_grad_norm)
         optimizer.step()
     return value
@@ -208,21 +187,6 @@ class _Run:
     def go_on(self, progress_bar: bool) -> None:
         """Train from the step the run is at to its end, or until asked to stop."""
         recipe, progress = self.recipe, self.progress
-        batches = read_batches(
-            self.clips_train,
-            FrameFormat(
-                recipe.num_frames, self.tuned.model.backbone.frame_size, recipe.training_seed
-            ),
-            training_batches(
-                len(self.clips_train),
-                batch_size=recipe.batch_size,
-                epochs=recipe.epochs,
-                seed=recipe.training_seed,
-                first_step=progress.step,
-            ),
-            num_workers=recipe.num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
         size = min(recipe.batch_size, len(self.clips_train))
         bar = tqdm(
             total=self.total_steps * size,
@@ -233,7 +197,7 @@ class _Run:
         )
         started = time.monotonic()
         with bar, StopRequest() as stop:
-            for batch in batches:
+            for batch in self._batches():
                 loss = self._step(batch)
                 bar.set_postfix(
                     loss=f"{loss:.3f}", best_val_r1=f"{max(0, progress.best_recall):.1f}"
@@ -246,6 +210,23 @@ class _Run:
                     self._save()
                 if stop.is_set:
                     break
+
+    def _batches(self) -> Iterator[Batch]:
+        recipe = self.recipe
+        size = self.tuned.model.backbone.frame_size
+        return read_batches(
+            self.clips_train,
+            FrameFormat(recipe.num_frames, size, recipe.training_seed),
+            training_batches(
+                len(self.clips_train),
+                batch_size=recipe.batch_size,
+                epochs=recipe.epochs,
+                seed=recipe.training_seed,
+                first_step=self.progress.step,
+            ),
+            num_workers=recipe.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def _step(self, batch: Batch) -> float:
         recipe, progress = self.recipe, self.progress

@@ -153,24 +153,22 @@ def render_clip(clip: PlannedClip) -> NDArray[np.uint8]:
     elif clip.event.startswith("turns "):
         share = np.clip((time - 0.35) / 0.3, 0, 1)[:, None]
         rgb = (1 - share) * rgb + share * np.array(COLOURS[clip.event.removeprefix("turns ")])
-    frames = draw(clip.look, x=x, y=y, radius=radius, rgb=rgb, phase=rng.uniform(0, 16))
+    frames = draw(clip.look, x=x, y=y, radius=radius, rgb=rgb)
     return frames[::-1] if clip.backwards else frames
 
 
-def draw(
-    look: Look, *, x: Array, y: Array, radius: Array, rgb: Array, phase: float
-) -> NDArray[np.uint8]:
+def draw(look: Look, *, x: Array, y: Array, radius: Array, rgb: Array) -> NDArray[np.uint8]:
     """Draw a shape over a background, with smooth edges, once for each place, size and colour.
 
     ``x``, ``y`` (the centre, from the left and the top) and ``radius`` are pixels, [F]; ``rgb`` is
-    the colour, 0 to 255, [F, 3]; ``phase`` shifts the pattern by pixels. RGB uint8 [F, H, W, 3].
+    the colour, 0 to 255, [F, 3]. The result is RGB, uint8 [F, H, W, 3].
     """
     pixel = np.arange(SIZE) + 0.5
     scale = radius[:, None, None]
     u = (pixel[None, None, :] - x[:, None, None]) / scale
     v = (pixel[None, :, None] - y[:, None, None]) / scale
     cover = np.clip(0.5 - scale * _signed_distance(look.shape, u, v), 0, 1)[..., None]
-    ground = _background(look.background, phase)[None, :, :, None]
+    ground = _background(look.background)[None, :, :, None]
     return np.rint(ground + cover * (rgb[:, None, None, :] - ground)).astype(np.uint8)
 
 
@@ -202,13 +200,13 @@ def _signed_distance(shape: str, u: Array, v: Array) -> Array:
     return np.asarray(edge)
 
 
-def _background(name: str, phase: float) -> Array:
+def _background(name: str) -> Array:
     """Grey levels [H, W]; the patterns favour no direction of motion."""
     if name in PLAIN_LEVELS:
         return np.full((SIZE, SIZE), PLAIN_LEVELS[name])
-    row, column = np.mgrid[0:SIZE, 0:SIZE] + phase
+    row, column = np.mgrid[0:SIZE, 0:SIZE]
     cells = (row + column) // 8 if name == "striped" else row // 8 + column // 8
-    return np.where(cells % 2 == 0, 95.0, 165.0)
+    return np.where(cells % 2 == 0, 110.0, 150.0)
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:

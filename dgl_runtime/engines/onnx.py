@@ -35,7 +35,10 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(graph), options, providers=[provider])
+            # Without enable_fallback=0 it goes on on the CPU when a GPU fails, even in mid-run.
+            self._session = ort.InferenceSession(
+                str(graph), options, providers=[provider], enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime raises classes of its own without a base
             raise EngineError(f"{graph} does not load in ONNX Runtime: {error}") from error
         # ONNX Runtime lists providers it was compiled for, and falls back when one does not start.

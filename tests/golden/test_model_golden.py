@@ -73,7 +73,9 @@ def test_prompts(case, prompts):
         assert_gold("frames", frames, case.gold["unified_visual_prompt"], "prompts")
     else:
         gold = case.gold
-        assert_gold("captions", captions[..., :8], gold["unified_text_prompt_slice"][:, :half], "prompts")
+        assert_gold(
+            "captions", captions[..., :8], gold["unified_text_prompt_slice"][:, :half], "prompts"
+        )
         assert_gold("frames", frames[..., :8], gold["unified_visual_prompt_slice"], "prompts")
 
 
@@ -120,7 +122,9 @@ def test_states_and_attention_of_each_block(case, caption_states, clip_states, b
     attention = state.attention.mean(dim=1)
     num_globals = state.globals.shape[1]
     to_frames = attention[..., num_globals:].unflatten(-1, state.frames.shape[1:3])
-    assert_gold("to_global", attention[..., :num_globals], gold[f"attn_layer{block}_to_global"], "attention")
+    assert_gold(
+        "to_global", attention[..., :num_globals], gold[f"attn_layer{block}_to_global"], "attention"
+    )
     assert_gold("to_frames", to_frames, gold[f"attn_layer{block}_to_frames"], "attention")
 
 
@@ -130,10 +134,14 @@ def test_loss_and_gradients(case, model):
         return
     model.zero_grad()
     captions = model.encode_captions(torch.from_numpy(case.tokens[:2]))
-    loss = contrastive_loss(captions, model.encode_clips(torch.from_numpy(case.frames)), model.logit_scale)
+    loss = contrastive_loss(
+        captions, model.encode_clips(torch.from_numpy(case.frames)), model.logit_scale
+    )
     loss.backward()
     assert_gold("loss", loss.detach(), case.gold["train_loss"], "loss")
-    compared = {compare_gradient(name, p.grad, case) for name, p in model.prompts.named_parameters()}
+    compared = {
+        compare_gradient(name, p.grad, case) for name, p in model.prompts.named_parameters()
+    }
     left = set(case.entry["training"]["grad_norm"]) - compared
     assert left == set(case.entry["facts"]["exactly_zero_gradient"])
     assert all(p.grad is None for p in model.backbone.parameters())
@@ -155,5 +163,7 @@ def compare_gradient(name, grad, case):
         got = got.reshape(want.shape)
     else:
         want, got = case.gold[f"grad_slice/{golden}"], grad.flatten(1)[:, :8].numpy()
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * abs(want).max() + 1e-8, err_msg=golden)
+    np.testing.assert_allclose(
+        got, want, rtol=0, atol=1e-4 * abs(want).max() + 1e-8, err_msg=golden
+    )
     return golden

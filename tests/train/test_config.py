@@ -49,7 +49,7 @@ def test_all_faults_come_at_once(tmp_path):
         "num_frames is '4.5', expected a whole number from 1; "
         "batch_size is 'many', expected a whole number from 2; "
         "epochs is True, expected a whole number from 1; "
-        "warmup_fraction is 2.0, expected a number from 0 to 1; "
+        "warmup_fraction is 2, expected a number from 0 to 1; "
         "max_grad_norm is nan, expected a number above 0; "
         "'learning_rat' is not a setting (did you mean 'learning_rate'?)."
     )

@@ -17,7 +17,7 @@ PLAN = {"batch_size": 3, "epochs": 3, "seed": 1}
 def test_every_epoch_is_another_order_of_the_clips():
     batches = list(training_batches(9, **PLAN))
     assert [len(batch) for batch in batches] == [3] * 9
-    epochs = [sum(batches[i : i + 3], []) for i in (0, 3, 6)]
+    epochs = [[*batches[i], *batches[i + 1], *batches[i + 2]] for i in (0, 3, 6)]
     for number, epoch in enumerate(epochs):
         assert {item[1] for item in epoch} == {number}
         assert sorted(item[0] for item in epoch) == list(range(9))

@@ -97,7 +97,9 @@ def test_a_fault_in_a_row_is_named_with_its_line(folder, row, fault):
 
 def test_empty_fields_are_named_with_their_line(folder):
     path = folder / "clips.csv"
-    assert error_of(path, "video,caption\na.mp4, \n") == f"{path} line 2 has no caption. Fill it in."
+    assert (
+        error_of(path, "video,caption\na.mp4, \n") == f"{path} line 2 has no caption. Fill it in."
+    )
     assert error_of(path, "video,caption\n,a dog\n") == f"{path} line 2 has no video. Fill it in."
 
 

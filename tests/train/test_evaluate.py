@@ -64,8 +64,8 @@ def test_direction_counts_clips_whose_reverse_has_another_caption(clips, oracle)
     assert (report.direction_score, report.direction_clips) == (50.0, 2)
     assert format_report(report).splitlines() == [
         "                 R@1   R@5  R@10  median rank  mean rank  queries",
-        "text to video   75.0 100.0 100.0          1.0        1.2        4",
-        "video to text   75.0 100.0 100.0          1.0        1.2        4",
+        "text to video   75.0 100.0 100.0          1.0        1.8        4",
+        "video to text   50.0 100.0 100.0          1.5        2.0        4",
         "direction       50.0 % of 2 clips are closer to their caption than to its reverse",
     ]
 

@@ -16,7 +16,8 @@ from dgl_runtime.errors import ConfigError, MediaError
 from dgl_train.checkpoint import METHODS, load_checkpoint
 from dgl_train.config import read_recipe
 from dgl_train.data import Batch
-from dgl_train.fit import fit, make_model, make_optimizer, rate_factor, train_step
+from dgl_train.fit import fit, make_model, train_step
+from dgl_train.optimizer import make_optimizer, rate_factor
 from dgl_train.stopping import StopRequest
 from dgl_train.vocabulary import clip_tokenizer
 
@@ -181,12 +182,6 @@ def test_a_second_ctrl_c_is_not_held_back():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_workers_change_no_result(tmp_path, clips, backbone):
-    run(tmp_path / "one", clips, backbone, epochs=1)
-    run(tmp_path / "two", clips, backbone, epochs=1, num_workers=1)
-    same_tensors(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "last.safetensors")
-
-
 def test_best_checkpoint_is_of_the_first_epoch_with_the_best_recall(
     tmp_path, clips, backbone, monkeypatch
 ):
@@ -245,9 +240,7 @@ def test_resume_needs_the_same_run(tmp_path, clips, backbone):
         f"{folder} holds a run on other clips. Give the same data set, or another folder with --out."
     )
     (folder / "resume.pt").write_bytes(b"no state")
-    assert "resume.pt cannot be read: " in error_of(
-        folder, clips, backbone, resume=True, epochs=1
-    )
+    assert "resume.pt cannot be read: " in error_of(folder, clips, backbone, resume=True, epochs=1)
 
 
 def test_a_loss_that_is_not_finite_names_the_videos(tmp_path, clips, backbone, monkeypatch):
@@ -264,9 +257,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(backbone):
     tokens = torch.from_numpy(clip_tokenizer()(["a cat", "two dogs"], 24))
     batch = Batch([0, 1], torch.full((2, 2, 3, 16, 16), torch.nan))
     optimizer = make_optimizer(tuned.model.prompts, recipe())
-    assert np.isnan(
-        train_step(tuned.model, optimizer, tokens, batch.frames, max_grad_norm=1.0)
-    )
+    assert np.isnan(train_step(tuned.model, optimizer, tokens, batch.frames, max_grad_norm=1.0))
     for name, tensor in tuned.model.prompts.state_dict().items():
         np.testing.assert_array_equal(tensor, before[name], err_msg=name)
 

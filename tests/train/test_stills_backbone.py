@@ -64,7 +64,7 @@ def test_cut_captions_have_the_embeddings_of_padded_ones(backbone):
 
 def test_recall_counts_ranks(backbone, monkeypatch):
     model = open_clip.create_model(f"local-dir:{backbone}").eval()
-    same = torch.nn.functional.normalize(torch.randn(480, 128), dim=1)
+    same = torch.nn.functional.normalize(torch.randn(320, 128), dim=1)
     monkeypatch.setattr(model, "encode_image", lambda pixels, normalize: same)
     monkeypatch.setattr(stills_backbone, "_encode_captions", lambda model, tokens: same)
     assert held_out_recall(model) == {"R@1": 100.0, "R@5": 100.0}

@@ -123,7 +123,6 @@ def test_shapes_are_centred_smooth_and_of_the_size_asked(shape):
         y=one,
         radius=np.array([12.0]),
         rgb=np.array([[255.0, 25, 25]]),
-        phase=0,
     )[0, :, :, 0].astype(float)
     cover = (frame - 25) / 230
     assert cover.max() == 1

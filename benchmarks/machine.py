@@ -1,0 +1,131 @@
+"""The machine a benchmark ran on: its name, and the limits that a perfect program would meet.
+
+No host names, user names or paths: results are published.
+"""
+
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("dgl-retrieval", "numpy", "torch", "open_clip_torch", "onnx", "onnxruntime")
+MATRIX_SIDE = 3072
+MEMORY_BYTES = 2**29  # more than any cache
+_REPEATS = 5
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hardware and software a number depends on."""
+
+    cpu: str
+    cores: int  # this process may use
+    memory_gb: float | None
+    system: str
+    python: str
+    versions: dict[str, str]
+
+    @property
+    def slug(self) -> str:
+        """The CPU's model as part of a file name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.cpu.lower().replace("(r)", "")).strip("-")
+
+    def describe(self) -> str:
+        """One line for people."""
+        memory = f", {self.memory_gb:.0f} GB" if self.memory_gb else ""
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        return (
+            f"{self.cpu}, {self.cores} cores{memory}, {self.system}, "
+            f"Python {self.python}; {versions}"
+        )
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Measured limits of this machine at a number of threads."""
+
+    flop_per_s: float  # float32 matrix product
+    bytes_per_s: float  # reading and copying a large array, the faster of both
+
+
+def describe_machine(packages: Iterable[str] = PACKAGES) -> Machine:
+    """Name the machine; ``packages`` that are not installed are left out."""
+    return Machine(
+        cpu=cpu_model(),
+        cores=_usable_cores(),
+        memory_gb=_memory_gb(),
+        system=f"{_system()} {platform.machine()}",
+        python=platform.python_version(),
+        versions=_versions(packages),
+    )
+
+
+def cpu_model() -> str:
+    """The CPU's model as its maker calls it."""
+    found = None
+    if _CPUINFO.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text("utf-8"), re.MULTILINE)
+    elif platform.system() == "Darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        brand = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        found = re.match(r"(.+)", brand)
+    model = found[1] if found else platform.processor() or f"unknown {platform.machine()}"
+    return " ".join(model.split())
+
+
+def measure_peaks() -> Peaks:
+    """Time a large float32 matrix product and a large read and copy, at torch's number of threads."""
+    import torch
+
+    square = torch.full((MATRIX_SIDE, MATRIX_SIDE), 0.3)
+    product = torch.empty_like(square)
+    seconds = _fastest(lambda: torch.mm(square, square, out=product))
+    memory = torch.ones(MEMORY_BYTES // 4)
+    first, second = memory.chunk(2)
+    moved_s = min(_fastest(memory.sum), _fastest(lambda: second.copy_(first)))
+    return Peaks(2 * MATRIX_SIDE**3 / seconds, memory.nbytes / moved_s)
+
+
+def _fastest(call: Callable[[], object]) -> float:
+    call()
+    seconds = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gb() -> float | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,51 @@
+import platform
+import socket
+from pathlib import Path
+
+import pytest
+
+from benchmarks import machine
+from benchmarks.machine import Machine, describe_machine, measure_peaks
+
+
+def made(cpu):
+    return Machine(cpu, 2, 16.0, "Linux x86_64", "3.11.7", {"numpy": "2.0"})
+
+
+@pytest.mark.parametrize(
+    ("cpu", "slug"),
+    [
+        ("AMD EPYC 9B45", "amd-epyc-9b45"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "intel-xeon-platinum-8481c-cpu-2-70ghz"),
+        ("Apple M2 Pro", "apple-m2-pro"),
+    ],
+)
+def test_slug_is_the_cpu_model_as_a_file_name(cpu, slug):
+    assert made(cpu).slug == slug
+
+
+def test_this_machine_has_a_name_without_its_host_name():
+    here = describe_machine(["numpy", "no-such-package"])
+    assert here.cpu
+    assert here.slug
+    assert here.cores >= 1
+    assert set(here.versions) == {"numpy"}
+    assert platform.python_version() in here.describe()
+    host = socket.gethostname()
+    assert len(host) < 4 or host not in here.describe()
+    assert str(Path.home()) not in here.describe()
+
+
+def test_cpu_model_is_read_from_cpuinfo(monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some  CPU 42\nprocessor\t: 1\n")
+    monkeypatch.setattr(machine, "_CPUINFO", cpuinfo)
+    assert machine.cpu_model() == "Some CPU 42"
+    cpuinfo.write_text("processor\t: 0\n")  # as on many ARM boards
+    assert machine.cpu_model()
+
+
+def test_peaks_are_rates(small_peaks):
+    peaks = measure_peaks()
+    assert peaks.flop_per_s > 0
+    assert peaks.bytes_per_s > 0

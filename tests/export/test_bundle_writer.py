@@ -1,0 +1,110 @@
+"""Writing a bundle: the gate, what the graphs look like, and that a failed export leaves nothing."""
+
+import errno
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from tiny_models import NUM_FRAMES, make_model
+
+from dgl_export import bundle_writer, parity
+from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_runtime import Retriever
+from dgl_runtime.bundle import Bundle
+from dgl_runtime.errors import ExportError
+
+
+def request_for(model, method):
+    return ExportRequest(model, method, NUM_FRAMES, 20, "a checkpoint", "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def bundle(model, method, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundle") / method
+    write_bundle(request_for(model, method), out)
+    return Bundle(out)
+
+
+def test_the_runtime_reproduces_the_trained_model(bundle):
+    check = Retriever(bundle.folder).check()
+    assert max(check.captions_max_abs, check.clips_max_abs) < 2e-6
+    assert bundle.manifest.parity.max_abs < 2e-6
+    assert bundle.manifest.parity.rank_agreement == 1
+
+
+def test_graphs_are_free_where_the_method_is(bundle, method):
+    frames = NUM_FRAMES if method == "dgl-transformer" else "frames"
+    assert bundle.manifest.clips.inputs[0].shape[:2] == ("batch", frames)
+    assert bundle.manifest.captions.inputs[0].shape == ("batch", "length")
+    assert bundle.manifest.clips.inputs[0].dtype == "uint8"
+    assert {file.name for file in bundle.folder.iterdir()} == {
+        *bundle.manifest.files,
+        "manifest.json",
+    }
+
+
+def test_graphs_tell_nothing_of_the_machine_that_made_them(bundle):
+    for graph in (bundle.manifest.captions, bundle.manifest.clips):
+        assert b".py" not in bundle.path(graph.file).read_bytes()
+
+
+def test_onnx_runtime_fuses_what_it_should(bundle, tmp_path):
+    """Attention stays as two matrix products with the scale inside, see docs/decisions.md."""
+    import onnxruntime as ort
+
+    for graph in (bundle.manifest.captions, bundle.manifest.clips):
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / graph.file)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        ort.InferenceSession(
+            str(bundle.graph_path(graph)), options, providers=["CPUExecutionProvider"]
+        )
+        nodes = onnx.load(tmp_path / graph.file, load_external_data=False).graph.node
+        count = Counter(node.op_type for node in nodes)
+        blocks = 2
+        assert count["QuickGelu"] == blocks
+        assert count["Sigmoid"] == 0
+        assert count["Gemm"] == 6 * blocks  # q, k, v, out, fc, proj: bias inside
+        assert count["Gelu"] == count["Erf"] == 0
+
+
+def test_a_wrong_graph_does_not_pass_the_gate(backbone, tmp_path, monkeypatch):
+    model = make_model(backbone, "dgl-linear")
+
+    def wrong_fold(model, **settings):
+        folded = original(model, **settings)
+        folded.clips.projection[:, 0] *= 1.01
+        return folded
+
+    original = bundle_writer.fold
+    monkeypatch.setattr(bundle_writer, "fold", wrong_fold)
+    with pytest.raises(
+        ExportError, match=r"parity gate: exported embeddings differ by .*e-0[2345]"
+    ):
+        write_bundle(request_for(model, "dgl-linear"), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(backbone, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "clip.onnx.data")
+
+    monkeypatch.setattr(bundle_writer, "write_clips", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bundle(
+            request_for(make_model(backbone, "zero-shot"), "zero-shot"), tmp_path / "bundle"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_kept(backbone, tmp_path):
+    with pytest.raises(ExportError, match="exists already"):
+        write_bundle(request_for(make_model(backbone, "zero-shot"), "zero-shot"), tmp_path)
+
+
+def test_rank_agreement_counts_orders_and_forgives_ties():
+    gold = np.array([[0.9, 0.5, 0.1], [0.3, 0.3 + 1e-6, 0.2]], dtype=np.float32)
+    swapped = np.array([[0.5, 0.9, 0.1], [0.3 + 1e-6, 0.3, 0.2]], dtype=np.float32)
+    assert parity.rank_agreement(gold, gold) == 1
+    assert parity.rank_agreement(swapped, gold) == 0.5

@@ -1,0 +1,94 @@
+"""dgl-export as a user meets it."""
+
+import pytest
+from click.testing import CliRunner
+from reference import Case
+from tiny import write_tiny_backbone
+from tiny_models import NUM_FRAMES
+
+from dgl_export.cli import export
+from dgl_runtime import Retriever
+from dgl_train.backbone import BackboneSource, load_backbone
+from dgl_train.checkpoint import ModelSettings, TunedModel, make_prompts, save_checkpoint
+from dgl_train.model import DglModel
+from dgl_train.prompts import PromptCounts
+
+
+def run(*arguments):
+    return CliRunner().invoke(export, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    backbone = load_backbone(BackboneSource(str(write_tiny_backbone(folder / "backbone"))))
+    settings = ModelSettings("dgl-linear", PromptCounts(), NUM_FRAMES, 20)
+    model = DglModel(backbone, make_prompts(backbone, settings))
+    save_checkpoint(folder / "best.safetensors", TunedModel(model, settings))
+    return folder
+
+
+def test_a_run_becomes_a_bundle(checkpoint, tmp_path):
+    result = run("--ckpt", checkpoint, "--format", "onnx", "--out", tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+    assert "100% of 9 rankings equal" in result.stdout
+    retriever = Retriever(tmp_path / "bundle")
+    assert retriever.num_frames == NUM_FRAMES
+    assert retriever.bundle.manifest.source.checkpoint_sha256
+
+
+def test_zero_shot_from_the_backbone_of_a_run(checkpoint, tmp_path):
+    backbone = checkpoint / "backbone"
+    arguments = ("--zero-shot", "--backbone", backbone, "--num-frames", 5, "--max-words", 20)
+    result = run(*arguments, "--out", tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+    assert Retriever(tmp_path / "bundle").num_frames == 5
+
+
+def test_bad_input_is_one_line(checkpoint, tmp_path):
+    other = write_tiny_backbone(tmp_path / "other", seed=5)
+    flawed = tmp_path / "flawed.safetensors"
+    flawed.write_bytes(b"\0" * 100)
+    (tmp_path / "text.pth.tar").write_text("not a checkpoint")
+    out = ("--out", tmp_path / "bundle")
+    expected = {
+        ("--ckpt", tmp_path / "absent"): "does not exist",
+        ("--ckpt", flawed): "not a readable safetensors file",
+        ("--ckpt", tmp_path / "text.pth.tar"): "not a torch checkpoint",
+        ("--zero-shot", "--backbone", "ViT-Z-99"): "does not load",
+        ("--zero-shot", "--backbone", "RN50"): "a ModifiedResNet vision tower",
+    }
+    for arguments, message in expected.items():
+        result = run(*arguments, *out)
+        assert result.exit_code == 1, arguments
+        assert result.stderr.startswith("Error: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "bundle").exists()
+    assert run("--ckpt", checkpoint, "--backbone", other, *out).exit_code == 2
+    assert run("--backbone", other, *out).exit_code == 2
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(checkpoint, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(checkpoint, copy)
+    header_names = checkpoint / "backbone"
+    moved = tmp_path / "kept"
+    shutil.move(header_names, moved)
+    try:
+        write_tiny_backbone(header_names, seed=7)
+        result = run("--ckpt", copy, "--out", tmp_path / "bundle")
+    finally:
+        shutil.rmtree(header_names)
+        shutil.move(moved, header_names)
+    assert result.exit_code == 1
+    assert "was trained on a backbone with sha256" in result.stderr
+
+
+def test_a_research_checkpoint_becomes_a_bundle(tmp_path):
+    checkpoint = Case("a_linear").write_checkpoint(tmp_path)
+    result = run("--ckpt", checkpoint, "--num-frames", 6, "--out", tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+    assert Retriever(tmp_path / "bundle").bundle.manifest.method == "dgl-linear"

@@ -1,0 +1,101 @@
+"""Folding is algebra: the folded encoders give what the trained model gives, in every shape."""
+
+import pytest
+import torch
+from tiny import FRAME_SIZE
+
+from dgl_export.fold import fold
+from dgl_train.backbone import Backbone, BackboneSource
+from dgl_train.checkpoint import ModelSettings, make_prompts
+from dgl_train.model import DglModel, last
+from dgl_train.prompts import PromptCounts
+
+START, END = 49406, 49407
+NUM_FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def folded(model):
+    return fold(model, start_token=START)
+
+
+def random_tokens(batch, length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.zeros(batch, length, dtype=torch.int32)
+    tokens[:, 0] = START
+    for row in tokens:
+        pieces = int(torch.randint(0, length - 1, (), generator=generator))
+        row[1 : 1 + pieces] = torch.randint(1, 40000, (pieces,), generator=generator)
+        row[1 + pieces] = END
+    return tokens
+
+
+def random_frames(batch, num_frames=NUM_FRAMES):
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, num_frames, 3, FRAME_SIZE, FRAME_SIZE)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "length"), [(1, 2), (1, 9), (5, 24)])
+def test_captions(model, folded, batch, length):
+    tokens = random_tokens(batch, length)
+    gold = model.encode_captions(tokens.long())
+    torch.testing.assert_close(folded.captions(tokens), gold, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 4])
+def test_clips_and_their_frame_weights(model, folded, batch):
+    frames = random_frames(batch)
+    embeddings, weights = folded.clips(frames)
+    torch.testing.assert_close(embeddings, model.encode_clips(frames), rtol=0, atol=2e-6)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(batch))
+    if isinstance(model, DglModel):
+        gold = last(model.clip_states(frames, model.prompts())).frame_weights()
+        torch.testing.assert_close(weights, gold, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_methods_free_of_frames_fold_at_any_number_of_them(model, method, folded):
+    if method == "dgl-transformer":
+        return
+    for num_frames in (1, 7):
+        frames = random_frames(2, num_frames)
+        gold = model.encode_clips(frames)
+        torch.testing.assert_close(folded.clips(frames)[0], gold, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_padding_and_batch_change_nothing(folded):
+    tokens = random_tokens(3, 12)
+    together = folded.captions(tokens)
+    for row, gold in zip(tokens, together, strict=True):
+        alone = folded.captions(row[None, : row.argmax() + 1])[0]
+        torch.testing.assert_close(alone, gold, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("vision_layers", "text_layers"), [(2, 3), (3, 1)])
+def test_towers_of_different_depth(vision_layers, text_layers):
+    import open_clip
+
+    clip = open_clip.CLIP(
+        16,
+        open_clip.CLIPVisionCfg(
+            layers=vision_layers, width=24, head_width=12, patch_size=8, image_size=16
+        ),
+        open_clip.CLIPTextCfg(layers=text_layers, width=16, heads=2, context_length=10),
+        quick_gelu=False,
+    )
+    backbone = Backbone(
+        clip.state_dict(), BackboneSource("x"), vision_heads=2, text_heads=2, quick_gelu=False
+    )
+    settings = ModelSettings("dgl-linear", PromptCounts(), NUM_FRAMES, 10)
+    model = DglModel(backbone, make_prompts(backbone, settings)).eval()
+    folded, frames, tokens = fold(model, start_token=START), random_frames(2), random_tokens(2, 8)
+    torch.testing.assert_close(
+        folded.clips(frames)[0], model.encode_clips(frames), rtol=0, atol=2e-6
+    )
+    gold = model.encode_captions(tokens.long())
+    torch.testing.assert_close(folded.captions(tokens), gold, rtol=0, atol=2e-6)

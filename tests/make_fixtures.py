@@ -1,0 +1,62 @@
+"""Make what the tests of the runtime need: two tiny bundles, some videos and a gallery of them.
+
+The runtime's tests also run where torch is not installed. There, make the folder elsewhere with
+``python tests/make_fixtures.py FOLDER`` and name it in the environment variable DGL_TEST_FIXTURES.
+"""
+
+import sys
+from pathlib import Path
+
+import open_clip
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+from odd_videos import write_video
+
+from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_runtime import Retriever
+from dgl_train.backbone import Backbone, BackboneSource
+from dgl_train.model import DglModel
+from dgl_train.prompts import LinearPrompts, PromptCounts
+
+NUM_FRAMES, MAX_WORDS = 4, 32
+
+
+def tiny_model(seed: int) -> DglModel:
+    """A random CLIP of two blocks a tower for frames of 32 pixels, with DGL-linear prompts."""
+    torch.manual_seed(seed)
+    network = open_clip.CLIP(
+        32,
+        open_clip.CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=32),
+        open_clip.CLIPTextCfg(layers=2, width=32, heads=2),
+        quick_gelu=True,
+    )
+    state = network.state_dict()
+    noise = {name: 0.1 * torch.randn_like(tensor) for name, tensor in state.items()}
+    backbone = Backbone(
+        {name: tensor + noise[name] for name, tensor in state.items()},
+        BackboneSource("tiny"),
+        vision_heads=2,
+        text_heads=2,
+        quick_gelu=True,
+    )
+    return DglModel(backbone, LinearPrompts(backbone, PromptCounts(2, 2, 4))).eval()
+
+
+def make_fixtures(folder: Path) -> None:
+    """Fill a folder with ``bundle``, ``other_bundle``, ``videos`` and ``gallery``."""
+    for seed, name in enumerate(("bundle", "other_bundle")):
+        request = ExportRequest(
+            tiny_model(seed), "dgl-linear", NUM_FRAMES, MAX_WORDS, "made for tests", "0" * 64
+        )
+        write_bundle(request, folder / name)
+    (folder / "videos").mkdir()
+    for number in range(3):
+        write_video(folder / "videos" / f"video{number}.mp4", 20 + 10 * number)
+    with Retriever(folder / "bundle", folder / "gallery", threads=1) as retriever:
+        retriever.add_videos([folder / "videos"], window_s=1.0, stride_s=0.5)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    make_fixtures(Path(sys.argv[1]))

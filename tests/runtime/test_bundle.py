@@ -1,0 +1,183 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dgl_runtime.bundle import Bundle, Manifest, sha256_of
+from dgl_runtime.errors import BundleError
+
+FILES = (
+    "caption.onnx",
+    "caption.onnx.data",
+    "clip.onnx",
+    "clip.onnx.data",
+    "golden.npz",
+    "tokenizer.json",
+)
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "copy")
+
+
+@pytest.fixture
+def values(bundle):
+    """What manifest.json holds, to change."""
+    return json.loads((bundle / "manifest.json").read_text())
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a manifest.json, and give the folder it lies in."""
+
+    def write(text):
+        content = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / "manifest.json").write_bytes(content)
+        return tmp_path
+
+    return write
+
+
+def test_a_manifest_that_is_written_and_read_is_the_same(bundle, values):
+    manifest = Bundle(bundle).manifest
+    text = manifest.to_json()
+    assert Manifest.from_json(text, bundle) == manifest
+    assert text == (bundle / "manifest.json").read_text()
+    assert json.loads(text) == values
+
+
+def test_a_manifest_names_what_a_runtime_has_to_know(bundle):
+    manifest = Bundle(bundle).manifest
+    assert (manifest.method, manifest.embed_dim, manifest.num_frames) == ("dgl-linear", 32, 4)
+    assert (manifest.frame_size, manifest.max_words) == (32, 32)
+    assert set(manifest.files) == set(FILES)
+    assert manifest.clips.inputs[0].shape == ("batch", "frames", 3, 32, 32)
+    assert manifest.parity.max_abs < 1e-5
+    assert manifest.parity.rank_agreement == 1
+
+
+def test_the_id_tells_bundles_apart_and_copies_not(bundle, other_bundle, copy):
+    assert Bundle(copy).id == Bundle(bundle).id
+    assert Bundle(other_bundle).id != Bundle(bundle).id
+
+
+def test_every_file_of_a_whole_bundle_is_given(bundle):
+    opened = Bundle(str(bundle))
+    for name in opened.manifest.files:
+        assert opened.path(name) == bundle / name
+    for graph in (opened.manifest.captions, opened.manifest.clips):
+        assert opened.graph_path(graph) == bundle / graph.file
+    assert opened.golden.frames.dtype == np.uint8
+    assert len(opened.golden.tokens) == len(opened.golden.caption_embeddings)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_names_the_file_and_both_hashes(copy, name, place):
+    content = bytearray((copy / name).read_bytes())
+    before = sha256_of(copy / name)
+    content[int(place * (len(content) - 1))] ^= 1
+    (copy / name).write_bytes(content)
+    after = sha256_of(copy / name)
+    with pytest.raises(BundleError) as caught:
+        Bundle(copy).path(name)
+    assert str(caught.value) == (
+        f"{copy / name} has sha256 {after[:12]}, its manifest says {before[:12]}: the file was "
+        "damaged or changed. Copy the bundle again, or export it again."
+    )
+
+
+@pytest.mark.parametrize("name", ["clip.onnx", "clip.onnx.data"])
+def test_a_graph_is_refused_with_its_weights(copy, name):
+    (copy / name).write_bytes(b"short")
+    opened = Bundle(copy)
+    with pytest.raises(BundleError, match=rf"{name} has sha256"):
+        opened.graph_path(opened.manifest.clips)
+    opened.graph_path(opened.manifest.captions)
+
+
+def test_the_golden_inputs_are_checked_before_they_are_read(copy):
+    (copy / "golden.npz").write_bytes(b"no archive")
+    with pytest.raises(BundleError, match=r"golden.npz has sha256"):
+        Bundle(copy).golden  # noqa: B018
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=rf"has no file {name}\. Export it again\."):
+        Bundle(copy).path(name)
+
+
+def test_a_file_the_manifest_does_not_name_is_not_given(copy):
+    (copy / "extra.bin").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"has no file extra\.bin"):
+        Bundle(copy).path("extra.bin")
+
+
+# ---- manifests that are none -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1], 1e9])
+def test_an_unknown_schema_version_is_named_first(write, values, version):
+    del values["method"]  # another version may lack fields: the version is what counts
+    folder = write(json.dumps({**values, "schema_version": version}))
+    with pytest.raises(BundleError, match=r"has schema_version .*, this version reads 1\. Export"):
+        Bundle(folder)
+
+
+@pytest.mark.parametrize("where", [(), ("captions",), ("clips", "inputs", 0), ("parity",)])
+def test_a_missing_and_an_unknown_field_are_named(write, values, where):
+    part = values
+    for key in where:
+        part = part[key]
+    for name in [name for name in part if name != "schema_version"]:
+        kept = part.pop(name)
+        with pytest.raises(BundleError, match=rf"does not fit schema_version 1: .*'{name}'"):
+            Bundle(write(json.dumps(values)))
+        part[name] = kept
+    part["colour"] = "red"
+    with pytest.raises(BundleError, match=r"does not fit schema_version 1: .*'colour'"):
+        Bundle(write(json.dumps(values)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("files", None),
+        ("files", ["clip.onnx"]),
+        ("num_frames", "4"),
+        ("embed_dim", 32.5),
+        ("mean", 0.5),
+        ("captions", []),
+        ("clips", "clip.onnx"),
+        ("source", None),
+        ("logit_scale", None),
+        ("method", 3),
+    ],
+)
+def test_a_field_of_another_type_is_refused(write, values, name, value):
+    with pytest.raises(BundleError, match="does not fit schema_version 1") as caught:
+        Bundle(write(json.dumps({**values, name: value})))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "{}", "\0", "no json"])
+def test_what_is_no_manifest_is_refused(write, text):
+    with pytest.raises(BundleError, match=r"manifest\.json is not a manifest: .*Export the bundle"):
+        Bundle(write(text))
+
+
+def test_a_manifest_that_is_not_utf_8_is_refused(write):
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read: .*Check the path"):
+        Bundle(write(b'{"schema_version": 1, "method": "\xff"}'))
+
+
+@pytest.mark.parametrize("name", ["missing", "file", "empty", "n" * 300])
+def test_what_is_no_bundle_folder_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no|cannot be read"):
+        Bundle(tmp_path / name)

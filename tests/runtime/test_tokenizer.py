@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgl_runtime.errors import BundleError
+from dgl_runtime.tokenizer import Tokenizer, clean
+
+START, END = 49406, 49407
+CASES = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bundle):
+    return Tokenizer.load(bundle / "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ids_are_those_of_the_research_code(tokenizer, name):
+    expected = np.array(CASES[name]["token_ids"])
+    tokens = tokenizer(CASES[name]["captions"], expected.shape[1])
+    assert tokens.dtype == np.int32
+    width = tokens.shape[1]
+    np.testing.assert_array_equal(tokens, expected[:, :width])
+    assert not expected[:, width:].any()
+
+
+def test_a_text_stands_between_start_and_end(tokenizer):
+    assert (tokenizer.start_id, tokenizer.end_id) == (START, END)
+    np.testing.assert_array_equal(
+        tokenizer(["a man is playing guitar on a stage"], 77),
+        [[START, 320, 786, 533, 1629, 5084, 525, 320, 2170, END]],
+    )
+
+
+def test_empty_texts_are_start_and_end(tokenizer):
+    np.testing.assert_array_equal(tokenizer(["", " \n "], 32), [[START, END]] * 2)
+
+
+def test_no_texts_make_no_rows(tokenizer):
+    tokens = tokenizer([], 32)
+    assert len(tokens) == 0
+    assert tokens.dtype == np.int32
+
+
+@pytest.mark.parametrize("max_words", [2, 3, 5, 32, 77])
+def test_long_texts_are_cut_and_keep_their_end(tokenizer, max_words):
+    (row,) = tokenizer(["dog cat " * 100], max_words)
+    (whole,) = tokenizer(["dog cat " * 100], 1000)
+    assert len(row) == max_words
+    np.testing.assert_array_equal(row[:-1], whole[: max_words - 1])
+    assert row[-1] == END
+
+
+def test_short_rows_are_padded_with_zeros_to_the_longest(tokenizer):
+    tokens = tokenizer(["cooking", "a dog jumps", ""], 32)
+    assert tokens.shape == (3, 5)
+    np.testing.assert_array_equal(tokens[0, 2:], [END, 0, 0])
+    np.testing.assert_array_equal(tokens[2], [START, END, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("A Dog\n  JUMPS\t", "a dog jumps"),
+        ("caf\u00c3\u00a9", "café"),
+        ("&amp;lt;b&amp;gt;", "<b>"),
+        ("\u201cdon\u2019t\u201d", "\"don't\""),
+        ("half \ud800 pair", "half \ufffd pair"),
+    ],
+)
+def test_texts_are_cleaned_first(tokenizer, text, same):
+    assert clean(text) == same
+    np.testing.assert_array_equal(tokenizer([text], 32), tokenizer([same], 32))
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=4), max_words=st.integers(2, 20))
+def test_any_text_has_a_start_an_end_and_a_row_of_its_own(tokenizer, texts, max_words):
+    tokens = tokenizer(texts, max_words)
+    assert 2 <= tokens.shape[1] <= max_words
+    for row, text in zip(tokens, texts, strict=True):
+        (alone,) = tokenizer([text], max_words)
+        np.testing.assert_array_equal(row[: len(alone)], alone)
+        assert not row[len(alone) :].any()
+        assert (alone[0], alone[-1]) == (START, END)
+
+
+def test_a_saved_tokenizer_is_read_back_the_same(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    texts = ["A dog, isn't it? 2021", "猫 😀", "<end_of_text>"]
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    np.testing.assert_array_equal(again(texts, 32), tokenizer(texts, 32))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff"])
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a readable tokenizer"):
+        Tokenizer.load(path)
+
+
+def test_a_tokenizer_without_clips_special_tokens_is_refused():
+    class Other:
+        def token_to_id(self, token):
+            return None
+
+    with pytest.raises(BundleError, match=r"lacks CLIP's special tokens <start_of_text>"):
+        Tokenizer(Other())

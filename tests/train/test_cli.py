@@ -1,0 +1,201 @@
+"""dgl-train, dgl-eval and dgl-shapes: exit codes and what they print."""
+
+import csv
+import json
+import os
+import signal
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny import write_tiny_backbone
+
+import dgl_train.datasets as datasets
+import dgl_train.fit as fit_module
+import dgl_train.stills_backbone as stills_backbone
+import dgl_train.synthetic as synthetic
+from dgl_train.cli import evaluate, shapes, train
+from dgl_train.config import read_recipe
+from dgl_train.synthetic import make_shapes
+
+SETTINGS = {
+    "num_frames": 2,
+    "max_words": 24,
+    "batch_size": 4,
+    "epochs": 1,
+    "num_workers": 0,
+    "validation_fraction": 0.25,
+}
+
+
+@pytest.fixture(scope="module")
+def captions(clips, tmp_path_factory):
+    path = tmp_path_factory.mktemp("captions") / "clips.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "caption"])
+        writer.writerows((clip.video.name, clip.caption) for clip in clips)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(captions, clips, backbone_folder):
+    settings = [part for item in SETTINGS.items() for part in ("--set", "{}={}".format(*item))]
+    data = ["--dataset", str(captions), "--data-root", str(clips[0].video.parent)]
+    return [*data, "--backbone", str(backbone_folder), "--device", "cpu", *settings]
+
+
+@pytest.fixture(scope="module")
+def run_folder(arguments, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    assert invoke(train, *arguments, "--out", folder).exit_code == 0
+    return folder
+
+
+def invoke(command, *args):
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+def error_line(result):
+    """The only line on stderr, of a command that failed."""
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_training_reports_the_best_epoch(arguments, tmp_path, monkeypatch, captions):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(train, *arguments, "--method", "dgl-linear")
+    assert result.exit_code == 0, result.output
+    line = "runs/clips-dgl-linear: best epoch 1 of 1, validation R@1 "
+    assert result.stdout.startswith(line)
+    assert result.stdout.endswith(" over 2 captions\n")
+    recipe = read_recipe(tmp_path / "runs" / "clips-dgl-linear" / "recipe.toml")
+    assert asdict(recipe).items() >= {**SETTINGS, "method": "dgl-linear", "pretrained": ""}.items()
+
+
+def test_a_stopped_run_says_how_to_go_on_and_does(arguments, tmp_path, monkeypatch):
+    def interrupted_step(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args, **kwargs)
+
+    real = fit_module.train_step
+    arguments = [*arguments, "--out", tmp_path / "run", "--set", "batch_size=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "train_step", interrupted_step)
+        result = invoke(train, *arguments)
+    assert result.exit_code == 130
+    assert result.stderr.endswith(
+        "\nStopped and saved after step 1 of 3. Go on with the same command and --resume.\n"
+    )
+    assert error_line(invoke(train, *arguments)) == (
+        f"Error: {tmp_path / 'run'} holds a run at step 1. Go on with it with --resume, or give "
+        "another folder with --out.\n"
+    )
+    assert invoke(train, *arguments, "--resume").exit_code == 0
+
+
+def test_faults_of_the_recipe_come_on_one_line(captions):
+    result = invoke(train, "--dataset", captions, "--method", "dgl", "--set", "epoch=3")
+    assert error_line(result) == (
+        "Error: recipe default has 2 faults: method is 'dgl', expected one of dgl-linear, "
+        "dgl-transformer; 'epoch' is not a setting (did you mean 'epochs'?).\n"
+    )
+
+
+def test_a_backbone_without_weights_is_refused(arguments):
+    result = invoke(train, *arguments, "--backbone", "ViT-B-32-quickgelu", "--pretrained", "")
+    assert error_line(result) == (
+        "Error: backbone 'ViT-B-32-quickgelu' has no weights: it is no folder and pretrained is "
+        "empty. Give --pretrained, such as openai, or a folder with weights.\n"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_must_be_there(arguments, captions):
+    assert error_line(invoke(train, *arguments, "--device", "cuda")) == (
+        "Error: device 'cuda' is asked for, but torch sees no CUDA GPU. Use --device cpu, or "
+        "install a torch with CUDA and check nvidia-smi.\n"
+    )
+
+
+def test_evaluation_prints_a_table_or_one_document(run_folder, captions, clips):
+    data = ["--dataset", captions, "--data-root", clips[0].video.parent, "--split", "train"]
+    result = invoke(evaluate, run_folder, *data)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{run_folder} on {captions} train"
+    assert [line[:13] for line in lines[2:]] == ["text to video", "video to text"]
+    tuned = invoke(evaluate, run_folder / "last.safetensors", *data, "--json", "--device", "auto")
+    untuned = invoke(evaluate, run_folder, *data, "--json", "--zero-shot")
+    assert tuned.stderr.startswith("Computing on c")
+    tuned, untuned = json.loads(tuned.stdout), json.loads(untuned.stdout)
+    assert (tuned["zero_shot"], untuned["zero_shot"]) == (False, True)
+    assert tuned["text_to_video"] != untuned["text_to_video"]
+    assert tuned["text_to_video"]["num_queries"] == 8
+    assert (tuned["direction_score"], tuned["split"]) == (None, "train")
+
+
+def test_evaluation_names_what_is_missing(tmp_path, run_folder, captions, clips):
+    data = ["--dataset", captions, "--data-root", clips[0].video.parent, "--device", "cpu"]
+    assert error_line(invoke(evaluate, run_folder, *data)) == (
+        f"Error: data set {captions} has no clips of split 'test'; it has train. Choose one of "
+        "these, or all.\n"
+    )
+    absent = invoke(evaluate, tmp_path / "absent", *data, "--split", "all")
+    assert error_line(absent).startswith(f"Error: checkpoint {tmp_path / 'absent'} does not exist.")
+    (tmp_path / "manifest.json").touch()
+    assert error_line(invoke(evaluate, tmp_path, *data, "--split", "all", "--zero-shot")) == (
+        f"Error: {tmp_path} is an exported bundle, which has no backbone of its own. "
+        "Give --zero-shot with the run it was exported from.\n"
+    )
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Few shapes and a backbone without pretraining, in place of those that take minutes."""
+
+    def make_few(folder, *, seed=0):
+        return make_shapes(folder, num_train=16, num_val=16, num_test=16, seed=seed, progress=False)
+
+    def make_backbone(folder, *, seed=0):
+        def write(staging):
+            write_tiny_backbone(staging / "inner", seed)
+            for path in (staging / "inner").iterdir():
+                path.rename(staging / path.name)
+            (staging / "inner").rmdir()
+            return {"R@1": 0.2}
+
+        return synthetic.build_once(folder, {"seed": seed}, write)
+
+    monkeypatch.setattr(synthetic, "make_shapes", make_few)
+    monkeypatch.setattr(datasets, "make_shapes", make_few)
+    monkeypatch.setattr(stills_backbone, "make_backbone", make_backbone)
+
+
+def test_shapes_command_makes_clips_and_backbone_once(tmp_path, small):
+    folder = tmp_path / "shapes"
+    assert invoke(shapes, folder, "--clips-only").stdout == f"{folder}: 48 clips\n"
+    assert not (folder / "backbone").exists()
+    for _ in range(2):
+        result = invoke(shapes, folder)
+        assert result.stdout == (
+            f"{folder}: 48 clips\n{folder / 'backbone'}: held-out stills {{'R@1': 0.2}}\n"
+        )
+    assert "Give another folder or delete it." in error_line(invoke(shapes, folder, "--seed", 1))
+
+
+def test_shapes_train_and_evaluate_without_any_preparation(tmp_path, small, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [part for item in SETTINGS.items() for part in ("--set", "{}={}".format(*item))]
+    result = invoke(train, "--dataset", "shapes", "--method", "dgl-transformer", *settings)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(" over 16 captions\n")
+    recipe = read_recipe("runs/shapes-dgl-transformer/recipe.toml")
+    expected = read_recipe("shapes", ["method=dgl-transformer"])
+    assert recipe == replace(
+        expected, **SETTINGS, backbone=str(tmp_path / "shapes" / "backbone"), pretrained=""
+    )
+    report = invoke(evaluate, "runs/shapes-dgl-transformer", "--dataset", "shapes")
+    assert "clips are closer to their caption than to its reverse" in report.stdout
