@@ -13,13 +13,21 @@ step() {
     printf '\n$ %s\n' "$*"
     "$@"
 }
+report() { # FILE COMMAND...: a step whose output goes into a file
+    file=$1
+    shift
+    printf '\n$ %s > %s\n' "$*" "$file"
+    "$@" > "$file"
+}
 
+mkdir -p demo
 step dgl-shapes $shapes
-[ -e $run/finished ] || step dgl-train --dataset shapes --data-root $shapes --out $run --resume
-step dgl-eval $run --zero-shot --dataset shapes --data-root $shapes --out demo/zero_shot.json
-step dgl-eval $run --dataset shapes --data-root $shapes --out demo/tuned.json
+resume=$([ ! -e $run/resume.pt ] || echo --resume)
+step dgl-train --dataset shapes --data-root $shapes --out $run $resume
+report demo/zero_shot.json dgl-eval $run --zero-shot --dataset shapes --data-root $shapes --json
+report demo/tuned.json dgl-eval $run --dataset shapes --data-root $shapes --json
 [ -e $bundle ] || step dgl-export --ckpt $run --format onnx --out $bundle
-step dgl-eval $bundle --dataset shapes --data-root $shapes --out demo/exported.json
+report demo/exported.json dgl-eval $bundle --dataset shapes --data-root $shapes --json
 step dgl-index $bundle $shapes/videos --gallery $gallery
 step dgl-search $gallery "a red circle moves left over a dark background" \
     "a blue star grows over a light background" "a green square turns yellow" --top 3 --sheet demo/hits.png

@@ -12,6 +12,7 @@ import click
 
 from dgl_runtime.command import Command, report_error
 from dgl_runtime.engines import DEVICES
+from dgl_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Hit, Retriever
@@ -118,6 +119,11 @@ def search(
     if bundle is None:
         with Gallery.open(gallery) as opened:
             bundle = Path(opened.bundle_path)
+        if not bundle.exists():
+            raise BundleError(
+                f"{bundle} is not a bundle any more, but gallery {gallery} was made with it. "
+                "If the bundle was moved, name it with --bundle."
+            )
     with Retriever(bundle, gallery, device=device, threads=threads) as retriever:
         found = {query: retriever.search(query, top_k) for query in queries}
         if as_json:

@@ -121,7 +121,7 @@ def _pretrain(model: open_clip.CLIP, seed: int, steps: int, progress: bool) -> f
         logits = model.logit_scale.exp() * images @ _encode_captions(model, captions).T
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()

@@ -63,7 +63,10 @@ def stand_in(monkeypatch):
         def calls(folded, method, inputs, place):
             query = encode.torch_call(folded.captions, inputs.tokens)
             clip = encode.torch_call(folded.clips, inputs.frames)
-            return {"query": lambda: change("query", query()), "clip": lambda: change("clip", clip())}
+            return {
+                "query": lambda: change("query", query()),
+                "clip": lambda: change("clip", clip()),
+            }
 
         monkeypatch.setattr(encode, "onnx_calls", calls)
 

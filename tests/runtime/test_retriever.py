@@ -154,7 +154,9 @@ def test_the_fields_of_a_hit_are_plain_python(bundle, filled):
         durations = {clip.video: clip.duration_s for clip in opened.gallery.clips}
     for hit in hits:
         assert isinstance(hit, Hit)
-        assert {field.name: type(getattr(hit, field.name)) for field in dataclasses.fields(hit)} == {
+        assert {
+            field.name: type(getattr(hit, field.name)) for field in dataclasses.fields(hit)
+        } == {
             "video": str,
             "start_s": float,
             "end_s": float,

@@ -68,7 +68,7 @@ def test_short_rows_are_padded_with_zeros_to_the_longest(tokenizer):
         ("A Dog\n  JUMPS\t", "a dog jumps"),
         ("caf\u00c3\u00a9", "café"),
         ("&amp;lt;b&amp;gt;", "<b>"),
-        ("\u201cdon\u2019t\u201d", "\"don't\""),
+        ("\u201cdon\u2019t\u201d", '"don\'t"'),
         ("half \ud800 pair", "half \ufffd pair"),
     ],
 )

@@ -1,0 +1,170 @@
+"""Galleries under crashes, kills and a full disk."""
+
+import os
+import random
+import resource
+import signal
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+from made_galleries import (
+    BATCH,
+    DATA,
+    MADE,
+    PowerCut,
+    assert_holds,
+    batch,
+    contents,
+    gallery_of,
+    start_writer,
+)
+
+from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery import Gallery
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The files of a gallery that took three batches without any trouble."""
+    return contents(gallery_of(tmp_path_factory.mktemp("undisturbed"), 3))
+
+
+@pytest.mark.parametrize("extra", [0, 1, 4, 17, 32, 33, 0.5, 1.0])
+@pytest.mark.parametrize("name", DATA)
+def test_a_torn_append_is_ignored_by_readers_and_cut_by_the_next_writer(
+    tmp_path, undisturbed, name, extra
+):
+    folder = gallery_of(tmp_path, 2)
+    committed = contents(folder)
+    # files are written in the order of DATA: those before ``name`` are whole, the rest untouched
+    for file in DATA[: DATA.index(name) + 1]:
+        added = undisturbed[file][len(committed[file]) :]
+        size = len(added)
+        if file == name:
+            size = extra if isinstance(extra, int) else int(extra * len(added))
+        (folder / file).write_bytes(committed[file] + added[:size])
+    (folder / "gallery.json.tmp").write_bytes(b'{"schema_ver')
+    with Gallery.open(folder) as reader:
+        assert len(reader) == 2 * BATCH
+        np.testing.assert_array_equal(reader.search(batch(1)[1], 1)[0][:, 0], [4, 5, 6, 7])
+    assert_holds(folder, 2)
+    assert contents(folder) == committed
+    with Gallery.open(folder, writable=True) as writer:
+        writer.append(*batch(2))
+    assert contents(folder) == undisturbed
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_garbage_behind_the_last_commit_is_cut(tmp_path, name):
+    folder = gallery_of(tmp_path, 2)
+    committed = contents(folder)
+    with (folder / name).open("ab") as file:
+        file.write(b'\x00\xff\n{"video": 3}\n' * 9)
+    assert_holds(folder, 2)
+    assert contents(folder) == committed
+
+
+@pytest.mark.parametrize("lost", [1, 4, 31, 32, 33, 100])
+@pytest.mark.parametrize("name", DATA)
+def test_a_file_that_lost_committed_bytes_is_refused(tmp_path, name, lost):
+    folder = gallery_of(tmp_path, 2)
+    os.truncate(folder / name, max(0, (folder / name).stat().st_size - lost))
+    damaged = contents(folder)
+    for writable in (False, True):
+        with pytest.raises(GalleryError, match=rf"{name} is damaged: it holds \d+ .*Restore it"):
+            Gallery.open(folder, writable=writable)
+    assert contents(folder) == damaged
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PowerCut()])
+@pytest.mark.parametrize("step", range(4))
+def test_an_append_that_stops_at_any_sync_leaves_the_gallery_valid(
+    tmp_path, undisturbed, step, error
+):
+    folder = gallery_of(tmp_path, 2)
+    real, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == step + 1:
+            raise error
+        real(descriptor)
+
+    gallery = Gallery.open(folder, writable=True)
+    with mock.patch("os.fsync", fsync), pytest.raises((GalleryError, PowerCut)) as caught:
+        gallery.append(*batch(2))
+    if caught.type is GalleryError:
+        assert "could not take 4 clips: [Errno 28] No space left" in str(caught.value)
+        assert len(gallery) == len(gallery.embeddings) == 2 * BATCH
+        gallery.append(*batch(2))
+        gallery.close()
+    else:
+        gallery.close()
+        assert_holds(folder, 2)
+        with Gallery.open(folder, writable=True) as again:
+            again.append(*batch(2))
+    assert contents(folder) == undisturbed
+
+
+def test_a_commit_that_the_disk_does_not_confirm_is_reported_and_kept(tmp_path):
+    with Gallery.create(tmp_path, **MADE) as gallery:
+        refuse = mock.patch("os.open", side_effect=OSError(5, "Input/output error"))
+        with refuse, pytest.raises(GalleryError, match="did not confirm the last change"):
+            gallery.append(*batch(0))
+        gallery.append(*batch(1))
+    assert_holds(tmp_path, 2)
+
+
+def test_a_full_disk_is_one_line_and_the_gallery_goes_on(tmp_path):
+    folder = gallery_of(tmp_path / "full", 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Gallery.open(folder, writable=True) as gallery:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(contents(folder)["clips.jsonl"]) + 9, hard))
+        try:
+            with pytest.raises(GalleryError, match="It keeps the 8 it had; make room") as caught:
+                gallery.append(*batch(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "\n" not in str(caught.value)
+        np.testing.assert_array_equal(gallery.search(batch(1)[1], 1)[0][:, 0], [4, 5, 6, 7])
+        gallery.append(*batch(2))
+    assert_holds(folder, 3)
+
+
+def test_a_writer_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
+    folder = gallery_of(tmp_path / "killed", 0)
+    moments = random.Random(5)
+    for _ in range(6):
+        with start_writer(folder, 100_000) as writer:
+            writer.stdout.readline()
+            time.sleep(moments.uniform(0, 0.05))
+            writer.send_signal(signal.SIGKILL)
+            reported = writer.stdout.read().splitlines()
+        with Gallery.open(folder) as gallery:
+            assert len(gallery) % BATCH == 0
+            num_batches = len(gallery) // BATCH
+        if reported:
+            assert num_batches in (int(reported[-1]) + 1, int(reported[-1]) + 2)
+        assert_holds(folder, num_batches)
+    with start_writer(folder, num_batches + 2) as writer:
+        writer.stdout.read()
+    assert writer.returncode == 0
+    assert contents(folder) == contents(gallery_of(tmp_path / "whole", num_batches + 2))
+
+
+def test_readers_see_whole_batches_while_a_writer_appends(tmp_path):
+    folder = gallery_of(tmp_path, 0)
+    expected = np.concatenate([batch(number)[1] for number in range(60)])
+    sizes = []
+    with start_writer(folder, 60) as writer:
+        while not sizes or sizes[-1] < len(expected):
+            with Gallery.open(folder) as gallery:
+                sizes.append(len(gallery))
+                assert len(gallery) % BATCH == 0
+                np.testing.assert_array_equal(gallery.embeddings, expected[: len(gallery)])
+                assert gallery.search(expected[:1], 1)[0].tolist() == [[0] if len(gallery) else []]
+            assert writer.poll() in (None, 0)
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 3
