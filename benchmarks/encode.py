@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.machine import Peaks, measure_peaks
+from benchmarks.machine import Peaks, load_average, measure_peaks
 from benchmarks.timing import Paired, time_paired
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, run_captions, run_clips
@@ -124,6 +124,7 @@ class EncodeResult:
     inputs: Inputs
     series: list[Series]
     peaks: Peaks
+    load_before: float | None  # of other processes, so it should be near 0
 
 
 def bench_encode(settings: EncodeSettings) -> EncodeResult:
@@ -133,6 +134,7 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
         ConfigError: The backbone does not load.
         ExportError: A variant gives other embeddings than the unfolded model.
     """
+    load_before = load_average()
     backbone = load_backbone(BackboneSource(settings.backbone, settings.pretrained))
     inputs = make_inputs(backbone, settings.num_frames)
     with torch_threads(settings.threads):
@@ -145,7 +147,7 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
         ]
         peaks.append(measure_peaks())
     best = Peaks(max(peak.flop_per_s for peak in peaks), max(peak.bytes_per_s for peak in peaks))
-    return EncodeResult(settings, inputs, series, best)
+    return EncodeResult(settings, inputs, series, best, load_before)
 
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:

@@ -14,7 +14,6 @@ from benchmarks.encode import (
     UNFOLDED,
     VARIANTS,
     EncodeResult,
-    Inputs,
     Series,
 )
 from benchmarks.machine import Peaks, describe_machine
@@ -49,9 +48,10 @@ def make_report(result: EncodeResult) -> Report:
             *(_latency_table(title, task, series) for task, title in titles.items()),
             _roofline_table(series, result.peaks),
         ],
-        notes=_notes(inputs),
+        notes=_notes(result),
         data={
             "peaks": asdict(result.peaks),
+            "load_before": result.load_before,
             "series": [
                 {"method": one.method, "task": one.task} | asdict(one.work) | {"rows": _rows(one)}
                 for one in series
@@ -60,11 +60,12 @@ def make_report(result: EncodeResult) -> Report:
     )
 
 
-def _notes(inputs: Inputs) -> list[str]:
+def _notes(result: EncodeResult) -> list[str]:
+    padded = result.inputs.padded.shape[1]
     return [
         "Batch 1, float32, the same thread count for all. Every round runs every variant once, in "
         "rotating order; times are wall clock, without tokenizing and decoding.",
-        f"{UNFOLDED}: generators run in every call and the caption is padded to {inputs.padded.shape[1]} "
+        f"{UNFOLDED}: generators run in every call and the caption is padded to {padded} "
         "tokens, as in the research code; it has no caption prompts behind the end token, which that code "
         "also computes.",
         f"Faster: median, p10 and p90 over rounds of the time of {UNFOLDED!r} divided by the variant's.",
@@ -73,6 +74,8 @@ def _notes(inputs: Inputs) -> list[str]:
         "Roofline: FLOP of the folded graph's matrix products and the bytes of weights it reads, at the "
         "median time, against a large matrix product and a large read or copy measured before and after "
         "(the better of both).",
+        f"Load average before the run: {result.load_before}. On a busy machine torch, which waits for all of "
+        "its threads, loses more than ONNX Runtime: publish only what a quiet machine gave.",
     ]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGES = ("dgl-retrieval", "numpy", "torch", "open_clip_torch", "onnx", "onnxruntime")
 MATRIX_SIDE = 3072
 MEMORY_BYTES = 2**29  # more than any cache
-_REPEATS = 5
+_REPEATS = 10
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -64,6 +64,11 @@ def describe_machine(packages: Iterable[str] = PACKAGES) -> Machine:
         python=platform.python_version(),
         versions=_versions(packages),
     )
+
+
+def load_average() -> float | None:
+    """Processes that want a core, mean of the last minute; None where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def cpu_model() -> str:

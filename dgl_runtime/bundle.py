@@ -142,7 +142,8 @@ def _graph(data: dict[str, Any]) -> Graph:
 def _typed(part: Part) -> Part:
     """Return a part of the manifest if JSON gave its fields the types they are declared with."""
     for field in fields(part):
-        value, kind = getattr(part, field.name), get_origin(field.type) or field.type
+        value = getattr(part, field.name)
+        kind: Any = get_origin(field.type) or field.type
         if not isinstance(value, (int, float) if kind is float else kind):
             raise TypeError(f"{field.name} is {value!r}")
     return part

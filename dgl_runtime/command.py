@@ -16,6 +16,7 @@ _EXTRAS = {
     "einops": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "onnx_ir": "export",
 }
 INTERRUPTED = 130
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
 import dgl_runtime
 
 CODE = "import sys\n{before}\nfrom dgl_runtime.cli import {command}\n{command}(prog_name='dgl-{command}')"
@@ -33,3 +35,20 @@ def run(command, *arguments, before="", timeout_s=60):
             process.kill()
             raise
     return process.returncode, out, err
+
+
+def invoke(command, *arguments):
+    """Run a command that succeeds and says nothing on stderr; its stdout."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def failure(command, *arguments, before=""):
+    """The one line a command that fails prints on stderr, in a process of its own."""
+    code, out, err = run(command, *map(str, arguments), before=before)
+    assert code == 1, err
+    assert err.startswith("Error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    return err[len("Error: ") : -1], out

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dgl_runtime import cli
+
+from .commands import invoke
 from .odd_videos import write_video
 
 MAKE_FIXTURES = Path(__file__).parents[1] / "make_fixtures.py"
@@ -41,4 +44,11 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     for number in range(3):
         write_video(folder / f"video{number}.mp4", 20 + 10 * number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gallery(bundle, videos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "gallery"
+    invoke(cli.index, bundle, videos, "--gallery", folder, "--window", "1s", "--stride", "500ms")
     return folder

@@ -4,48 +4,16 @@ import shutil
 import signal
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from dgl_runtime import cli
 from dgl_runtime.gallery import Gallery
 
-from .commands import run, start
+from .commands import failure, invoke, run, start
 from .odd_videos import damage, write_audio, write_video
 from .test_index import contents
 
-BLOCK = """
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {module!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocked())
-"""
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
-
-
-@pytest.fixture(scope="module")
-def gallery(bundle, videos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "gallery"
-    invoke(cli.index, bundle, videos, "--gallery", folder, "--window", "1s", "--stride", "500ms")
-    return folder
-
-
-def invoke(command, *arguments):
-    """Run a command that succeeds and says nothing on stderr; its stdout."""
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
-
-
-def failure(command, *arguments, before=""):
-    """The one line a command that fails prints on stderr, in a process of its own."""
-    code, out, err = run(command, *map(str, arguments), before=before)
-    assert code == 1, err
-    assert err.startswith("Error: ")
-    assert err.endswith("\n")
-    assert err.count("\n") == 1, err
-    return err[len("Error: ") : -1], out
 
 
 # ---- dgl-index -------------------------------------------------------------------------------
@@ -75,8 +43,7 @@ def test_each_broken_video_is_one_line_and_the_others_are_indexed(bundle, tmp_pa
     code, out, err = run("index", str(bundle), str(folder), "--gallery", str(tmp_path / "g"))
     assert code == 1
     assert out == (
-        "4 videos: 1 clips added, 0 were there, 3 videos broken. "
-        f"{tmp_path}/g holds 1 clips.\n"
+        f"4 videos: 1 clips added, 0 were there, 3 videos broken. {tmp_path}/g holds 1 clips.\n"
     )
     lines = err.splitlines()
     assert [line.split(" ")[:2] for line in lines] == [
@@ -314,100 +281,3 @@ def test_verify_names_a_missing_file(bundle, tmp_path):
     (copy / "golden.npz").unlink()
     line, _ = failure("verify", copy)
     assert line == f"bundle {copy} has no file golden.npz. Export it again."
-
-
-# ---- any command -----------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["index", "search", "verify"])
-def with_bundle(request, gallery, videos, tmp_path):
-    """A command, and its arguments around a bundle."""
-
-    def arguments(bundle):
-        return request.param, *{
-            "index": (bundle, videos, "--gallery", tmp_path / "new"),
-            "search": (gallery, "a dog", "--bundle", bundle),
-            "verify": (bundle,),
-        }[request.param]
-
-    return arguments
-
-
-def test_a_missing_bundle_is_one_line(with_bundle, tmp_path):
-    line, _ = failure(*with_bundle(tmp_path / "missing"))
-    assert line == (
-        f"{tmp_path}/missing is not a bundle: it has no manifest.json. "
-        "Give the folder that dgl-export wrote."
-    )
-
-
-def test_a_flipped_byte_is_one_line(with_bundle, bundle, tmp_path):
-    copy = shutil.copytree(bundle, tmp_path / "copy")
-    for name in ("caption.onnx.data", "clip.onnx.data"):
-        content = bytearray((copy / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (copy / name).write_bytes(content)
-    line, _ = failure(*with_bundle(copy))
-    assert ".onnx.data has sha256 " in line
-    assert "the file was damaged or changed. Copy the bundle again, or export it again." in line
-
-
-def test_an_unknown_schema_version_is_one_line(with_bundle, bundle, tmp_path):
-    copy = shutil.copytree(bundle, tmp_path / "copy")
-    text = (copy / "manifest.json").read_text()
-    (copy / "manifest.json").write_text(text.replace('"schema_version": 1', '"schema_version": 7'))
-    line, _ = failure(*with_bundle(copy))
-    assert line.startswith(f"{copy}/manifest.json has schema_version 7, this version reads 1.")
-
-
-@pytest.mark.parametrize("module", ["onnxruntime"])
-def test_a_missing_extra_is_one_line_that_names_it(with_bundle, bundle, module):
-    command, *arguments = with_bundle(bundle)
-    line, _ = failure(command, *arguments, before=BLOCK.format(module=module))
-    assert line == (
-        f"dgl-{command} needs the package '{module}', which is not installed. "
-        "Install it with: pip install 'dgl-retrieval[cpu]'"
-    )
-
-
-def test_help_needs_no_engine():
-    for command in ("index", "search", "verify"):
-        code, out, err = run(command, "--help", before=BLOCK.format(module="onnxruntime"))
-        assert (code, err) == (0, "")
-        assert f"Example: dgl-{command}" in out
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments", "message"),
-    [
-        ("index", ("b", "v", "--gallery", "g", "--stride", "1s"), "--stride needs --window."),
-        ("index", ("b", "v"), "Missing option '--gallery'."),
-        ("index", ("b", "--gallery", "g"), "Missing argument 'VIDEOS...'."),
-        ("index", ("b", "v", "--gallery", "g", "--threads", "-1"), "x>=0"),
-        ("search", ("g",), "Missing argument 'QUERIES...'."),
-        ("search", ("g", "q", "--top", "0"), "x>=1"),
-        ("search", ("g", "q", "--device", "tpu"), "'tpu' is not one of 'cpu', 'cuda'."),
-        ("verify", (), "Missing argument 'BUNDLE'."),
-        ("verify", ("b", "c"), "unexpected extra argument"),
-        *[
-            ("index", ("b", "v", "--gallery", "g", "--window", duration), "is not a duration above")
-            for duration in ("", "0", "-1", "10x", "s", "1.2.3", "nan", "inf", "9" * 400, "1 h 2")
-        ],
-    ],
-)
-def test_wrong_usage_exits_with_2(command, arguments, message):
-    result = CliRunner().invoke(getattr(cli, command), arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert message in line
-
-
-def test_no_cuda_is_one_line_and_no_fallback(with_bundle, bundle):
-    import onnxruntime as ort
-
-    if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("this machine has CUDA")
-    line, _ = failure(*with_bundle(bundle), "--device", "cuda")
-    assert "this installation has " in line
-    assert "CPUExecutionProvider" in line

@@ -15,14 +15,14 @@ from .test_index import contents
 
 NUM_KILLS = 20
 MIN_KILLS_WITH_PROGRESS = 5
-CUTTING = ("--window", "400ms", "--stride", "200ms", "--threads", "1")
+CUTTING = ("--window", "600ms", "--stride", "300ms", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory):
     folder = tmp_path_factory.mktemp("twelve")
     for number in range(12):
-        write_video(folder / f"{number:02d}.mp4", 60 + number, size=(320, 240))
+        write_video(folder / f"{number:02d}.mp4", 60 + number)
     return folder
 
 
@@ -43,7 +43,7 @@ def test_a_gallery_killed_twenty_times_equals_an_undisturbed_one(bundle, twelve,
     duration_s = time.monotonic() - started
     expected = contents(tmp_path / "undisturbed")
     total = clips_in(tmp_path / "undisturbed")
-    assert total > 300
+    assert total > 200
 
     # The moments are spread over an undisturbed run. Where a run ends before its moment, the
     # gallery is whole: it is compared, and the killing goes on, a little earlier, with a new one.
@@ -81,4 +81,3 @@ def test_a_gallery_killed_twenty_times_equals_an_undisturbed_one(bundle, twelve,
         with Gallery.open(gallery) as opened:
             keys = [clip.key for clip in opened.clips]
         assert len(set(keys)) == len(keys) == total
-    print(f"{duration_s:.1f} s undisturbed, {len(galleries)} galleries, {killed_with_progress}")

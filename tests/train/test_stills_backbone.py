@@ -101,8 +101,8 @@ def test_training_lowers_the_loss(monkeypatch):
         model = open_clip.CLIP(**MODEL_CONFIG)
     kinds = [(look, "in the middle", "large") for look in looks("train")[:64:8]]
     fixed = stills_backbone._stills(kinds, np.random.default_rng(0))
-    monkeypatch.setattr(stills_backbone, "_batches", lambda seed: iter([fixed] * 12))
-    assert stills_backbone._pretrain(model, 0, 12, progress=False) < 1.0  # chance: ln 8 = 2.08
+    monkeypatch.setattr(stills_backbone, "_batches", lambda seed: iter([fixed] * 20))
+    assert stills_backbone._pretrain(model, 0, 20, progress=False) < 1.5  # chance: ln 8 = 2.08
 
 
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):

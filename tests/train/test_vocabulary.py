@@ -26,7 +26,7 @@ ODD = {
     "arabic": "رجل يعزف على الجيتار ١٢٣",
     "hindi": "एक आदमी गिटार बजा रहा है १२३",
     "thai": "ผู้ชายเล่นกีตาร์",
-    "hebrew": "\u202bשלום\u202c",
+    "hebrew": "\u202b\u05e9\u05dc\u05d5\u05dd\u202c",
     "combining": "cafe\u0301 n\u0303andu\u0308 Z\u0351\u036b\u0343algo \u0915\u094d\u0937",
     "mojibake": "caf\u00c3\u00a9 \u00e2\u20ac\u0153quoted\u00e2\u20ac\u009d \u00f0\u0178\u02dc\u20ac",
     "curly quotes": "\u201cdon\u2019t\u201d \u2018we\u2019ll\u2019 it\u2019s I\u2019d they\u2019ve",
@@ -91,7 +91,11 @@ def test_any_text_has_the_ids_of_open_clip(reference, text, max_words):
 
 
 @settings(max_examples=100, deadline=None)
-@given(parts=st.lists(st.one_of(st.from_regex(r"[a-z ]{1,6}", fullmatch=True), st.sampled_from(SPECIAL))))
+@given(
+    parts=st.lists(
+        st.one_of(st.from_regex(r"[a-z ]{1,6}", fullmatch=True), st.sampled_from(SPECIAL))
+    )
+)
 def test_special_tokens_written_out_have_the_ids_of_open_clip(reference, parts):
     assert_equal(reference, "".join(parts), 77)
 
