@@ -10,6 +10,7 @@ from dgl_runtime.errors import DglError
 # Top-level module that is missing -> extra of dgl-retrieval that brings it.
 _EXTRAS = {
     "onnxruntime": "cpu (or gpu)",
+    "usearch": "large",
     "torch": "train",
     "open_clip": "train",
     "safetensors": "train",

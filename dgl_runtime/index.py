@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.bundle import sha256_of
 from dgl_runtime.errors import GalleryError, MediaError
-from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, Gallery
 from dgl_runtime.gallery_files import HEADER
 from dgl_runtime.video import Span, VideoInfo, cut_windows, find_videos, probe, read_clips
 
@@ -174,9 +175,8 @@ def _absent_batches(clips: list[Clip], absent: list[bool]) -> Iterator[list[Clip
 
 
 def _index_large(gallery: Gallery) -> None:
-    from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM
-
-    if len(gallery) >= APPROXIMATE_PAYS_FROM:
+    """Index a large gallery for approximate search, if the extra ``large`` is installed."""
+    if len(gallery) >= APPROXIMATE_PAYS_FROM and find_spec("usearch"):
         gallery.build_approximate_index()
 
 
