@@ -63,7 +63,12 @@ class PromptGenerator(nn.Module):
         self.width, self.text_width = vision.positions.shape[1], text.positions.shape[1]
         # Uniform in the range of a patch embedding's Xavier initialisation, as in VPT.
         self.bound = math.sqrt(6 / (3 * vision.patch**2 + self.width))
-        self.global_prompts = nn.Parameter(self.uniform(counts.global_prompts, self.width))
+        # Beside the class token, so that an untrained model reads what the backbone reads. The paper
+        # starts from noise alone and spends its first epoch on getting there (docs/decisions.md).
+        with torch.no_grad():
+            class_token = vision.ln_pre(vision.class_embedding + vision.positions[0])
+            noise = self.uniform(counts.global_prompts, self.width)
+        self.global_prompts = nn.Parameter(class_token + noise)
 
     def uniform(self, *shape: int) -> Tensor:
         """A new prompt tensor of this shape."""

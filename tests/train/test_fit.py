@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_backbone
+from tiny import FRAME_SIZE, tiny_backbone
 
 import dgl_train.fit as fit_module
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_train.checkpoint import METHODS, load_checkpoint
 from dgl_train.config import read_recipe
-from dgl_train.data import Batch
+from dgl_train.data import Batch, FrameFormat, evaluation_batches, read_batches
+from dgl_train.evaluate import evaluate, torch_encoders
 from dgl_train.fit import fit, make_model, train_step
 from dgl_train.optimizer import make_optimizer, rate_factor
 from dgl_train.stopping import StopRequest
@@ -66,15 +67,22 @@ def same_tensors(one, other):
 
 
 @pytest.mark.parametrize(
-    ("method", "learning_rate", "seed"), [("dgl-linear", 0.02, 3), ("dgl-transformer", 0.005, 2)]
+    ("method", "learning_rate", "seed"), [("dgl-linear", 0.01, 2), ("dgl-transformer", 0.004, 5)]
 )
-def test_30_steps_learn_8_pairs(tmp_path, clips, backbone, method, learning_rate, seed):
-    more = {"global_prompts": 8, "frame_prompts": 8, "caption_prompts": 16}  # for random towers
-    more |= {"num_frames": 4, "batch_size": 8, "epochs": 30, "training_seed": seed}
-    result = run(
-        tmp_path / "run", clips, backbone, method=method, learning_rate=learning_rate, **more
-    )
-    assert (result.step, result.best_recall) == (30, 100.0)
+def test_30_steps_learn_8_pairs(clips, method, learning_rate, seed):
+    settings = recipe(method=method, learning_rate=learning_rate, training_seed=seed, num_frames=4)
+    # A random network is harder to steer than a pretrained one: more width, more prompts.
+    settings = replace(settings, global_prompts=8, frame_prompts=8, caption_prompts=16)
+    model = make_model(settings, tiny_backbone(width=128)).model
+    optimizer = make_optimizer(model.prompts, settings)
+    (batch,) = read_batches(clips, FrameFormat(4, FRAME_SIZE), evaluation_batches(8, 8))
+    tokens = torch.from_numpy(clip_tokenizer()([clip.caption for clip in clips], 24))
+    for step in range(30):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate_factor(step, 30, 0.1)
+        train_step(model, optimizer, tokens, batch.frames, max_grad_norm=1.0)
+    encoders = torch_encoders(model, num_frames=4, max_words=24, device=CPU)
+    assert evaluate(encoders, clips, progress=False).text_to_video.r1 == 100.0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -188,11 +196,11 @@ def test_best_checkpoint_is_of_the_first_epoch_with_the_best_recall(
     recalls = iter([20.0, 30.0, 30.0, 10.0])
     real = fit_module.evaluate
 
-    def evaluate(*args, **kwargs):
+    def staged(*args, **kwargs):
         report = real(*args, **kwargs)
         return replace(report, text_to_video=replace(report.text_to_video, r1=next(recalls)))
 
-    monkeypatch.setattr(fit_module, "evaluate", evaluate)
+    monkeypatch.setattr(fit_module, "evaluate", staged)
     result = run(tmp_path / "run", clips, backbone, epochs=4)
     assert (result.best_epoch, result.best_recall) == (2, 30.0)
 

@@ -13,33 +13,35 @@ from dgl_train.synthetic import write_mp4
 
 FRAME_SIZE = 16
 WORDS = "ant bee cat dog elk fox gnu hen".split()
-CONFIG = {
-    "embed_dim": 32,
-    "quick_gelu": True,
-    "vision_cfg": {
-        "image_size": FRAME_SIZE, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16
-    },
-    "text_cfg": {
-        "context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2
-    },
-}  # fmt: skip
 
 
-def tiny_clip(seed=0):
-    """A random CLIP of open_clip: 2 blocks in each tower, width 32, 16-px frames, 8-px patches."""
+def config(width=32):
+    """The network for open_clip: 2 blocks in each tower, 16-px frames, 8-px patches."""
+    vision = {"image_size": FRAME_SIZE, "patch_size": 8, "head_width": width // 2}
+    text = {"context_length": 24, "vocab_size": 49408, "heads": 2}
+    return {
+        "embed_dim": width,
+        "quick_gelu": True,
+        "vision_cfg": {**vision, "width": width, "layers": 2},
+        "text_cfg": {**text, "width": width, "layers": 2},
+    }
+
+
+def tiny_clip(seed=0, width=32):
+    """A random CLIP of open_clip."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**CONFIG)
+        model = open_clip.CLIP(**config(width))
         for name, tensor in model.named_parameters():
             if "resblocks" in name and tensor.ndim == 2:  # strong, so that prompts have a say
                 torch.nn.init.normal_(tensor, std=tensor.shape[1] ** -0.5)
     return model
 
 
-def tiny_backbone(seed=0):
+def tiny_backbone(seed=0, width=32):
     """The same network as our frozen backbone, without a file."""
     return Backbone(
-        tiny_clip(seed).state_dict(),
+        tiny_clip(seed, width).state_dict(),
         BackboneSource("tiny"),
         vision_heads=2,
         text_heads=2,
@@ -54,8 +56,8 @@ def write_tiny_backbone(folder, seed=0):
         "mean": open_clip.OPENAI_DATASET_MEAN,
         "std": open_clip.OPENAI_DATASET_STD,
     }
-    config = {"model_cfg": CONFIG, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    published = {"model_cfg": config(), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(published))
     save_file(tiny_clip(seed).state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
