@@ -30,5 +30,5 @@ report demo/tuned.json dgl-eval $run --dataset shapes --data-root $shapes --json
 report demo/exported.json dgl-eval $bundle --dataset shapes --data-root $shapes --json
 step dgl-index $bundle $shapes/videos --gallery $gallery
 step dgl-search $gallery "a red circle moves left over a dark background" \
-    "a blue star grows over a light background" "a green square turns yellow" --top 3 --sheet demo/hits.png
+    "a blue ring grows over a light background" "a green cross turns yellow over a striped background" --top 3 --sheet demo/hits.png
 step dgl-bench demo demo

@@ -174,7 +174,7 @@ def shapes(folder: Path, clips_only: bool, seed: int) -> None:
         from dgl_train.stills_backbone import make_backbone
 
         made = make_backbone(folder / "backbone", seed=seed)
-        click.echo(f"{made}: held-out stills {read_made_from(made)['report']}")
+        click.echo(f"{made}: recall on new stills {read_made_from(made)['report']}")
 
 
 def _choose_device(name: str) -> "torch.device":

@@ -1,8 +1,8 @@
 """A tiny CLIP pretrained on stills, for everything that needs a real backbone without a download.
 
 Like the published CLIP networks it has seen pictures with captions and never a video: words for
-motion are new to it, and prompt tuning has to teach them. The looks of the validation and test
-clips are held out from the stills too: neither pretraining nor tuning sees what a test clip shows.
+motion are new to it, and prompt tuning has to teach them. Like them it has seen stills of every look,
+each captioned with place and size, which the clips' captions lack.
 """
 
 import json
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from dgl_train.synthetic import COLOURS, SIZE, Look, build_once, draw, looks, read_made_from
+from dgl_train.synthetic import COLOURS, SIZE, SPLITS, Look, build_once, draw, looks, read_made_from
 
 MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
@@ -51,11 +51,9 @@ PLACES = {  # words -> where the centre of the shape may be, shares of the width
     "in the middle": ((0.47, 0.53), (0.47, 0.53)),
 }
 RADII = {"small": (8, 9), "large": (16, 18)}  # words -> pixels
-ANYWHERE, ANY_RADIUS = ((0.25, 0.75), (0.25, 0.75)), (8, 18)  # where a caption has no such words
 
-_FORMAT = 1  # raise it when the same settings give another network
+_FORMAT = 2  # raise it when the same settings give another network
 _BATCH = 64
-_UNNAMED = 0.5  # share of the captions without a place, and of those without a size
 _LEARNING_RATE = 1e-3
 _MAX_GRAD_NORM = 1.0
 _WARM_UP = 0.1  # share of the steps
@@ -63,11 +61,11 @@ _WARM_UP = 0.1  # share of the steps
 _logger = logging.getLogger(__name__)
 
 
-def make_backbone(folder: Path, *, seed: int = 0, steps: int = 240, progress: bool = True) -> Path:
+def make_backbone(folder: Path, *, seed: int = 0, steps: int = 400, progress: bool = True) -> Path:
     """Pretrain the backbone; ``open_clip.create_model("local-dir:FOLDER")`` reads it.
 
     A folder already made with the same arguments is returned at once; an interrupted call leaves
-    no folder. The log and ``read_made_from(folder)["report"]`` have the held-out recall.
+    no folder. The log and ``read_made_from(folder)["report"]`` have the recall on new stills.
 
     Raises:
         ConfigError: If the folder holds anything else.
@@ -78,22 +76,39 @@ def make_backbone(folder: Path, *, seed: int = 0, steps: int = 240, progress: bo
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = open_clip.CLIP(**MODEL_CONFIG)
+            _raise_embeddings(model)
         loss = _pretrain(model, seed, steps, progress)
         save_file(model.state_dict(), staging / "open_clip_model.safetensors")
         published = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}
         (staging / "open_clip_config.json").write_text(json.dumps(published, indent=2), "utf-8")
-        return {"loss": loss, **held_out_recall(model, seed)}
+        return {"loss": loss, **stills_recall(model, seed)}
 
     folder = build_once(folder, config, write)
-    _logger.info("%s: held-out stills %s", folder, read_made_from(folder)["report"])
+    _logger.info("%s: stills %s", folder, read_made_from(folder)["report"])
     return folder
 
 
-def held_out_recall(model: open_clip.CLIP, seed: int = 0) -> dict[str, float]:
+def all_kinds(*splits: str) -> list[tuple[Look, str, str]]:
+    """Every look of the splits at every place in every size."""
+    return [(k, p, r) for split in splits for k in looks(split) for p in PLACES for r in RADII]
+
+
+def _raise_embeddings(model: open_clip.CLIP) -> None:
+    """Start positions and words larger than open_clip does.
+
+    In so few steps, embeddings that start small beside the pixels' stay unread: with open_clip's
+    own initialisation the network tells places at chance level and ignores most words.
+    """
+    with torch.no_grad():
+        model.visual.positional_embedding.mul_(10)
+        model.token_embedding.weight.mul_(5)
+        model.positional_embedding.mul_(5)
+
+
+def stills_recall(model: open_clip.CLIP, seed: int = 0) -> dict[str, float]:
     """Caption -> still recall, in percent, over 320 kinds of stills with a test clip's look."""
     rng = np.random.default_rng((seed, 1))
-    kinds = [(look, place, size) for look in looks("test") for place in PLACES for size in RADII]
-    captions, pixels = _stills(kinds, rng)
+    captions, pixels = _stills(all_kinds("test"), rng)
     with torch.no_grad():
         logits = _encode_captions(model, captions) @ model.encode_image(pixels, normalize=True).T
     ranks = (logits > logits.diagonal()[:, None]).sum(1) + 1
@@ -131,28 +146,23 @@ def _pretrain(model: open_clip.CLIP, seed: int, steps: int, progress: bool) -> f
 
 
 def _batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of random stills with the looks of the training split."""
+    """Endless batches of random stills."""
     rng = np.random.default_rng((seed, 0))
 
-    def pick(words: list[str]) -> str:
-        return "" if rng.random() < _UNNAMED else words[rng.integers(len(words))]
-
-    pool, places, sizes = looks("train"), list(PLACES), list(RADII)
+    kinds = all_kinds(*SPLITS)
     while True:
-        kinds = [(pool[rng.integers(len(pool))], pick(places), pick(sizes)) for _ in range(_BATCH)]
-        yield _stills(kinds, rng)
+        yield _stills([kinds[i] for i in rng.integers(len(kinds), size=_BATCH)], rng)
 
 
 def _stills(kinds: list[tuple[Look, str, str]], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Draw stills: tokens int64 [B, L], L the longest caption, and pixels float32 [B, 3, H, W]."""
     captions, pictures = [], []
     for look, place, size in kinds:
-        x, y = (SIZE * rng.uniform(*share, size=1) for share in PLACES.get(place, ANYWHERE))
-        radius = rng.uniform(*RADII.get(size, ANY_RADIUS), size=1)
+        x, y = (SIZE * rng.uniform(*share, size=1) for share in PLACES[place])
+        radius = rng.uniform(*RADII[size], size=1)
         rgb = np.array([COLOURS[look.colour]], float)
         pictures.append(draw(look, x=x, y=y, radius=radius, rgb=rgb))
-        words = f"{look.phrase(size)} {place} on a {look.background} background"
-        captions.append(" ".join(words.split()))
+        captions.append(f"{look.phrase(size)} {place} on a {look.background} background")
     tokens = open_clip.get_tokenizer("ViT-B-32")(captions)
     pixels = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(PREPROCESS_CONFIG[key])[:, None, None] for key in ("mean", "std"))

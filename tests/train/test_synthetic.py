@@ -23,7 +23,7 @@ from dgl_train.synthetic import (
     render_clip,
 )
 
-SIZES = {"train": 800, "val": 128, "test": 256}
+SIZES = {"train": 640, "val": 128, "test": 256}
 TINY = {"num_train": 32, "num_val": 16, "num_test": 16, "progress": False}
 
 
@@ -60,7 +60,7 @@ def centre_and_area(frames):
 
 def test_splits_share_no_look_and_cover_all():
     pools = [looks(split) for split in SPLITS]
-    assert [len(pool) for pool in pools] == [208, 16, 32]
+    assert [len(pool) for pool in pools] == [80, 16, 32]
     assert len(set(itertools.chain(*pools))) == len(COLOURS) * len(SHAPES) * len(BACKGROUNDS)
 
 
@@ -100,10 +100,10 @@ def test_captions_are_sentences():
         == "a red circle moves left over a dark background"
     )
     assert (
-        Look("orange", "star", "light").caption("turns blue")
-        == "an orange star turns blue over a light background"
+        Look("orange", "cross", "light").caption("turns blue")
+        == "an orange cross turns blue over a light background"
     )
-    assert Look("orange", "star", "light").phrase("small") == "a small orange star"
+    assert Look("orange", "cross", "light").phrase("small") == "a small orange cross"
 
 
 @pytest.mark.parametrize("num_clips", [0, -16, 8, 100, 272])

@@ -1,0 +1,29 @@
+#!/bin/sh
+# The table of docs/shapes.md: zero-shot against tuned on shapes, both methods, three seeds of everything.
+# Usage: benchmarks/shapes_seeds.sh FOLDER   (what is there already is kept)
+set -eu
+folder=${1:?give a folder to fill}
+mkdir -p "$folder"
+for seed in 0 1 2; do
+    dgl-shapes "$folder/shapes$seed" --seed $seed
+done
+for method in dgl-transformer dgl-linear; do
+    for seed in 0 1 2; do
+        shapes=$folder/shapes$seed run=$folder/$method$seed
+        [ -e "$run/best.safetensors" ] || dgl-train --dataset shapes --data-root "$shapes" --method $method \
+            --set training_seed=$seed --out "$run"
+        dgl-eval "$run" --dataset shapes --data-root "$shapes" --json > "$run.json"
+        dgl-eval "$run" --zero-shot --dataset shapes --data-root "$shapes" --json > "$folder/zero-shot$seed.json"
+    done
+done
+python3 - "$folder" <<'PY'
+import json, pathlib, sys
+
+print("| seed | model | T2V R@1 | R@5 | R@10 | V2T R@1 | direction |\n|---|---|---|---|---|---|---|")
+for seed in range(3):
+    for name in ("zero-shot", "dgl-linear", "dgl-transformer"):
+        report = json.loads(pathlib.Path(sys.argv[1], f"{name}{seed}.json").read_text())
+        there, back = report["text_to_video"], report["video_to_text"]
+        numbers = (there["r1"], there["r5"], there["r10"], back["r1"], report["direction_score"])
+        print(f"| {seed} | {name} | " + " | ".join(f"{number:.1f}" for number in numbers) + " |")
+PY
