@@ -181,7 +181,7 @@ def test_shapes_command_makes_clips_and_backbone_once(tmp_path, small):
     for _ in range(2):
         result = invoke(shapes, folder)
         assert result.stdout == (
-            f"{folder}: 48 clips\n{folder / 'backbone'}: held-out stills {{'R@1': 0.2}}\n"
+            f"{folder}: 48 clips\n{folder / 'backbone'}: recall on new stills {{'R@1': 0.2}}\n"
         )
     assert "Give another folder or delete it." in error_line(invoke(shapes, folder, "--seed", 1))
 
