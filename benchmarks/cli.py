@@ -60,3 +60,15 @@ def encode(
     click.echo(report.to_markdown(), nl=False)
     for path in report.write(out):
         click.echo(f"Written: {path}", err=True)
+
+
+@bench.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path))
+def demo(folder: Path) -> None:
+    """Show what demo.sh made in FOLDER: recall before and after tuning, parity, query latency.
+
+    Example: dgl-bench demo demo
+    """
+    from benchmarks.demo import demo_table
+
+    click.echo(demo_table(folder))
