@@ -9,21 +9,37 @@ make_environment .venv --editable '.[dev]'
 PATH=$PWD/.venv/bin:$PATH
 shapes=demo/shapes run=demo/run bundle=demo/bundle gallery=demo/gallery
 
+# Prints a command as it can be typed, arguments with spaces in quotes.
+show() {
+    printf '\n$'
+    for word in "$@"; do
+        case $word in
+            *' '*) printf ' "%s"' "$word" ;;
+            *) printf ' %s' "$word" ;;
+        esac
+    done
+}
 step() {
-    printf '\n$ %s\n' "$*"
+    show "$@"
+    echo
     "$@"
 }
 report() { # FILE COMMAND...: a step whose output goes into a file
     file=$1
     shift
-    printf '\n$ %s > %s\n' "$*" "$file"
+    show "$@"
+    echo " > $file"
     "$@" > "$file"
 }
 
 mkdir -p demo
+echo "To repeat a step by hand, first: export PATH=\$PWD/.venv/bin:\$PATH"
 step dgl-shapes $shapes
-resume=$([ ! -e $run/resume.pt ] || echo --resume)
-step dgl-train --dataset shapes --data-root $shapes --out $run $resume
+if [ ! -e demo/trained ]; then
+    resume=$([ ! -e $run/resume.pt ] || echo --resume)
+    step dgl-train --dataset shapes --data-root $shapes --out $run $resume
+    touch demo/trained
+fi
 report demo/zero_shot.json dgl-eval $run --zero-shot --dataset shapes --data-root $shapes --json
 report demo/tuned.json dgl-eval $run --dataset shapes --data-root $shapes --json
 [ -e $bundle ] || step dgl-export --ckpt $run --format onnx --out $bundle

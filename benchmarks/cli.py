@@ -6,7 +6,7 @@ import click
 
 from dgl_runtime.command import Command
 
-METHODS = ("dgl-linear", "dgl-transformer")
+METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
 
 
 @click.group()

@@ -7,14 +7,17 @@ mkdir -p "$folder"
 for seed in 0 1 2; do
     dgl-shapes "$folder/shapes$seed" --seed $seed
 done
-for method in dgl-transformer dgl-linear; do
-    for seed in 0 1 2; do
-        shapes=$folder/shapes$seed run=$folder/$method$seed
-        [ -e "$run/best.safetensors" ] || dgl-train --dataset shapes --data-root "$shapes" --method $method \
-            --set training_seed=$seed --out "$run"
-        dgl-eval "$run" --dataset shapes --data-root "$shapes" --json > "$run.json"
-        dgl-eval "$run" --zero-shot --dataset shapes --data-root "$shapes" --json > "$folder/zero-shot$seed.json"
+for seed in 0 1 2; do
+    shapes=$folder/shapes$seed
+    for method in dgl-transformer dgl-linear; do
+        run=$folder/$method$seed
+        [ -e "$run.json" ] && continue
+        resume=$([ ! -e "$run/resume.pt" ] || echo --resume)
+        dgl-train --dataset shapes --data-root "$shapes" --method $method --set training_seed=$seed --out "$run" $resume
+        dgl-eval "$run" --dataset shapes --data-root "$shapes" --json > "$run.new"
+        mv "$run.new" "$run.json"
     done
+    dgl-eval "$run" --zero-shot --dataset shapes --data-root "$shapes" --json > "$folder/zero-shot$seed.json"
 done
 python3 - "$folder" <<'PY'
 import json, pathlib, sys

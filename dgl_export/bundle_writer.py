@@ -52,6 +52,12 @@ def write_bundle(request: ExportRequest, out: Path) -> Manifest:
     """
     if out.exists():
         raise ExportError(f"{out} exists already. Give a new folder to --out, or delete it first.")
+    context = request.model.backbone.context_length
+    if request.max_words > context:
+        raise ExportError(
+            f"max_words is {request.max_words}, but the backbone reads captions of {context} tokens "
+            f"at most. Give --max-words {context} or less."
+        )
     making = out.parent / f".{out.name}.{os.getpid()}"
     try:
         making.mkdir(parents=True)

@@ -96,7 +96,7 @@ def _untuned(name: str, pretrained: str) -> "ExportRequest":
         model=ZeroShotModel(backbone),
         method="zero-shot",
         num_frames=12,
-        max_words=32,
+        max_words=min(32, backbone.context_length),
         checkpoint=name,
         checkpoint_sha256=backbone.digest(),
     )

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgl_runtime.errors import ExportError
 from dgl_train.backbone import Backbone, Block, activate, attend_within, merge_heads, split_heads
 from dgl_train.model import DglModel, RetrievalModel
 from dgl_train.prompts import Prompts
@@ -48,8 +49,16 @@ def fold(model: RetrievalModel, *, start_token: int, uint8: bool = True) -> Fold
 
     Returns:
         Encoders in evaluation mode, float32.
+
+    Raises:
+        ExportError: The vision tower has a single block.
     """
     backbone = model.backbone
+    if len(backbone.vision.blocks) < 2:
+        raise ExportError(
+            "the vision tower has 1 block; folding needs its first and last to be two. "
+            "Give a backbone of 2 blocks or more."
+        )
     if isinstance(model, DglModel):
         prompts = model.prompts()
         captions = CaptionEncoder(backbone, start_token, prompts.captions)

@@ -125,15 +125,14 @@ def search(
                 "If the bundle was moved, name it with --bundle."
             )
     with Retriever(bundle, gallery, device=device, threads=threads) as retriever:
-        found = {query: retriever.search(query, top_k) for query in queries}
+        found = [(query, retriever.search(query, top_k)) for query in queries]
         if as_json:
             rows = [
-                {"query": query, "hits": [asdict(hit) for hit in hits]}
-                for query, hits in found.items()
+                {"query": query, "hits": [asdict(hit) for hit in hits]} for query, hits in found
             ]
             click.echo(json.dumps(rows, indent=2))
         else:
-            for query, hits in found.items():
+            for query, hits in found:
                 _print_hits(query, hits)
         if sheet is not None:
             _draw(sheet, found, retriever)
@@ -158,7 +157,7 @@ def timestamp(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
-def _draw(sheet: Path, found: "dict[str, list[Hit]]", retriever: "Retriever") -> None:
+def _draw(sheet: Path, found: "list[tuple[str, list[Hit]]]", retriever: "Retriever") -> None:
     import numpy as np
 
     from dgl_runtime.contact_sheet import SheetHit, SheetRow, draw_contact_sheet
@@ -173,7 +172,7 @@ def _draw(sheet: Path, found: "dict[str, list[Hit]]", retriever: "Retriever") ->
 
     rows = [
         SheetRow(query, [strip(rank, hit) for rank, hit in enumerate(hits, start=1)])
-        for query, hits in found.items()
+        for query, hits in found
     ]
     draw_contact_sheet(sheet, rows)
 

@@ -14,7 +14,6 @@ _EXTRAS = {
     "torch": "train",
     "open_clip": "train",
     "safetensors": "train",
-    "einops": "train",
     "onnx": "export",
     "onnxscript": "export",
     "onnx_ir": "export",

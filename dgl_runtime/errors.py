@@ -5,6 +5,12 @@ class DglError(Exception):
     """Base of every error that is the input's fault; the command line prints it on one line."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of another library's error, short enough to stand inside one of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 class ConfigError(DglError):
     """A setting, recipe, data set or checkpoint does not fit."""
 

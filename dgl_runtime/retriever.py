@@ -187,7 +187,7 @@ class Retriever:
 
     def add_videos(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         *,
         window_s: float | None = None,
         stride_s: float | None = None,
@@ -208,6 +208,8 @@ class Retriever:
             MediaError: A path does not exist, or holds no video.
             GalleryError: No gallery was given, or it cannot be written.
         """
+        if isinstance(paths, str | Path):
+            paths = [paths]
         self.close()
         return index_videos(
             self, map(Path, paths), (window_s, stride_s), show_progress=show_progress

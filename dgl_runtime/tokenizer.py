@@ -69,7 +69,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write a ``tokenizer.json`` that ``load`` reads."""
-        self._inner.save(str(path))
+        path.write_text(self._inner.to_str(pretty=True), encoding="utf-8")
 
     def __call__(self, texts: Sequence[str], max_words: int) -> NDArray[np.int32]:
         """Tokenize texts: start token, at most ``max_words - 2`` pieces, end token, zero padding.

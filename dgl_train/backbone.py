@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgl_runtime.errors import ConfigError
+from dgl_runtime.errors import ConfigError, reason_of
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -303,11 +303,11 @@ def load_backbone(source: BackboneSource) -> Backbone:
                 f"local-dir:{source.name}" if folder else source.name,
                 pretrained=source.pretrained or None,
             )
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except Exception as error:  # open_clip, torch and safetensors raise many kinds
         raise ConfigError(
-            f"backbone {source.name!r} with pretrained {source.pretrained!r} does not load: {reason} "
-            "Give a model name of open_clip.list_models(), or a folder in open_clip's format."
+            f"backbone {source.name!r} with pretrained {source.pretrained!r} does not load: "
+            f"{reason_of(error)}. Give a model name of open_clip.list_models(), or a folder in "
+            "open_clip's format."
         ) from error
     if missing := unsupported_parts(model, source.name):
         raise ConfigError(

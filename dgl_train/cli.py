@@ -155,7 +155,7 @@ def evaluate(
 @click.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--clips-only", is_flag=True, help="Do not pretrain the backbone.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 def shapes(folder: Path, clips_only: bool, seed: int) -> None:
     """Make the data set of moving shapes in FOLDER and a tiny backbone in FOLDER/backbone.
 

@@ -70,7 +70,9 @@ class Recipe:
     validation_fraction: float = _field(
         float, "a number above 0 and below 1", lambda value: 0 < value < 1
     )
-    training_seed: int = _whole(0)
+    training_seed: int = _field(
+        int, "a whole number from 0, below 2**63", lambda value: 0 <= value < 2**63
+    )
     num_workers: int = _whole(0)
     save_every_steps: int = _whole(1)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from dgl_runtime.errors import ConfigError
+from dgl_runtime.errors import ConfigError, reason_of
+from dgl_train.checkpoint import replacing
 from dgl_train.config import Recipe, read_recipe, write_recipe
 from dgl_train.datasets import CaptionedClip
 
@@ -106,15 +107,13 @@ class RunFolder:
             return SavedRun(**{**saved, "progress": Progress(**saved["progress"])})
         except Exception as error:  # torch.load raises many kinds
             raise ConfigError(
-                f"{self._state} cannot be read: {str(error).splitlines()[0][:160]}. "
-                "Give another folder with --out."
+                f"{self._state} cannot be read: {reason_of(error)}. Give another folder with --out."
             ) from error
 
     def save(self, saved: SavedRun) -> None:
         """Write all that is needed to go on."""
-        temporary = self._state.with_suffix(".writing")
-        torch.save({**vars(saved), "progress": asdict(saved.progress)}, temporary)
-        temporary.replace(self._state)
+        with replacing(self._state) as temporary:
+            torch.save({**vars(saved), "progress": asdict(saved.progress)}, temporary)
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
         """Append an epoch's line, in place of what a killed process wrote for it and after it."""

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dgl_runtime.engines import Arrays
-from dgl_runtime.errors import EngineError
+from dgl_runtime.errors import EngineError, reason_of
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -40,7 +40,9 @@ class OnnxEngine:
                 str(graph), options, providers=[provider], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime raises classes of its own without a base
-            raise EngineError(f"{graph} does not load in ONNX Runtime: {error}") from error
+            raise EngineError(
+                f"{graph} does not load in ONNX Runtime: {reason_of(error)}"
+            ) from error
         # ONNX Runtime lists providers it was compiled for, and falls back when one does not start.
         if (used := self._session.get_providers()[0]) != provider:
             raise EngineError(
@@ -51,5 +53,16 @@ class OnnxEngine:
         self.description = f"ONNX Runtime {ort.__version__} ({device})"
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Named arrays in, named arrays out."""
-        return dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
+        """Named arrays in, named arrays out.
+
+        Raises:
+            EngineError: The graph does not run, as on a device without enough memory.
+        """
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise EngineError(
+                f"{self.description} could not run the graph on {shapes}: {reason_of(error)}"
+            ) from error
+        return dict(zip(self._outputs, outputs, strict=True))

@@ -1,7 +1,9 @@
 """Writing a bundle: the gate, what the graphs look like, and that a failed export leaves nothing."""
 
-import errno
+import resource
+import signal
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx

@@ -1,0 +1,95 @@
+"""Our checkpoint: a round trip, what it holds, and every way it can be wrong."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import tiny_backbone
+
+from dgl_runtime.errors import ConfigError
+from dgl_train.checkpoint import (
+    METHODS,
+    ModelSettings,
+    TunedModel,
+    load_checkpoint,
+    make_prompts,
+    read_research_checkpoint,
+    replacing,
+    save_checkpoint,
+)
+from dgl_train.model import DglModel
+from dgl_train.prompts import PromptCounts
+
+
+@pytest.fixture(params=METHODS)
+def tuned(request):
+    backbone = tiny_backbone()
+    settings = ModelSettings(request.param, PromptCounts(2, 3, 4), 5, 20)
+    return TunedModel(DglModel(backbone, make_prompts(backbone, settings)), settings)
+
+
+def test_save_then_load_is_the_identity(tuned, tmp_path):
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, tuned)
+    loaded = load_checkpoint(tmp_path, tiny_backbone())
+    assert loaded.settings == tuned.settings
+    for name, tensor in tuned.model.prompts.state_dict().items():
+        torch.testing.assert_close(loaded.model.prompts.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_it_holds_what_was_trained_and_nothing_else(tuned, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, tuned)
+    with safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == {name for name, _ in tuned.model.prompts.named_parameters()}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_another_backbone_is_refused(tuned, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, tuned)
+    with pytest.raises(
+        ConfigError, match=r"was trained on a backbone with sha256 .*, but 'tiny' has"
+    ):
+        load_checkpoint(path, tiny_backbone(seed=1))
+
+
+@pytest.mark.parametrize("header", [{}, {"format": "dgl-prompts-1"}, {"format": "2"}])
+def test_a_file_without_our_header_is_refused(tmp_path, header):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={**header, "settings": json.dumps({"x": 1})})
+    with pytest.raises(ConfigError, match="has format|has a damaged header"):
+        load_checkpoint(path, tiny_backbone())
+
+
+def test_a_file_that_cannot_be_written_keeps_the_old_one(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_text("old")
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written: No space left.*Make room"),
+        replacing(path) as temporary,
+    ):
+        temporary.write_text("half")
+        raise RuntimeError("No space left on device")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {"visual.proj": torch.zeros(2, 2)}}])
+def test_a_torch_file_that_is_no_research_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "ckpt.best.pth.tar"
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match="has no tensor"):
+        read_research_checkpoint(path)
+
+
+def test_a_research_checkpoint_that_lacks_tensors_is_refused(tmp_path):
+    names = ("visual.proj", "text_projection", "visual.prompt_embeddings")
+    path = tmp_path / "ckpt.best.pth.tar"
+    torch.save(
+        {"state_dict": {f"module.clip.{name}": torch.zeros(1, 2, 3) for name in names}}, path
+    )
+    with pytest.raises(ConfigError, match="does not fit a DGL model"):
+        read_research_checkpoint(path)
