@@ -1,7 +1,8 @@
 """Checkpoints: ours holds only what was trained; the research code's is read in both its variants.
 
-Ours is one safetensors file (2 MB for DGL-linear at ViT-B/32, 38 MB for DGL-transformer). Its header names the method, the counts, and the backbone with
-its hash, so a checkpoint is never put on another backbone by mistake.
+Ours is one safetensors file: 2 MB for DGL-linear at ViT-B/32, 38 MB for DGL-transformer. Its header
+names the method, the counts, and the backbone with its hash, so a checkpoint is never put on another
+backbone by mistake.
 """
 
 import json

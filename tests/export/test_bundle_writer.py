@@ -88,16 +88,26 @@ def test_a_wrong_graph_does_not_pass_the_gate(backbone, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing(backbone, tmp_path, monkeypatch):
-    def full(*_args, **_kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device", "clip.onnx.data")
-
-    monkeypatch.setattr(bundle_writer, "write_clips", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_bundle(
-            request_for(make_model(backbone, "zero-shot"), "zero-shot"), tmp_path / "bundle"
-        )
+@pytest.mark.parametrize("limit", [1_000, 1_000_000, 8_000_000])
+def test_a_full_disk_leaves_nothing(backbone, tmp_path, limit):
+    """No file may grow past the limit: golden inputs, tokenizer or weights are the first to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        request = request_for(make_model(backbone, "zero-shot"), "zero-shot")
+        with pytest.raises(OSError, match="File too large"):
+            write_bundle(request, tmp_path / "bundle")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_captions_longer_than_the_backbone_reads_are_refused(backbone, tmp_path):
+    request = replace(request_for(make_model(backbone, "zero-shot"), "zero-shot"), max_words=25)
+    with pytest.raises(ExportError, match=r"max_words is 25, .* captions of 24 tokens"):
+        write_bundle(request, tmp_path / "bundle")
 
 
 def test_an_existing_folder_is_kept(backbone, tmp_path):
