@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 # Package -> the extras whose distributions it may import, beside the base.
 EXTRAS = {
-    "dgl_runtime": ("cpu",),
+    "dgl_runtime": ("cpu", "large"),
     "dgl_train": ("train",),
     "dgl_export": ("export",),
     "benchmarks": ("export",),
