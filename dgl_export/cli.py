@@ -73,11 +73,11 @@ def _tuned(ckpt: Path, zero_shot: bool) -> "ExportRequest":
     from dgl_export.bundle_writer import ExportRequest
     from dgl_runtime.bundle import sha256_of
     from dgl_train.checkpoint import checkpoint_file, load_checkpoint
-    from dgl_train.model import ZeroShotModel
+    from dgl_train.model import FrameMeanModel
 
     tuned = load_checkpoint(ckpt)
     return ExportRequest(
-        model=ZeroShotModel(tuned.model.backbone) if zero_shot else tuned.model,
+        model=FrameMeanModel(tuned.model.backbone) if zero_shot else tuned.model,
         method="zero-shot" if zero_shot else tuned.settings.method,
         num_frames=tuned.settings.num_frames,
         max_words=tuned.settings.max_words,
@@ -89,11 +89,11 @@ def _tuned(ckpt: Path, zero_shot: bool) -> "ExportRequest":
 def _untuned(name: str, pretrained: str) -> "ExportRequest":
     from dgl_export.bundle_writer import ExportRequest
     from dgl_train.backbone import BackboneSource, load_backbone
-    from dgl_train.model import ZeroShotModel
+    from dgl_train.model import FrameMeanModel
 
     backbone = load_backbone(BackboneSource(name, pretrained))
     return ExportRequest(
-        model=ZeroShotModel(backbone),
+        model=FrameMeanModel(backbone),
         method="zero-shot",
         num_frames=12,
         max_words=min(32, backbone.context_length),

@@ -1,7 +1,6 @@
-"""The commands dgl-train, dgl-eval and dgl-shapes; torch is imported when one runs."""
+"""The commands dgl-train and dgl-shapes; torch is imported when one runs."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,32 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.command import INTERRUPTED, Command
-from dgl_runtime.errors import ConfigError, EngineError
+from dgl_runtime.errors import ConfigError
+from dgl_train.options import choose_device, data_root_option, dataset_option, device_option
 
 if TYPE_CHECKING:
-    import torch
-
     from dgl_train.config import Recipe
-    from dgl_train.evaluate import Encoders
 
 STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
 
-_dataset = click.option("--dataset", required=True, help="shapes, or a .csv or .jsonl file.")
-_data_root = click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder of the data set, or of its videos."
-)
-_device = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
-)
-
 
 @click.command(cls=Command)
-@_dataset
-@_data_root
+@dataset_option
+@data_root_option
 @click.option("--method", metavar="dgl-linear|dgl-transformer", help="In place of the recipe's.")
 @click.option("--recipe", help="Name or TOML file; else the data set's own, or default.")
 @click.option("--backbone", help="Model name of open_clip, or a folder in its format.")
@@ -42,7 +27,7 @@ _device = click.option(
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder  [runs/DATASET-METHOD]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
-@_device
+@device_option
 def train(
     dataset: str,
     data_root: Path | None,
@@ -79,7 +64,7 @@ def train(
     from dgl_train.datasets import read_dataset, training_parts
     from dgl_train.fit import fit
 
-    where = _choose_device(device)
+    where = choose_device(device)
     clips_train, clips_val = training_parts(
         read_dataset(dataset, data_root),
         dataset,
@@ -110,49 +95,6 @@ def train(
 
 
 @click.command(cls=Command)
-@click.argument("model", type=click.Path(path_type=Path))
-@_dataset
-@_data_root
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test", "all"]),
-    default="test",
-    show_default=True,
-)
-@click.option("--zero-shot", is_flag=True, help="The untuned backbone of this run instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@_device
-def evaluate(
-    model: Path,
-    dataset: str,
-    data_root: Path | None,
-    split: str,
-    zero_shot: bool,
-    as_json: bool,
-    device: str,
-) -> None:
-    """Measure how well a run, a checkpoint or an exported bundle retrieves.
-
-    \b
-    Example:
-      dgl-eval runs/shapes-dgl-transformer --dataset shapes --data-root shapes
-      dgl-eval bundle --dataset clips.csv --split val --json
-    """  # noqa: D301 - click's own marker
-    from dgl_train.datasets import read_dataset, select_split
-    from dgl_train.evaluate import evaluate as measure
-    from dgl_train.evaluate import format_report
-
-    clips = select_split(read_dataset(dataset, data_root), split, dataset)
-    report = measure(_open_model(model, zero_shot, device), clips)
-    what = f"{model}, backbone without prompts" if zero_shot else str(model)
-    if as_json:
-        facts = {"model": str(model), "zero_shot": zero_shot, "dataset": dataset, "split": split}
-        click.echo(json.dumps({**facts, **dataclasses.asdict(report)}, indent=2))
-    else:
-        click.echo(f"{what} on {dataset} {split}\n{format_report(report)}")
-
-
-@click.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--clips-only", is_flag=True, help="Do not pretrain the backbone.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
@@ -177,21 +119,6 @@ def shapes(folder: Path, clips_only: bool, seed: int) -> None:
         click.echo(f"{made}: recall on new stills {read_made_from(made)['report']}")
 
 
-def _choose_device(name: str) -> "torch.device":
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise EngineError(
-            "device 'cuda' is asked for, but torch sees no CUDA GPU. Use --device cpu, or "
-            "install a torch with CUDA and check nvidia-smi."
-        )
-    if name == "auto":
-        name = "cuda" if has_cuda else "cpu"
-        click.echo(f"Computing on {name}.", err=True)
-    return torch.device(name)
-
-
 def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
     """The recipe with its backbone as any later process finds it, from whatever folder."""
     from dgl_train.datasets import SHAPES_FOLDER
@@ -212,26 +139,4 @@ def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
         recipe,
         backbone=str(backbone.resolve()) if backbone.is_dir() else recipe.backbone,
         pretrained=str(weights.resolve()) if weights.is_file() else recipe.pretrained,
-    )
-
-
-def _open_model(path: Path, zero_shot: bool, device: str) -> "Encoders":
-    from dgl_train.checkpoint import load_checkpoint
-    from dgl_train.evaluate import bundle_encoders, torch_encoders
-    from dgl_train.model import ZeroShotModel
-
-    if (path / "manifest.json").is_file():
-        if zero_shot:
-            raise ConfigError(
-                f"{path} is an exported bundle, which has no backbone of its own. "
-                "Give --zero-shot with the run it was exported from."
-            )
-        return bundle_encoders(path, device=_choose_device(device).type)
-    where = _choose_device(device)
-    tuned = load_checkpoint(path)
-    return torch_encoders(
-        (ZeroShotModel(tuned.model.backbone) if zero_shot else tuned.model).to(where),
-        num_frames=tuned.settings.num_frames,
-        max_words=tuned.settings.max_words,
-        device=where,
     )

@@ -168,7 +168,7 @@ def attend_globally_and_locally(block: Block, globals_: Tensor, frames: Tensor) 
     )
 
 
-class ZeroShotModel(nn.Module):
+class FrameMeanModel(nn.Module):
     """The untuned backbone: a clip is the mean of its frames' unit embeddings (CLIP4Clip's meanP)."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -194,7 +194,7 @@ class ZeroShotModel(nn.Module):
         return F.normalize(by_frame.mean(dim=1), dim=-1)
 
 
-RetrievalModel = DglModel | ZeroShotModel
+RetrievalModel = DglModel | FrameMeanModel
 
 
 def last(states: Iterator[State]) -> State:

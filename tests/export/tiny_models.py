@@ -3,7 +3,7 @@
 import torch
 
 from dgl_train.checkpoint import ModelSettings, make_prompts
-from dgl_train.model import DglModel, ZeroShotModel
+from dgl_train.model import DglModel, FrameMeanModel
 from dgl_train.prompts import PromptCounts
 
 NUM_FRAMES = 3
@@ -13,7 +13,7 @@ COUNTS = {"dgl-linear": PromptCounts(3, 2, 6), "dgl-transformer": PromptCounts(2
 def make_model(backbone, method):
     """A model whose prompts are as strong as trained ones."""
     if method == "zero-shot":
-        return ZeroShotModel(backbone)
+        return FrameMeanModel(backbone)
     torch.manual_seed(0)
     settings = ModelSettings(method, COUNTS[method], NUM_FRAMES, max_words=20)
     prompts = make_prompts(backbone, settings)

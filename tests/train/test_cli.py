@@ -15,8 +15,9 @@ import dgl_train.datasets as datasets
 import dgl_train.fit as fit_module
 import dgl_train.stills_backbone as stills_backbone
 import dgl_train.synthetic as synthetic
-from dgl_train.cli import evaluate, shapes, train
+from dgl_train.cli import shapes, train
 from dgl_train.config import read_recipe
+from dgl_train.eval_cli import evaluate
 from dgl_train.synthetic import make_shapes
 
 SETTINGS = {

@@ -9,7 +9,7 @@ from tiny import WORDS
 
 from dgl_train.data import FrameFormat, evaluation_batches, read_batches
 from dgl_train.evaluate import Encoders, embed_dataset, evaluate, format_report, torch_encoders
-from dgl_train.model import ZeroShotModel
+from dgl_train.model import FrameMeanModel
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_direction_counts_clips_whose_reverse_has_another_caption(clips, oracle)
 
 
 def test_a_torch_model_is_seen_as_encoders(clips, backbone):
-    model = ZeroShotModel(backbone)
+    model = FrameMeanModel(backbone)
     encoders = torch_encoders(model, num_frames=3, max_words=24, device=torch.device("cpu"))
     assert (encoders.num_frames, encoders.frame_size) == (3, 16)
     embeddings = embed_dataset(encoders, clips, progress=False)
