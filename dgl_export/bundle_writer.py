@@ -23,7 +23,8 @@ from dgl_runtime.bundle import (
 )
 from dgl_runtime.engines import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_train.model import RetrievalModel
+from dgl_train.model import DglModel, RetrievalModel
+from dgl_train.prompts import Prompts
 from dgl_train.vocabulary import clip_tokenizer
 
 SAMPLING = "centres of equal segments"
@@ -78,7 +79,7 @@ def _fill(request: ExportRequest, folder: Path) -> Manifest:
     folded = fold(model, start_token=tokenizer.start_id)
     captions = write_captions(folded.captions, torch.from_numpy(golden.tokens[:2]), folder)
     frames = torch.from_numpy(golden.frames[:2])
-    any_frames = request.method != "dgl-transformer"
+    any_frames = not _is_bound_to_its_frames(model)
     clips = write_clips(folded.clips, _several(frames), folder, any_frames=any_frames)
     engines = [
         open_engine(folder / graph.file, device="cpu", threads=0) for graph in (captions, clips)
@@ -102,6 +103,14 @@ def _fill(request: ExportRequest, folder: Path) -> Manifest:
         parity=measure(golden, *engines),
         source=Source(request.checkpoint, request.checkpoint_sha256, version("dgl-retrieval")),
     )
+
+
+def _is_bound_to_its_frames(model: RetrievalModel) -> bool:
+    """Whether each frame has prompts or a position of its own."""
+    if not isinstance(model, DglModel):
+        return False
+    prompts: Prompts = model.prompts()
+    return max(prompts.frames.shape[1] - 1, prompts.frame_positions.shape[1]) > 0
 
 
 def _several(frames: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ and caption prompts), H heads.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,8 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgl_export.folded_block import FoldedBlock, attend, linear, pick_rows
 from dgl_runtime.errors import ExportError
-from dgl_train.backbone import Backbone, Block, activate, attend_within, merge_heads, split_heads
+from dgl_train.alternatives import has_adapters, merge_lora
+from dgl_train.backbone import Backbone, attend_within, merge_heads, split_heads
 from dgl_train.model import DglModel, RetrievalModel
 from dgl_train.prompts import Prompts
 
@@ -51,56 +54,47 @@ def fold(model: RetrievalModel, *, start_token: int, uint8: bool = True) -> Fold
         Encoders in evaluation mode, float32.
 
     Raises:
-        ExportError: The vision tower has a single block.
+        ExportError: The vision tower has a single block, or the model is one that does not fold.
     """
     backbone = model.backbone
-    if len(backbone.vision.blocks) < 2:
+    _check(model)
+    if not isinstance(model, DglModel):
+        backbone = deepcopy(backbone)
+        merge_lora(backbone)
+        no_captions = torch.empty(len(backbone.text.blocks), 0, backbone.text.positions.shape[1])
+        no_frames = torch.empty(
+            len(backbone.vision.blocks), 1, 0, backbone.vision.positions.shape[1]
+        )
+        captions = CaptionEncoder(backbone, start_token, no_captions)
+        means = FrameMeanEncoder(backbone, no_frames, unit_frames=True, uint8=uint8)
+        return FoldedModel(captions.eval(), means.eval())
+    prompts = model.prompts()
+    captions = CaptionEncoder(backbone, start_token, prompts.captions)
+    clips: ClipEncoder | FrameMeanEncoder
+    if model.prompts.counts.global_prompts:
+        clips = ClipEncoder(backbone, prompts, uint8=uint8)
+    else:
+        clips = FrameMeanEncoder(backbone, prompts.frames, unit_frames=False, uint8=uint8)
+    return FoldedModel(captions.eval(), clips.eval())
+
+
+def _check(model: RetrievalModel) -> None:
+    if len(model.backbone.vision.blocks) < 2:
         raise ExportError(
             "the vision tower has 1 block; folding needs its first and last to be two. "
             "Give a backbone of 2 blocks or more."
         )
-    if isinstance(model, DglModel):
-        prompts = model.prompts()
-        captions = CaptionEncoder(backbone, start_token, prompts.captions)
-        clips: ClipEncoder | FrameMeanEncoder = ClipEncoder(backbone, prompts, uint8=uint8)
-    else:
-        width = backbone.text.positions.shape[1]
-        none = torch.empty(len(backbone.text.blocks), 0, width)
-        captions = CaptionEncoder(backbone, start_token, none)
-        clips = FrameMeanEncoder(backbone, uint8=uint8)
-    return FoldedModel(captions.eval(), clips.eval())
-
-
-class FoldedBlock(nn.Module):
-    """A block with the attention scale in its queries, and its prompts' constant keys and values."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, block: Block, prompts: Tensor) -> None:
-        """Args: the block, and the tokens [..., K, D] of which only keys and values are left."""
-        super().__init__()
-        width = block.out.in_features
-        self.heads, self.quick_gelu = block.heads, block.quick_gelu
-        weights, biases = block.qkv.weight.chunk(3), block.qkv.bias.chunk(3)
-        scale = (width // block.heads) ** -0.5
-        self.q = _linear(weights[0] * scale, biases[0] * scale)
-        self.k, self.v = _linear(weights[1], biases[1]), _linear(weights[2], biases[2])
-        self.ln_1, self.out = block.ln_1, block.out
-        self.ln_2, self.fc, self.proj = block.ln_2, block.fc, block.proj
-        normal = self.ln_1(prompts)
-        self.register_buffer("keys", self.split(self.k(normal)).contiguous())  # [..., H, K, D/H]
-        self.register_buffer("values", self.split(self.v(normal)).contiguous())
-
-    def split(self, x: Tensor) -> Tensor:
-        """[..., T, D] -> [..., H, T, D/H]."""
-        return split_heads(x, self.heads)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual, output projection and MLP: both [..., D] -> [..., D]."""
-        x = x + linear(self.out, attended)
-        hidden = activate(linear(self.fc, self.ln_2(x)), quick_gelu=self.quick_gelu)
-        return x + linear(self.proj, hidden)
+    if has_adapters(model.backbone):
+        raise ExportError(
+            "the model has adapters, layers of its own that no weight can absorb; they are not "
+            "exported. Train a method that folds: dgl-linear, dgl-transformer, lora."
+        )
+    if isinstance(model, DglModel) and model.prompts.counts.global_prompts:
+        if model.visual_output != "global-prompt":
+            raise ExportError(
+                f"the model reads clips from {model.visual_output}, which is there to be compared and "
+                "is not exported. Train with visual_output global-prompt."
+            )
 
 
 class CaptionEncoder(nn.Module):
@@ -207,6 +201,7 @@ class ClipEncoder(nn.Module):
     global_k: Tensor
     global_v: Tensor
     is_global: Tensor
+    positions: Tensor
 
     def __init__(self, backbone: Backbone, prompts: Prompts, *, uint8: bool) -> None:
         """Args: backbone, its evaluated prompts, pixels as uint8 or as normalised floats."""
@@ -226,6 +221,11 @@ class ClipEncoder(nn.Module):
         keys_of_a_frame = self.num_globals + prompts.frames.shape[2] + vision.positions.shape[0]
         is_global = torch.arange(keys_of_a_frame) < self.num_globals
         self.register_buffer("is_global", is_global.float())
+        positions = [
+            split_heads(of_block, block.heads)
+            for of_block, block in zip(prompts.frame_positions, folded, strict=True)
+        ]
+        self.register_buffer("positions", torch.stack(positions))  # [blocks, H, F or 0, D/H]
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips and tell how much each frame counted."""
@@ -237,11 +237,11 @@ class ClipEncoder(nn.Module):
         k = self.put_in_front(self.global_k, linear(block.k, normal))
         v = self.put_in_front(self.global_v, linear(block.v, normal))
         x = self.put_in_front(self.globals, x)
-        x = block.finish(x, self.attend_all(block, (q, k, v), num_frames))
-        for block in self.blocks[1:-1]:
+        x = block.finish(x, self.attend_all(0, (q, k, v), num_frames))
+        for number, block in enumerate(self.blocks[1:-1], start=1):
             normal = block.ln_1(x)
             qkv = linear(block.q, normal), linear(block.k, normal), linear(block.v, normal)
-            x = block.finish(x, self.attend_all(block, qkv, num_frames))
+            x = block.finish(x, self.attend_all(number, qkv, num_frames))
         return self.read_out(x, num_frames)
 
     def put_in_front(self, constant: Tensor, x: Tensor) -> Tensor:
@@ -249,15 +249,16 @@ class ClipEncoder(nn.Module):
         return torch.cat([constant.expand(x.shape[0], -1, -1), x], dim=1)
 
     def attend_all(
-        self, block: FoldedBlock, qkv: tuple[Tensor, Tensor, Tensor], num_frames: int
+        self, number: int, qkv: tuple[Tensor, Tensor, Tensor], num_frames: int
     ) -> Tensor:
         """Global and local attention of a block, each of q, k, v and the result [B, G + F*T, D]."""
+        block = self.blocks[number]
         q, k, v = qkv
         keys = self.see(block, k, block.keys, num_frames)
         values = self.see(block, v, block.values, num_frames)
         global_q = block.split(q[:, : self.num_globals])
         frame_q = block.split(q[:, self.num_globals :].unflatten(1, (num_frames, -1)))
-        globally, _ = self.attend_globally(global_q, keys, values)
+        globally, _ = self.attend_globally(global_q, keys, values, self.positions[number])
         locally = merge_heads(attend(frame_q, keys, values))  # [B, F, T, D]
         return torch.cat([merge_heads(globally), locally.flatten(1, 2)], dim=1)
 
@@ -268,7 +269,9 @@ class ClipEncoder(nn.Module):
         each = (x.shape[0], num_frames, -1, -1, -1)
         return torch.cat([globals_.expand(each), prompts.expand(each), frames], dim=3)
 
-    def attend_globally(self, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def attend_globally(
+        self, q: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Global prompts over all frames at once, reading the keys laid out for the frames.
 
         That layout holds the global prompts' own keys once a frame; log F off their logits makes
@@ -278,6 +281,7 @@ class ClipEncoder(nn.Module):
             q: Queries [B, H, Q, D/H].
             keys: [B, F, H, M, D/H].
             values: [B, F, H, M, D/H].
+            positions: Of frames, for their own keys, [H, F or 0, D/H].
 
         Returns:
             Attended values [B, H, Q, D/H] and attention [B, H, Q, F, M].
@@ -285,6 +289,9 @@ class ClipEncoder(nn.Module):
         num_frames, per_frame = keys.shape[1], keys.shape[3]
         copies = torch.ones_like(keys[:1, :, 0, 0, 0]).sum()  # F, in a form that ONNX keeps free
         logits = q[:, None] @ keys.transpose(-1, -2) - copies.log() * self.is_global
+        if positions.shape[1]:
+            by_frame = (q @ positions.transpose(-1, -2)).permute(0, 3, 1, 2)  # [B, F, H, Q]
+            logits = logits + by_frame[..., None] * (1 - self.is_global)
         attention = logits.permute(0, 2, 3, 1, 4).flatten(3).softmax(dim=-1)
         attention = attention.unflatten(3, (num_frames, per_frame))
         return (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1), attention
@@ -296,68 +303,58 @@ class ClipEncoder(nn.Module):
         keys = self.see(block, linear(block.k, normal), block.keys, num_frames)
         values = self.see(block, linear(block.v, normal), block.values, num_frames)
         q = block.split(linear(block.q, normal[:, :1]))
-        attended, attention = self.attend_globally(q, keys, values)
+        attended, attention = self.attend_globally(q, keys, values, self.positions[-1])
         x = self.ln_post(block.finish(x[:, 0], merge_heads(attended)[:, 0]))
         mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
         return F.normalize(x @ self.projection, dim=-1), mass / mass.sum(dim=-1, keepdim=True)
 
 
 class FrameMeanEncoder(nn.Module):
-    """Folded vision tower of the untuned backbone: the mean of its frames' unit embeddings."""
+    """Folded vision tower without global prompts: the mean of its frames' class tokens."""
 
     blocks: Sequence[FoldedBlock]
     projection: Tensor
 
-    def __init__(self, backbone: Backbone, *, uint8: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, prompts: Tensor, *, unit_frames: bool, uint8: bool
+    ) -> None:
+        """Args: backbone, frame prompts [blocks, F or 1, K, D], whether each frame's is unit-norm."""
         super().__init__()
         vision = backbone.vision
+        self.unit_frames = unit_frames
         self.embed = PatchEmbedding(backbone, uint8=uint8)
-        none = torch.empty(0, vision.positions.shape[1])
-        folded = nn.ModuleList(FoldedBlock(block, none) for block in vision.blocks)
-        self.blocks = cast(Sequence[FoldedBlock], folded)
+        folded = [FoldedBlock(*pair) for pair in zip(vision.blocks, prompts, strict=True)]
+        self.blocks = cast(Sequence[FoldedBlock], nn.ModuleList(folded))
         self.ln_post = vision.ln_post
         self.register_buffer("projection", vision.projection.clone())
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips; every frame counts the same."""
         batch, num_frames = frames.shape[:2]
-        x = self.embed(frames.flatten(0, 1))
+        x = self.embed(frames.flatten(0, 1)).unflatten(0, (batch, num_frames))
         for block in self.blocks[:-1]:
             normal = block.ln_1(x)
-            q, k, v = (block.split(linear(layer, normal)) for layer in (block.q, block.k, block.v))
-            x = block.finish(x, merge_heads(attend(q, k, v)))
+            q = block.split(linear(block.q, normal))
+            x = block.finish(x, merge_heads(attend(q, *self.see(block, normal))))
         block = self.blocks[-1]
         normal = block.ln_1(x)
-        q, k = block.split(linear(block.q, normal[:, :1])), block.split(linear(block.k, normal))
-        attended = attend(q, k, block.split(linear(block.v, normal)))
-        x = self.ln_post(block.finish(x[:, 0], merge_heads(attended)[:, 0]))
-        by_frame = F.normalize(x @ self.projection, dim=-1).unflatten(0, (batch, num_frames))
+        q = block.split(linear(block.q, normal[:, :, :1]))
+        attended = attend(q, *self.see(block, normal))
+        x = self.ln_post(block.finish(x[:, :, 0], merge_heads(attended)[:, :, 0]))
+        by_frame = x @ self.projection  # [B, F, E]
+        if self.unit_frames:
+            by_frame = F.normalize(by_frame, dim=-1)
         weights = torch.ones_like(by_frame[..., 0])
         embedding = F.normalize(by_frame.mean(dim=1), dim=-1)
         return embedding, weights / weights.sum(dim=-1, keepdim=True)
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention with the scale already in the queries; the mask is additive."""
-    logits = q @ k.transpose(-1, -2)
-    if mask is not None:
-        logits = logits + mask
-    return logits.softmax(dim=-1) @ v
-
-
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer on all tokens as one matrix: ONNX gets a Gemm that adds the bias as it goes."""
-    flat: Tensor = layer(x.flatten(0, -2))
-    return cast(Tensor, flat.unflatten(0, x.shape[:-1]))
-
-
-def pick_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a matrix, written so that ONNX gets one plain Gather."""
-    return torch.index_select(table, 0, rows)
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return layer
+    def see(self, block: FoldedBlock, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values a frame's tokens see, each [B, F, H, K + T, D/H]."""
+        keys, values = block.split(linear(block.k, normal)), block.split(linear(block.v, normal))
+        if not block.keys.shape[-2]:
+            return keys, values
+        each = (*normal.shape[:2], -1, -1, -1)
+        return (
+            torch.cat([block.keys.expand(each), keys], dim=3),
+            torch.cat([block.values.expand(each), values], dim=3),
+        )

@@ -56,7 +56,7 @@ def make_golden(
 
 
 def _encode_clips(model: RetrievalModel, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(model, DglModel):
+    if isinstance(model, DglModel) and model.prompts.counts.global_prompts:
         weights = last(model.clip_states(frames, model.prompts())).frame_weights()
     else:
         weights = torch.full(frames.shape[:2], 1 / frames.shape[1])

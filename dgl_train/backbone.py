@@ -6,16 +6,19 @@ backbone can come from a model name, a folder, a weight file or a research check
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dgl_runtime.errors import ConfigError, reason_of
+
+Result = TypeVar("Result")
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -52,10 +55,26 @@ class Block(nn.Module):
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """The residual MLP: [..., D] -> [..., D], residual included."""
+        """The residual MLP: [..., D] -> [..., D], residual included.
+
+        Frozen, it is computed again in the backward pass: its inner activations are the larger half of
+        all, and without a gradient for its weights nothing else needs them.
+        """
+        return self._mlp(x) if self.fc.weight.requires_grad else recomputed(self._mlp, x)
+
+    def _mlp(self, x: Tensor) -> Tensor:
         hidden = self.fc(self.ln_2(x))
         projected: Tensor = self.proj(activate(hidden, quick_gelu=self.quick_gelu))
         return x + projected
+
+
+def recomputed(function: Callable[..., Result], *args: object) -> Result:
+    """Call a function, keeping only its arguments for the backward pass, which calls it again."""
+    if not torch.is_grad_enabled():
+        return function(*args)
+    # Nothing here is random, so there is no state of a random generator to restore.
+    result: Result = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 def activate(hidden: Tensor, *, quick_gelu: bool) -> Tensor:
@@ -75,7 +94,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-2, -3).flatten(-2)
 
 
-def attend_within(block: Block, x: Tensor, *, causal: bool = False) -> Tensor:
+def attend_within(block: Block, x: Tensor, causal: bool = False) -> Tensor:
     """A plain transformer block: every token of a sequence attends to its sequence, [N, T, D]."""
     q, k, v = block.project_qkv(x)
     attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)

@@ -8,7 +8,7 @@ backbone by mistake.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,18 @@ from torch import Tensor
 
 from dgl_runtime.errors import ConfigError, reason_of
 from dgl_train.backbone import Backbone, BackboneSource, load_backbone, rename_block
+from dgl_train.methods import (
+    ModelSettings,
+    TunedModel,
+    build_model,
+    load_trained,
+    make_prompts,
+    trained_parameters,
+)
 from dgl_train.model import DglModel
-from dgl_train.prompts import LinearPrompts, PromptCounts, PromptGenerator, TransformerPrompts
+from dgl_train.prompts import PromptCounts
 
-METHODS = ("dgl-linear", "dgl-transformer")
-FORMAT = "dgl-prompts-1"
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What is needed, beside the tensors, to build a tuned model and feed it."""
-
-    method: str
-    counts: PromptCounts
-    num_frames: int
-    max_words: int
-
-
-@dataclass(frozen=True)
-class TunedModel:
-    """A model with the settings it was trained with."""
-
-    model: DglModel
-    settings: ModelSettings
-
-
-def make_prompts(backbone: Backbone, settings: ModelSettings) -> PromptGenerator:
-    """A new generator of the method.
-
-    Raises:
-        ConfigError: Unknown method.
-    """
-    if settings.method == "dgl-linear":
-        return LinearPrompts(backbone, settings.counts)
-    if settings.method == "dgl-transformer":
-        return TransformerPrompts(backbone, settings.counts, settings.num_frames)
-    raise ConfigError(f"method is {settings.method!r}; it must be one of {', '.join(METHODS)}.")
+FORMAT = "dgl-tuned-2"
 
 
 def save_checkpoint(path: Path, tuned: TunedModel) -> None:
@@ -63,11 +39,10 @@ def save_checkpoint(path: Path, tuned: TunedModel) -> None:
         "format": FORMAT,
         "settings": json.dumps(asdict(tuned.settings)),
         "backbone": json.dumps(asdict(tuned.model.backbone.source)),
-        "backbone_sha256": tuned.model.backbone.digest(),
+        "backbone_sha256": tuned.backbone_sha256,
     }
-    tensors = {
-        name: t.detach().contiguous() for name, t in tuned.model.prompts.state_dict().items()
-    }
+    trained = trained_parameters(tuned.model)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in trained.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
@@ -141,9 +116,9 @@ def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
             f"{path} was trained on a backbone with sha256 {header['backbone_sha256'][:12]}, but "
             f"{backbone.source.name!r} has {backbone.digest()[:12]}. Give the backbone it was trained on."
         )
-    prompts = make_prompts(backbone, settings)
-    prompts.load_state_dict(tensors)
-    return TunedModel(DglModel(backbone, prompts), settings)
+    tuned = build_model(backbone, settings)
+    load_trained(tuned.model, tensors)
+    return tuned
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -221,13 +196,14 @@ def _research_linear(
     prompts = make_prompts(backbone, settings)
     prompts.load_state_dict(
         {
+            "frame_positions": prompts.frame_positions,
             "global_prompts": state["visual.prompt_embeddings"][0],
             "latent": table.unflatten(1, (blocks, -1)).transpose(0, 1),
             "to_caption.weight": state["prefix_text_prompt_proj_layer.weight"],
             "to_caption.bias": state["prefix_text_prompt_proj_layer.bias"],
         }
     )
-    return TunedModel(DglModel(backbone, prompts), settings)
+    return TunedModel(DglModel(backbone, prompts), settings, backbone.digest())
 
 
 def _research_transformer(
@@ -240,6 +216,7 @@ def _research_transformer(
     prompts = make_prompts(backbone, settings)
     mixer = "PromptTransformer.resblocks.0."
     tensors = {
+        "frame_positions": prompts.frame_positions.detach(),
         "global_prompts": state["visual.prompt_embeddings"][0],
         "latent": table.unflatten(1, (blocks, -1)).transpose(0, 1),
     }
@@ -249,4 +226,4 @@ def _research_transformer(
         elif name.startswith("unified_prompt_mlp.c_"):
             tensors[name.replace("unified_prompt_mlp.c_", "caption_")] = tensor
     prompts.load_state_dict(tensors)
-    return TunedModel(DglModel(backbone, prompts), settings)
+    return TunedModel(DglModel(backbone, prompts), settings, backbone.digest())

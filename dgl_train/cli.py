@@ -12,7 +12,10 @@ from dgl_runtime.errors import ConfigError
 from dgl_train.options import choose_device, data_root_option, dataset_option, device_option
 
 if TYPE_CHECKING:
+    import torch
+
     from dgl_train.config import Recipe
+    from dgl_train.datasets import CaptionedClip
 
 STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
 
@@ -20,34 +23,52 @@ STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
 @click.command(cls=Command)
 @dataset_option
 @data_root_option
-@click.option("--method", metavar="dgl-linear|dgl-transformer", help="In place of the recipe's.")
-@click.option("--recipe", help="Name or TOML file; else the data set's own, or default.")
+@click.option("--method", metavar="NAME", help="dgl-linear, dgl-transformer, or a baseline.")
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Laid over the data set's own; may be given several times.",
+)
 @click.option("--backbone", help="Model name of open_clip, or a folder in its format.")
 @click.option("--pretrained", help="Weight tag of open_clip, or a weight file.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder  [runs/DATASET-METHOD]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Train so many times, from training_seed on, into OUT/seedN.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @device_option
 def train(
     dataset: str,
     data_root: Path | None,
     method: str | None,
-    recipe: str | None,
+    recipes: tuple[str, ...],
     backbone: str | None,
     pretrained: str | None,
     settings: tuple[str, ...],
     out: Path | None,
     resume: bool,
+    seeds: int,
+    dry_run: bool,
     device: str,
 ) -> None:
     """Learn DGL prompts for a frozen CLIP on captioned clips.
 
     Validates on the val split, or on a part held out of train, after each epoch; the best epoch is
-    kept. Ctrl-C saves the run, --resume goes on with it exactly.
+    kept. Ctrl-C saves the run, --resume goes on with it exactly. On several GPUs, start it as
+    accelerate launch --num_processes N -m dgl_train ...
 
     \b
     Example:
       dgl-train --dataset shapes --data-root shapes
+      dgl-train --dataset msrvtt --data-root DIR --recipe gpu-24gb --dry-run
       dgl-train --dataset clips.csv --method dgl-linear --set batch_size=64
     """  # noqa: D301 - click's own marker
     from dgl_train.config import read_recipe, recipe_names
@@ -56,29 +77,57 @@ def train(
     if backbone and Path(backbone).is_dir() and pretrained is None:
         named["pretrained"] = ""  # a folder has its weights inside
     overrides = [f"{key}={value}" for key, value in named.items() if value is not None]
-    chosen = read_recipe(
-        recipe or (dataset if dataset in recipe_names() else "default"), [*overrides, *settings]
+    own = [dataset] if dataset in recipe_names() else []
+    recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
+    where = choose_device(device)
+    parts = _read_clips(dataset, data_root, recipe)
+    recipe = _locate_backbone(recipe, data_root)
+    out = out or Path("runs") / f"{Path(dataset).stem}-{recipe.method}"
+    if dry_run:
+        _show_plan(recipe, parts)
+        return
+    for seed in range(recipe.training_seed, recipe.training_seed + seeds):
+        one = dataclasses.replace(recipe, training_seed=seed)
+        _train_once(one, parts, out / f"seed{seed}" if seeds > 1 else out, where, resume)
+
+
+def _read_clips(
+    dataset: str, data_root: Path | None, recipe: "Recipe"
+) -> "tuple[list[CaptionedClip], list[CaptionedClip]]":
+    from dgl_train.datasets import read_dataset, select_split, training_parts
+
+    clips = read_dataset(dataset, data_root)
+    if recipe.select_on_test:
+        return select_split(clips, "train", dataset), select_split(clips, "test", dataset)
+    return training_parts(
+        clips, dataset, fraction=recipe.validation_fraction, seed=recipe.training_seed
     )
 
+
+def _show_plan(recipe: "Recipe", parts: "tuple[list[CaptionedClip], list[CaptionedClip]]") -> None:
     from dgl_train.backbone import BackboneSource, load_backbone
-    from dgl_train.datasets import read_dataset, training_parts
+    from dgl_train.plan import describe_plan
+
+    backbone = load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
+    click.echo(describe_plan(recipe, backbone, clips_train=parts[0], clips_val=parts[1]))
+
+
+def _train_once(
+    recipe: "Recipe",
+    parts: "tuple[list[CaptionedClip], list[CaptionedClip]]",
+    out: Path,
+    device: "torch.device",
+    resume: bool,
+) -> None:
+    from dgl_train.backbone import BackboneSource, load_backbone
     from dgl_train.fit import fit
 
-    where = choose_device(device)
-    clips_train, clips_val = training_parts(
-        read_dataset(dataset, data_root),
-        dataset,
-        fraction=chosen.validation_fraction,
-        seed=chosen.training_seed,
-    )
-    chosen = _locate_backbone(chosen, data_root)
     result = fit(
-        chosen,
-        clips_train,
-        clips_val,
-        out or Path("runs") / f"{Path(dataset).stem}-{chosen.method}",
-        backbone=load_backbone(BackboneSource(chosen.backbone, chosen.pretrained)),
-        device=where,
+        recipe,
+        *parts,
+        out,
+        backbone=load_backbone(BackboneSource(recipe.backbone, recipe.pretrained)),
+        device=device,
         resume=resume,
     )
     if result.step < result.total_steps:
@@ -88,9 +137,10 @@ def train(
             err=True,
         )
         sys.exit(INTERRUPTED)
+    chosen_on = "TEST" if recipe.select_on_test else "validation"
     click.echo(
-        f"{result.run}: best epoch {result.best_epoch} of {chosen.epochs}, "
-        f"validation R@1 {result.best_recall:.1f} over {len(clips_val)} captions"
+        f"{result.run}: best epoch {result.best_epoch} of {recipe.epochs}, "
+        f"{chosen_on} R@1 {result.best_recall:.1f} over {len(parts[1])} captions"
     )
 
 

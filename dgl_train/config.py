@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.checkpoint import METHODS
+from dgl_train.methods import METHODS, PROJECTIONS
+from dgl_train.model import VISUAL_OUTPUTS
+
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 _RECIPES = files("dgl_train") / "recipes"
 
@@ -41,6 +44,14 @@ def _from_zero() -> Any:  # noqa: ANN401
     return _field(float, "a number from 0", lambda value: 0 <= value < math.inf)
 
 
+def _one_of(values: Sequence[str]) -> Any:  # noqa: ANN401
+    return _field(str, f"one of {', '.join(values)}", lambda value: value in values)
+
+
+def _switch() -> Any:  # noqa: ANN401
+    return _field(bool, "true or false")
+
+
 def _field(kind: type, expected: str, allows: Callable[[Any], bool] = lambda _: True) -> Any:  # noqa: ANN401
     return field(metadata={"rule": Rule(kind, expected, allows)})
 
@@ -49,17 +60,24 @@ def _field(kind: type, expected: str, allows: Callable[[Any], bool] = lambda _: 
 class Recipe:
     """The settings of a training run; ``recipes/default.toml`` explains each."""
 
-    method: str = _field(str, f"one of {', '.join(METHODS)}", lambda value: value in METHODS)
+    method: str = _one_of(METHODS)
     backbone: str = _field(str, "a model name of open_clip or a folder", bool)
     pretrained: str = _field(str, "a weight tag of open_clip, a weight file or ''")
-    global_prompts: int = _whole(1)
-    frame_prompts: int = _whole(1)
+    global_prompts: int = _whole(0)
+    frame_prompts: int = _whole(0)
     caption_prompts: int = _field(
-        int, "an even whole number from 2", lambda value: value >= 2 and value % 2 == 0
+        int, "an even whole number from 0", lambda value: value >= 0 and value % 2 == 0
     )
+    projection: str = _one_of(PROJECTIONS)
+    visual_output: str = _one_of(VISUAL_OUTPUTS)
+    frame_positions: bool = _switch()
+    reversed_negatives: bool = _switch()
     num_frames: int = _whole(1)
     max_words: int = _whole(3)
     batch_size: int = _whole(2)
+    micro_batch_size: int = _whole(0)
+    precision: str = _one_of(PRECISIONS)
+    recompute_blocks: bool = _switch()
     epochs: int = _whole(1)
     learning_rate: float = _above_zero()
     global_lr_factor: float = _above_zero()
@@ -70,10 +88,12 @@ class Recipe:
     validation_fraction: float = _field(
         float, "a number above 0 and below 1", lambda value: 0 < value < 1
     )
+    select_on_test: bool = _switch()
     training_seed: int = _field(
         int, "a whole number from 0, below 2**63", lambda value: 0 <= value < 2**63
     )
     num_workers: int = _whole(0)
+    frame_cache_gb: float = _from_zero()
     save_every_steps: int = _whole(1)
 
 
@@ -89,18 +109,22 @@ def _is_recipe(file: Any) -> bool:  # noqa: ANN401 - importlib's Traversable
     return str(file.name).endswith(".toml")
 
 
-def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe over the default one, then apply overrides.
+def read_recipe(
+    recipes: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
+) -> Recipe:
+    """Lay recipes over the default one, in the order given, then apply overrides.
 
     Args:
-        name_or_path: A name of ``recipe_names()``, or a TOML file with some or all settings.
+        recipes: Names of ``recipe_names()``, or TOML files with some or all settings; one or several.
         overrides: Texts ``key=value``; the last one of a key counts.
 
     Raises:
         ConfigError: No such recipe, no valid TOML, or settings at fault: all of them at once.
     """
     settings = _parse((_RECIPES / "default.toml").read_text("utf-8"), "default")
-    settings |= _parse(_recipe_text(name_or_path), name_or_path)
+    layers = [recipes] if isinstance(recipes, str | Path) else recipes
+    for layer in layers:
+        settings |= _parse(_recipe_text(layer), layer)
     faults = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -108,7 +132,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
             faults.append(f"{override!r} is not of the form key=value")
             continue
         settings[key.strip()] = _parse_override(key.strip(), text.strip())
-    return _make_recipe(settings, faults, f"recipe {name_or_path}")
+    return _make_recipe(settings, faults, f"recipe {' + '.join(map(str, layers))}")
 
 
 def _recipe_text(name_or_path: str | Path) -> str:
@@ -133,6 +157,8 @@ def _parse(text: str, name: str | Path) -> dict[str, Any]:
 def _parse_override(key: str, text: str) -> Any:  # noqa: ANN401
     """The text as the setting's type, or as it is where that fails: checked with all others."""
     kind = RULES[key].kind if key in RULES else str
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
         return kind(text)
     except ValueError:

@@ -1,30 +1,30 @@
-"""Training: prompts learn on batches of captioned clips, the backbone stays as it is."""
+"""Training: batch after batch, epoch after epoch, validated, saved, and resumed exactly."""
 
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.backbone import Backbone
-from dgl_train.checkpoint import ModelSettings, TunedModel, make_prompts, save_checkpoint
+from dgl_train.checkpoint import save_checkpoint
 from dgl_train.config import Recipe
 from dgl_train.data import Batch, FrameFormat, read_batches, steps_per_epoch, training_batches
 from dgl_train.datasets import CaptionedClip
 from dgl_train.evaluate import Report, evaluate, torch_encoders
-from dgl_train.model import DglModel
-from dgl_train.optimizer import make_optimizer, rate_factor
-from dgl_train.prompts import PromptCounts
+from dgl_train.events import Events
+from dgl_train.methods import TunedModel, load_trained, trained_parameters
+from dgl_train.processes import Processes
+from dgl_train.provenance import describe_run
 from dgl_train.run_folder import Progress, RunFolder, SavedRun, digest_clips
+from dgl_train.step import StepResult, TrainingStep, make_batch, make_model
 from dgl_train.stopping import StopRequest
-from dgl_train.vocabulary import clip_tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,72 +46,6 @@ class FitResult:
     best_recall: float
 
 
-def contrastive_loss(captions: Tensor, clips: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy over a batch's similarities; the diagonal is right.
-
-    Args:
-        captions: Unit-norm embeddings [B, E].
-        clips: Unit-norm embeddings [B, E].
-        logit_scale: Factor on the cosine, [].
-
-    Returns:
-        Mean of the losses over rows and over columns, [].
-    """
-    logits = logit_scale * captions @ clips.T
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
-    """An untrained model of a recipe; its prompts depend on the seed alone.
-
-    Raises:
-        ConfigError: If the backbone cannot take captions of that length.
-    """
-    if recipe.max_words > backbone.context_length:
-        raise ConfigError(
-            f"max_words is {recipe.max_words}, but backbone {backbone.source.name!r} reads "
-            f"captions of {backbone.context_length} tokens at most. Lower max_words."
-        )
-    counts = PromptCounts(recipe.global_prompts, recipe.frame_prompts, recipe.caption_prompts)
-    settings = ModelSettings(recipe.method, counts, recipe.num_frames, recipe.max_words)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training_seed)
-        return TunedModel(DglModel(backbone, make_prompts(backbone, settings)), settings)
-
-
-def train_step(
-    model: DglModel,
-    optimizer: torch.optim.Optimizer,
-    tokens: Tensor,
-    frames: Tensor,
-    *,
-    max_grad_norm: float,
-) -> float:
-    """One step on a batch; nothing is changed where the loss is not finite.
-
-    Args:
-        model: Its prompts are trained.
-        optimizer: With the learning rates of this step.
-        tokens: Captions, [B, L].
-        frames: Their clips, uint8 [B, F, 3, S, S].
-        max_grad_norm: A longer gradient is shortened to this norm.
-
-    Returns:
-        The loss.
-    """
-    loss = contrastive_loss(
-        model.encode_captions(tokens), model.encode_clips(frames), model.logit_scale
-    )
-    value = loss.item()
-    if math.isfinite(value):
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(model.prompts.parameters(), max_grad_norm)
-        optimizer.step()
-    return value
-
-
 def fit(
     recipe: Recipe,
     clips_train: Sequence[CaptionedClip],
@@ -130,8 +64,8 @@ def fit(
         clips_train: What to learn from.
         clips_val: What to select by; no video of these is among the others.
         run_folder: What is learned goes here, see ``run_folder.py``.
-        backbone: What the recipe's backbone names.
-        device: Where to compute.
+        backbone: What the recipe's backbone names; methods other than prompts change it.
+        device: Where to compute; of several processes each takes its own GPU.
         resume: Go on with the run that is there.
         progress_bar: Whether to draw on stderr.
 
@@ -139,139 +73,186 @@ def fit(
         ConfigError: If the folder, the clips or the recipe do not fit, or the loss is not finite.
         MediaError: If a video cannot be read.
     """
-    if len(clips_train) < 2:
-        raise ConfigError(
-            f"there is {len(clips_train)} captioned clip to train on; give 2 or more."
-        )
+    processes = Processes()
+    _check_batch(min(recipe.batch_size, len(clips_train)), processes.count)
     folder, sha256 = RunFolder(run_folder), digest_clips(clips_train, clips_val)
     tuned = make_model(recipe, backbone)
+    device = processes.device(device)
     tuned.model.to(device)
-    optimizer = make_optimizer(tuned.model.prompts, recipe)
+    total_steps = steps_per_epoch(len(clips_train), recipe.batch_size) * recipe.epochs
+    step = TrainingStep(
+        tuned.model, recipe, total_steps=total_steps, device=device, processes=processes
+    )
     progress = Progress()
     if resume:
         saved = folder.resume(recipe, sha256)
         progress = saved.progress
-        tuned.model.prompts.load_state_dict(saved.prompts)
-        optimizer.load_state_dict(saved.optimizer)
-    else:
-        folder.begin(recipe)
-    run = _Run(recipe, clips_train, clips_val, sha256, folder, tuned, optimizer, progress, device)
-    run.go_on(progress_bar)
+        load_trained(tuned.model, saved.trained)
+        step.load_state_dict(saved.step)
+    elif processes.is_main:
+        folder.begin(recipe, describe_run(device, processes=processes.count))
+    processes.wait()
+    run = _Run(clips_train, clips_val, sha256, folder, tuned, step, progress)
+    run.go_on(progress_bar and processes.is_main)
     return FitResult(
-        run_folder, progress.step, run.total_steps, progress.best_epoch, progress.best_recall
+        run_folder, progress.step, total_steps, progress.best_epoch, progress.best_recall
     )
+
+
+def _check_batch(size: int, processes: int) -> None:
+    if size < 2:
+        raise ConfigError(f"there is {size} captioned clip to train on; give 2 or more.")
+    if size % processes:
+        raise ConfigError(
+            f"a batch of {size} clips cannot be shared evenly by {processes} processes. "
+            f"Set batch_size to a multiple of {processes}."
+        )
 
 
 @dataclass
 class _Run:
-    """A run in memory; ``progress``, prompts and optimizer are what changes."""
+    """A run in memory; ``progress``, what is trained and the state of ``step`` change."""
 
-    recipe: Recipe
     clips_train: Sequence[CaptionedClip]
     clips_val: Sequence[CaptionedClip]
     clips_sha256: str
     folder: RunFolder
     tuned: TunedModel
-    optimizer: torch.optim.AdamW
+    step: TrainingStep
     progress: Progress
-    device: torch.device
+    epoch_waited_s: float = 0.0
+    epoch_started: float = 0.0
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.step.recipe
+
+    @property
+    def processes(self) -> Processes:
+        return self.step.processes
 
     @property
     def epoch_steps(self) -> int:
-        return steps_per_epoch(len(self.clips_train), self.recipe.batch_size)
+        return self.step.total_steps // self.recipe.epochs
 
     @property
-    def total_steps(self) -> int:
-        return self.epoch_steps * self.recipe.epochs
+    def batch_size(self) -> int:
+        return min(self.recipe.batch_size, len(self.clips_train))
 
     def go_on(self, progress_bar: bool) -> None:
         """Train from the step the run is at to its end, or until asked to stop."""
-        recipe, progress = self.recipe, self.progress
-        size = min(recipe.batch_size, len(self.clips_train))
+        progress = self.progress
         bar = tqdm(
-            total=self.total_steps * size,
-            initial=progress.step * size,
+            total=self.step.total_steps * self.batch_size,
+            initial=progress.step * self.batch_size,
             desc="training",
             unit=" clips",
             disable=not progress_bar,
         )
-        started = time.monotonic()
-        with bar, StopRequest() as stop:
-            for batch in self._batches():
-                loss = self._step(batch)
-                bar.set_postfix(
-                    loss=f"{loss:.3f}", best_val_r1=f"{max(0, progress.best_recall):.1f}"
-                )
-                bar.update(len(batch.numbers))
+        with ExitStack() as stack:
+            stack.enter_context(bar)
+            stop = stack.enter_context(StopRequest())
+            events = self._events(stack)
+            self._start_epoch()
+            for batch in self._timed(self._batches()):
+                result = self._train_on(batch)
+                best = f"{max(0, progress.best_recall):.1f}"
+                bar.set_postfix(loss=f"{result.loss:.3f}", best_val_r1=best)
+                bar.update(self.batch_size)
+                if events:
+                    events.add(progress.step, {f"train/{k}": v for k, v in vars(result).items()})
+                is_stopped = self.processes.any(stop.is_set)
                 is_epoch_end = progress.step % self.epoch_steps == 0
                 if is_epoch_end:
-                    self._end_epoch(time.monotonic() - started)
-                if is_epoch_end or stop.is_set or progress.step % recipe.save_every_steps == 0:
+                    self._end_epoch(events)
+                if is_epoch_end or is_stopped or progress.step % self.recipe.save_every_steps == 0:
                     self._save()
-                if stop.is_set:
+                if is_stopped:
                     break
 
+    def _events(self, stack: ExitStack) -> Events | None:
+        if not self.processes.is_main:
+            return None
+        return stack.enter_context(Events(self.folder.events, first_step=self.progress.step + 1))
+
     def _batches(self) -> Iterator[Batch]:
-        recipe = self.recipe
+        recipe, processes = self.recipe, self.processes
+        whole = training_batches(
+            len(self.clips_train),
+            batch_size=recipe.batch_size,
+            epochs=recipe.epochs,
+            seed=recipe.training_seed,
+            first_step=self.progress.step,
+        )
+        share = self.batch_size // processes.count
+        own = slice(processes.rank * share, (processes.rank + 1) * share)
         size = self.tuned.model.backbone.frame_size
         return read_batches(
             self.clips_train,
             FrameFormat(recipe.num_frames, size, recipe.training_seed),
-            training_batches(
-                len(self.clips_train),
-                batch_size=recipe.batch_size,
-                epochs=recipe.epochs,
-                seed=recipe.training_seed,
-                first_step=self.progress.step,
-            ),
+            (batch[own] for batch in whole),
             num_workers=recipe.num_workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.step.device.type == "cuda",
         )
 
-    def _step(self, batch: Batch) -> float:
-        recipe, progress = self.recipe, self.progress
-        factor = rate_factor(progress.step, self.total_steps, recipe.warmup_fraction)
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["peak_lr"]
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches, noting how long they were waited for."""
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self.epoch_waited_s += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
+
+    def _train_on(self, batch: Batch) -> StepResult:
+        progress = self.progress
         clips = [self.clips_train[number] for number in batch.numbers]
-        tokens = clip_tokenizer()([clip.caption for clip in clips], recipe.max_words)
-        loss = train_step(
-            self.tuned.model,
-            self.optimizer,
-            torch.from_numpy(tokens).to(self.device),
-            batch.frames.to(self.device, non_blocking=True),
-            max_grad_norm=recipe.max_grad_norm,
+        result = self.step.take(
+            progress.step, make_batch(clips, batch.frames, self.recipe, self.step.device)
         )
-        if not math.isfinite(loss):
+        if not math.isfinite(result.loss):
             videos = ", ".join(str(clip.video) for clip in clips)
             raise ConfigError(
-                f"the loss is {loss} at step {progress.step + 1}. Lower learning_rate, or look at "
-                f"the videos of this batch: {videos}."
+                f"the loss is {result.loss} at step {progress.step + 1}. Lower learning_rate, or "
+                f"look at the videos of this batch: {videos}."
             )
         progress.step += 1
-        progress.loss_sum += loss
-        return loss
+        progress.loss_sum += result.loss
+        return result
 
-    def _end_epoch(self, seconds: float) -> None:
+    def _start_epoch(self) -> None:
+        self.epoch_started, self.epoch_waited_s = time.monotonic(), 0.0
+
+    def _end_epoch(self, events: Events | None) -> None:
         """Validate, and keep what was learned."""
         progress = self.progress
-        epoch = progress.step // self.epoch_steps
+        training_s = time.monotonic() - self.epoch_started
         report = self._validate()
         recall = report.text_to_video.r1
-        if recall > progress.best_recall:
+        epoch = progress.step // self.epoch_steps
+        is_best = recall > progress.best_recall
+        if is_best:
             progress.best_recall, progress.best_epoch = recall, epoch
-            save_checkpoint(self.folder.best, self.tuned)
-        save_checkpoint(self.folder.last, self.tuned)
-        self.folder.add_metrics(
-            {
-                "epoch": epoch,
-                "step": progress.step,
-                "loss": progress.loss_sum / self.epoch_steps,
-                "seconds": round(seconds, 1),
-                "validation": asdict(report),
-            }
-        )
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            "loss": progress.loss_sum / self.epoch_steps,
+            "training_s": round(training_s, 2),
+            "waited_for_clips_s": round(self.epoch_waited_s, 2),
+            "validation": asdict(report),
+        }
         progress.loss_sum = 0.0
+        if self.processes.is_main:
+            if is_best:
+                save_checkpoint(self.folder.best, self.tuned)
+            save_checkpoint(self.folder.last, self.tuned)
+            self.folder.add_metrics(line)
+        if events:
+            ways = {"t2v": report.text_to_video, "v2t": report.video_to_text}
+            values = {f"val/{way}_r1": metrics.r1 for way, metrics in ways.items()}
+            events.add(progress.step, {"train/epoch_loss": line["loss"], **values})
+        self._start_epoch()
 
     def _validate(self) -> Report:
         recipe = self.recipe
@@ -279,10 +260,16 @@ class _Run:
             self.tuned.model,
             num_frames=recipe.num_frames,
             max_words=recipe.max_words,
-            device=self.device,
+            device=self.step.device,
         )
         return evaluate(encoders, self.clips_val, num_workers=recipe.num_workers, progress=False)
 
     def _save(self) -> None:
-        prompts, optimizer = self.tuned.model.prompts.state_dict(), self.optimizer.state_dict()
-        self.folder.save(SavedRun(self.clips_sha256, self.progress, prompts, optimizer))
+        if self.processes.is_main:
+            trained = {
+                name: tensor.detach()
+                for name, tensor in trained_parameters(self.tuned.model).items()
+            }
+            state = self.step.state_dict()
+            self.folder.save(SavedRun(self.clips_sha256, self.progress, trained, state))
+        self.processes.wait()

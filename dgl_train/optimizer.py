@@ -1,23 +1,24 @@
-"""How prompts move: AdamW, with a learning rate for each kind of tensor that rises and falls."""
+"""How tensors move: AdamW, with a learning rate for each kind of tensor that rises and falls."""
 
 import math
 
 import torch
+from torch import nn
 
 from dgl_train.config import Recipe
-from dgl_train.prompts import PromptGenerator
+from dgl_train.methods import trained_parameters
 
 
-def make_optimizer(prompts: PromptGenerator, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW, one group a tensor: learning rates by kind, no decay on biases and norms."""
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW, one group a trained tensor: learning rates by kind, no decay on biases and norms."""
     factors = {"global_prompts": recipe.global_lr_factor, "latent": recipe.latent_lr_factor}
     groups = [
         {
             "params": [parameter],
-            "peak_lr": recipe.learning_rate * factors.get(name, 1.0),
+            "peak_lr": recipe.learning_rate * factors.get(name.rpartition(".")[2], 1.0),
             "weight_decay": recipe.weight_decay if parameter.ndim > 1 else 0.0,
         }
-        for name, parameter in prompts.named_parameters()
+        for name, parameter in trained_parameters(model).items()
     ]
     return torch.optim.AdamW(groups)
 

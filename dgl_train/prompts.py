@@ -1,6 +1,7 @@
-"""Prompt generators: one shared latent space that gives prompts to both towers (DGL, section 3.2).
+"""Prompt generators: what is learned, and how it becomes prompts for both towers (DGL, section 3.2).
 
-A generator's output does not depend on the input, so export evaluates it once. Counts: G global prompts,
+The paper's two share a latent space between the towers; ``UnsharedPrompts`` is its baseline. A
+generator's output does not depend on the input, so export evaluates it once. Counts: G global prompts,
 K frame prompts per frame and block, C caption prompts per block in front of the caption. The paper's
 caption prompts come in two halves; the half behind the end token reaches nothing under the causal mask,
 so only the front half (C = caption_prompts / 2) exists here.
@@ -18,22 +19,19 @@ from dgl_train.backbone import Backbone, Block, activate, attend_within
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """How many prompts there are; the paper's are 4, 4 and 8."""
+    """How many prompts there are; the paper's are 4, 4 and 8. A kind with 0 does not exist."""
 
     global_prompts: int = 4
     frame_prompts: int = 4
     caption_prompts: int = 8
 
     def __post_init__(self) -> None:
-        if self.global_prompts < 1 or self.frame_prompts < 1:
+        counts = (self.global_prompts, self.frame_prompts, self.caption_prompts)
+        if min(counts) < 0 or self.caption_prompts % 2 or not any(counts):
             raise ConfigError(
-                f"global_prompts is {self.global_prompts} and frame_prompts {self.frame_prompts}; "
-                "both must be at least 1."
-            )
-        if self.caption_prompts < 2 or self.caption_prompts % 2:
-            raise ConfigError(
-                f"caption_prompts is {self.caption_prompts}; it must be an even number from 2, "
-                "because half of them stand in front of the caption."
+                f"global_prompts is {counts[0]}, frame_prompts {counts[1]}, caption_prompts "
+                f"{counts[2]}; none may be below 0, one must be above, and caption_prompts must be "
+                "even, because half of them stand in front of the caption."
             )
 
     @property
@@ -49,12 +47,18 @@ class Prompts:
     globals: Tensor  # [G, D] at block 0; from there on they carry on through all blocks
     frames: Tensor  # [vision blocks, F, K, D]; F is 1 where all frames share their prompts
     captions: Tensor  # [text blocks, C, D of the text tower]
+    # [vision blocks, F, D], added to the frames' keys when global prompts read them; F is 0 without
+    frame_positions: Tensor
 
 
 class PromptGenerator(nn.Module):
-    """Shared part of the generators: the global prompts and the sizes both towers ask for."""
+    """Shared part of the generators: the global prompts and the sizes both towers ask for.
 
-    def __init__(self, backbone: Backbone, counts: PromptCounts) -> None:
+    ``num_positions`` frames get a learned position each on the keys that the global prompts read;
+    0 is the paper's model, and positions start at zero, so that training starts from it.
+    """
+
+    def __init__(self, backbone: Backbone, counts: PromptCounts, *, num_positions: int = 0) -> None:
         super().__init__()
         vision, text = backbone.vision, backbone.text
         self.counts = counts
@@ -69,6 +73,9 @@ class PromptGenerator(nn.Module):
             class_token = vision.ln_pre(vision.class_embedding + vision.positions[0])
             noise = self.uniform(counts.global_prompts, self.width)
         self.global_prompts = nn.Parameter(class_token + noise)
+        self.frame_positions = nn.Parameter(
+            torch.zeros(self.vision_blocks, num_positions, self.width)
+        )
 
     def uniform(self, *shape: int) -> Tensor:
         """A new prompt tensor of this shape."""
@@ -80,24 +87,57 @@ class PromptGenerator(nn.Module):
 
 
 class LinearPrompts(PromptGenerator):
-    """DGL-linear: frame prompts are the latent vectors, caption prompts their linear image.
+    """DGL-linear: one tower's prompts are the latent vectors, the other's their linear image.
 
-    All frames share the frame prompts, so a model trained at one number of frames runs at any other. The
-    latent space holds max(K, C) vectors a block and each side reads as many as it needs; with the paper's
-    counts (K = C = 4) that is the paper's table.
+    In the paper the latent vectors are the frame prompts (visual to text); ``from_text`` turns the
+    projection round. All frames share the frame prompts, so a model trained at one number of frames runs
+    at any other. The latent space holds max(K, C) vectors a block and each side reads as many as it
+    needs; with the paper's counts (K = C = 4) that is the paper's table.
     """
 
-    def __init__(self, backbone: Backbone, counts: PromptCounts) -> None:
-        super().__init__(backbone, counts)
+    def __init__(
+        self,
+        backbone: Backbone,
+        counts: PromptCounts,
+        *,
+        from_text: bool = False,
+        num_positions: int = 0,
+    ) -> None:
+        super().__init__(backbone, counts, num_positions=num_positions)
         rows = max(counts.frame_prompts, counts.prefix)
-        self.latent = nn.Parameter(self.uniform(self.latent_blocks, rows, self.width))
-        self.to_caption = nn.Linear(self.width, self.text_width)
+        self.from_text = from_text
+        if from_text:
+            self.latent = nn.Parameter(self.uniform(self.latent_blocks, rows, self.text_width))
+            self.to_frame = nn.Linear(self.text_width, self.width)
+        else:
+            self.latent = nn.Parameter(self.uniform(self.latent_blocks, rows, self.width))
+            self.to_caption = nn.Linear(self.width, self.text_width)
 
     def forward(self) -> Prompts:
         """Evaluate the generator; F is 1."""
         frames = self.latent[: self.vision_blocks, : self.counts.frame_prompts]
-        captions = self.to_caption(self.latent[: self.text_blocks, : self.counts.prefix])
-        return Prompts(self.global_prompts, frames[:, None], captions)
+        captions = self.latent[: self.text_blocks, : self.counts.prefix]
+        if self.from_text:
+            frames = self.to_frame(frames)
+        else:
+            captions = self.to_caption(captions)
+        return Prompts(self.global_prompts, frames[:, None], captions, self.frame_positions)
+
+
+class UnsharedPrompts(PromptGenerator):
+    """The paper's baseline: prompts of each tower on their own; without globals and captions, VPT."""
+
+    def __init__(self, backbone: Backbone, counts: PromptCounts, *, num_positions: int = 0) -> None:
+        super().__init__(backbone, counts, num_positions=num_positions)
+        frames, captions = counts.frame_prompts, counts.prefix
+        self.frames = nn.Parameter(self.uniform(self.vision_blocks, frames, self.width))
+        self.captions = nn.Parameter(self.uniform(self.text_blocks, captions, self.text_width))
+
+    def forward(self) -> Prompts:
+        """Evaluate the generator; F is 1."""
+        return Prompts(
+            self.global_prompts, self.frames[:, None], self.captions, self.frame_positions
+        )
 
 
 class TransformerPrompts(PromptGenerator):
@@ -108,8 +148,15 @@ class TransformerPrompts(PromptGenerator):
     caption prompts.
     """
 
-    def __init__(self, backbone: Backbone, counts: PromptCounts, num_frames: int) -> None:
-        super().__init__(backbone, counts)
+    def __init__(
+        self,
+        backbone: Backbone,
+        counts: PromptCounts,
+        num_frames: int,
+        *,
+        num_positions: int = 0,
+    ) -> None:
+        super().__init__(backbone, counts, num_positions=num_positions)
         self.num_frames = num_frames
         self.caption_rows = counts.caption_prompts
         rows = self.caption_rows + counts.frame_prompts * num_frames
@@ -129,4 +176,4 @@ class TransformerPrompts(PromptGenerator):
         captions = self.caption_proj(activate(self.caption_fc(captions), quick_gelu=True))
         frames = mixed[: self.vision_blocks, self.caption_rows :]
         frames = frames.unflatten(1, (self.num_frames, self.counts.frame_prompts))
-        return Prompts(self.global_prompts, frames, captions)
+        return Prompts(self.global_prompts, frames, captions, self.frame_positions)

@@ -1,17 +1,20 @@
 """What a training run leaves on disk, and what another process needs to go on with it.
 
-``recipe.toml`` holds every setting, ``metrics.jsonl`` one line an epoch, ``best.safetensors`` and
-``last.safetensors`` the prompts, ``resume.pt`` the state. Each is replaced in one step.
+``recipe.toml`` holds every setting, ``environment.json`` what it ran on, ``metrics.jsonl`` one line an
+epoch, ``events/`` the same and more for TensorBoard, ``best.safetensors`` and ``last.safetensors`` what
+was trained, ``resume.pt`` the state. Each file is replaced in one step.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dgl_runtime.errors import ConfigError, reason_of
 from dgl_train.checkpoint import replacing
@@ -47,8 +50,8 @@ class SavedRun:
 
     clips_sha256: str
     progress: Progress
-    prompts: dict[str, Any]
-    optimizer: dict[str, Any]
+    trained: dict[str, Tensor]
+    step: dict[str, Any]
 
 
 class RunFolder:
@@ -58,11 +61,12 @@ class RunFolder:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
+        self.events = path / "events"
         self._recipe = path / "recipe.toml"
         self._state = path / "resume.pt"
         self._metrics = path / "metrics.jsonl"
 
-    def begin(self, recipe: Recipe) -> None:
+    def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Start a new run here.
 
         Raises:
@@ -75,7 +79,10 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._metrics.unlink(missing_ok=True)
+        shutil.rmtree(self.events, ignore_errors=True)
         write_recipe(self._recipe, recipe)
+        text = json.dumps(environment, indent=2)
+        (self.path / "environment.json").write_text(text + "\n", "utf-8")
 
     def resume(self, recipe: Recipe, clips_sha256: str) -> SavedRun:
         """Read the run that is here, to go on with it.

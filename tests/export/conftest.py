@@ -1,6 +1,6 @@
 import pytest
 from tiny import tiny_backbone
-from tiny_models import make_model
+from tiny_models import SETTINGS, make_model
 
 
 @pytest.fixture(scope="session")
@@ -8,11 +8,11 @@ def backbone():
     return tiny_backbone()
 
 
-@pytest.fixture(scope="session", params=["dgl-linear", "dgl-transformer", "zero-shot"])
+@pytest.fixture(scope="session", params=[*SETTINGS, "zero-shot"])
 def method(request):
     return request.param
 
 
 @pytest.fixture(scope="session")
-def model(backbone, method):
-    return make_model(backbone, method)
+def model(method):
+    return make_model(tiny_backbone(), method)

@@ -9,8 +9,8 @@ from tiny_models import NUM_FRAMES
 from dgl_export.cli import export
 from dgl_runtime import Retriever
 from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import ModelSettings, TunedModel, make_prompts, save_checkpoint
-from dgl_train.model import DglModel
+from dgl_train.checkpoint import save_checkpoint
+from dgl_train.methods import ModelSettings, build_model
 from dgl_train.prompts import PromptCounts
 
 
@@ -23,8 +23,7 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     backbone = load_backbone(BackboneSource(str(write_tiny_backbone(folder / "backbone"))))
     settings = ModelSettings("dgl-linear", PromptCounts(), NUM_FRAMES, 20)
-    model = DglModel(backbone, make_prompts(backbone, settings))
-    save_checkpoint(folder / "best.safetensors", TunedModel(model, settings))
+    save_checkpoint(folder / "best.safetensors", build_model(backbone, settings))
     return folder
 
 

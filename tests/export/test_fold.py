@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from tiny import FRAME_SIZE
+from tiny import FRAME_SIZE, tiny_backbone
+from tiny_models import BOUND_TO_FRAMES, make_tuned
 
 from dgl_export.fold import fold
+from dgl_runtime.errors import ExportError
 from dgl_train.backbone import Backbone, BackboneSource
-from dgl_train.checkpoint import ModelSettings, make_prompts
+from dgl_train.methods import ModelSettings, build_model, make_prompts
 from dgl_train.model import DglModel, last
 from dgl_train.prompts import PromptCounts
 
@@ -51,14 +53,14 @@ def test_clips_and_their_frame_weights(model, folded, batch):
     embeddings, weights = folded.clips(frames)
     torch.testing.assert_close(embeddings, model.encode_clips(frames), rtol=0, atol=2e-6)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(batch))
-    if isinstance(model, DglModel):
+    if isinstance(model, DglModel) and model.prompts.counts.global_prompts:
         gold = last(model.clip_states(frames, model.prompts())).frame_weights()
         torch.testing.assert_close(weights, gold, rtol=0, atol=2e-6)
 
 
 @torch.no_grad()
 def test_methods_free_of_frames_fold_at_any_number_of_them(model, method, folded):
-    if method == "dgl-transformer":
+    if method in BOUND_TO_FRAMES:
         return
     for num_frames in (1, 7):
         frames = random_frames(2, num_frames)
@@ -99,3 +101,25 @@ def test_towers_of_different_depth(vision_layers, text_layers):
     )
     gold = model.encode_captions(tokens.long())
     torch.testing.assert_close(folded.captions(tokens), gold, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("output", ["mean-globals", "mean-frames", "mean-all", "global-local"])
+def test_visual_outputs_that_are_there_to_be_compared_are_refused(output):
+    model = make_tuned("dgl-linear").model
+    model.visual_output = output
+    with pytest.raises(ExportError, match=f"reads clips from {output}, which is there to be comp"):
+        fold(model, start_token=START)
+
+
+@pytest.mark.parametrize("method", ["adapter-attention", "adapter-mlp"])
+def test_adapters_are_refused(method):
+    tuned = build_model(tiny_backbone(), ModelSettings(method, PromptCounts(), NUM_FRAMES, 20))
+    with pytest.raises(ExportError, match="the model has adapters"):
+        fold(tuned.model, start_token=START)
+
+
+def test_folding_changes_no_model():
+    model = make_tuned("lora").model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fold(model, start_token=START)
+    assert model.state_dict().keys() == before.keys()

@@ -9,11 +9,12 @@ from dgl_export.parity import run_captions, run_clips
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.engines import open_engine
 from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import METHODS, ModelSettings, make_prompts
+from dgl_train.methods import ModelSettings, make_prompts
 from dgl_train.model import DglModel
 from dgl_train.prompts import PromptCounts
 from dgl_train.vocabulary import clip_tokenizer
 
+METHODS = ("dgl-linear", "dgl-transformer")
 NUM_FRAMES = 12
 
 

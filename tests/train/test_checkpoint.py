@@ -10,16 +10,12 @@ from tiny import tiny_backbone
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.checkpoint import (
-    METHODS,
-    ModelSettings,
-    TunedModel,
     load_checkpoint,
-    make_prompts,
     read_research_checkpoint,
     replacing,
     save_checkpoint,
 )
-from dgl_train.model import DglModel
+from dgl_train.methods import METHODS, ModelSettings, build_model, trained_parameters
 from dgl_train.prompts import PromptCounts
 
 
@@ -27,7 +23,10 @@ from dgl_train.prompts import PromptCounts
 def tuned(request):
     backbone = tiny_backbone()
     settings = ModelSettings(request.param, PromptCounts(2, 3, 4), 5, 20)
-    return TunedModel(DglModel(backbone, make_prompts(backbone, settings)), settings)
+    tuned = build_model(backbone, settings)
+    for tensor in trained_parameters(tuned.model).values():
+        torch.nn.init.normal_(tensor)
+    return tuned
 
 
 def test_save_then_load_is_the_identity(tuned, tmp_path):
@@ -35,15 +34,16 @@ def test_save_then_load_is_the_identity(tuned, tmp_path):
     save_checkpoint(path, tuned)
     loaded = load_checkpoint(tmp_path, tiny_backbone())
     assert loaded.settings == tuned.settings
-    for name, tensor in tuned.model.prompts.state_dict().items():
-        torch.testing.assert_close(loaded.model.prompts.state_dict()[name], tensor, rtol=0, atol=0)
+    found = loaded.model.state_dict()
+    for name, tensor in tuned.model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
 
 
 def test_it_holds_what_was_trained_and_nothing_else(tuned, tmp_path):
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, tuned)
     with safe_open(path, framework="pt") as file:
-        assert set(file.keys()) == {name for name, _ in tuned.model.prompts.named_parameters()}
+        assert set(file.keys()) == trained_parameters(tuned.model).keys()
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.config import Recipe, read_recipe, recipe_names, write_recipe
+from dgl_train.methods import METHODS
 
 
 def error_of(*args):
@@ -31,6 +32,22 @@ def test_overrides_come_last_and_take_the_type_of_the_setting():
     assert (recipe.epochs, recipe.learning_rate, recipe.pretrained) == (4, 1e-4, "")
 
 
+def test_recipes_are_laid_over_each_other_in_order(tmp_path):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text("epochs = 3\nbatch_size = 7\n")
+    second.write_text("epochs = 4\n")
+    recipe = read_recipe([first, second])
+    assert (recipe.epochs, recipe.batch_size) == (4, 7)
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
+def test_switches_are_true_or_false(text, value):
+    assert read_recipe("default", [f"frame_positions={text}"]).frame_positions is value
+    assert "frame_positions is '1', expected true or false" in error_of(
+        "default", ["frame_positions=1"]
+    )
+
+
 def test_a_written_recipe_reads_back(tmp_path):
     recipe = read_recipe("default", ["learning_rate=1e-07", 'backbone=C:\\odd "name"'])
     write_recipe(tmp_path / "recipe.toml", recipe)
@@ -44,8 +61,8 @@ def test_all_faults_come_at_once(tmp_path):
     assert error_of(path, overrides) == (
         f"recipe {path} has 9 faults: "
         "'seed' is not of the form key=value; "
-        "method is 'dgl', expected one of dgl-linear, dgl-transformer; "
-        "caption_prompts is 7, expected an even whole number from 2; "
+        f"method is 'dgl', expected one of {', '.join(METHODS)}; "
+        "caption_prompts is 7, expected an even whole number from 0; "
         "num_frames is '4.5', expected a whole number from 1; "
         "batch_size is 'many', expected a whole number from 2; "
         "epochs is True, expected a whole number from 1; "

@@ -1,0 +1,69 @@
+"""The pieces every folded encoder is made of: a block with constant keys and values, and its layers.
+
+They are written so that ONNX gets plain, fast operators.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dgl_train.backbone import Block, activate, split_heads
+
+
+class FoldedBlock(nn.Module):
+    """A block with the attention scale in its queries, and its prompts' constant keys and values."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, block: Block, prompts: Tensor) -> None:
+        """Args: the block, and the tokens [..., K, D] of which only keys and values are left."""
+        super().__init__()
+        width = block.out.in_features
+        self.heads, self.quick_gelu = block.heads, block.quick_gelu
+        weights, biases = block.qkv.weight.chunk(3), block.qkv.bias.chunk(3)
+        scale = (width // block.heads) ** -0.5
+        self.q = _linear(weights[0] * scale, biases[0] * scale)
+        self.k, self.v = _linear(weights[1], biases[1]), _linear(weights[2], biases[2])
+        self.ln_1, self.out = block.ln_1, block.out
+        self.ln_2, self.fc, self.proj = block.ln_2, block.fc, block.proj
+        normal = self.ln_1(prompts)
+        self.register_buffer("keys", self.split(self.k(normal)).contiguous())  # [..., H, K, D/H]
+        self.register_buffer("values", self.split(self.v(normal)).contiguous())
+
+    def split(self, x: Tensor) -> Tensor:
+        """[..., T, D] -> [..., H, T, D/H]."""
+        return split_heads(x, self.heads)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual, output projection and MLP: both [..., D] -> [..., D]."""
+        x = x + linear(self.out, attended)
+        hidden = activate(linear(self.fc, self.ln_2(x)), quick_gelu=self.quick_gelu)
+        return x + linear(self.proj, hidden)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention with the scale already in the queries; the mask is additive."""
+    logits = q @ k.transpose(-1, -2)
+    if mask is not None:
+        logits = logits + mask
+    return logits.softmax(dim=-1) @ v
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer on all tokens as one matrix: ONNX gets a Gemm that adds the bias as it goes."""
+    flat: Tensor = layer(x.flatten(0, -2))
+    return cast(Tensor, flat.unflatten(0, x.shape[:-1]))
+
+
+def pick_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a matrix, written so that ONNX gets one plain Gather."""
+    return torch.index_select(table, 0, rows)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return layer

@@ -1,0 +1,97 @@
+"""What ``dgl-train --dry-run`` shows: recipe, trained parameters, steps, and the memory they need.
+
+The memory is measured, not guessed: one clip and one caption go through the real model, and what it
+keeps for the backward pass is counted and multiplied.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from dgl_train.backbone import Backbone
+from dgl_train.config import Recipe
+from dgl_train.contrastive import contrastive_loss
+from dgl_train.data import steps_per_epoch
+from dgl_train.datasets import CaptionedClip
+from dgl_train.methods import trained_parameters
+from dgl_train.model import RetrievalModel
+from dgl_train.step import make_model
+
+ADAMW_BYTES = 12  # of a trained float32 number: gradient and two moments
+
+
+def describe_plan(
+    recipe: Recipe,
+    backbone: Backbone,
+    *,
+    clips_train: Sequence[CaptionedClip],
+    clips_val: Sequence[CaptionedClip],
+) -> str:
+    """The plan as text; the backbone is used up by methods that change it."""
+    model = make_model(recipe, backbone).model
+    steps = steps_per_epoch(len(clips_train), recipe.batch_size)
+    settings = "\n".join(f"  {key} = {value!r}" for key, value in asdict(recipe).items())
+    groups = "\n".join(f"  {name:24} {count:12,}" for name, count in _groups(model).items())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    memory = "\n".join(
+        f"  {name:24} {size / 2**30:9.2f} GiB"
+        for name, size in memory_estimate(recipe, model).items()
+    )
+    return (
+        f"recipe\n{settings}\n"
+        f"trained parameters\n{groups}\n  {'together':24} {trained:12,} of {total:,}\n"
+        f"steps\n  {len(clips_train):,} captioned clips to train on, {len(clips_val):,} to validate on\n"
+        f"  {steps:,} steps an epoch, {steps * recipe.epochs:,} in all\n"
+        f"memory of one process, estimated from one clip\n{memory}"
+    )
+
+
+def memory_estimate(recipe: Recipe, model: RetrievalModel) -> dict[str, int]:
+    """Bytes by what they hold; the framework's own workspace is not counted."""
+    weights = sum(parameter.numel() * 4 for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    together = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    per_clip = kept_bytes(recipe, model)
+    found = {
+        "weights": weights,
+        "gradients, AdamW": trained * ADAMW_BYTES,
+        f"kept of {together} clips": per_clip * together,
+    }
+    return {**found, "together": sum(found.values())}
+
+
+def kept_bytes(recipe: Recipe, model: RetrievalModel) -> int:
+    """Bytes that one clip and its caption keep for the backward pass, weights left out."""
+    size = model.backbone.frame_size
+    frames = torch.zeros(1, recipe.num_frames, 3, size, size, dtype=torch.uint8)
+    tokens = torch.ones(1, recipe.max_words, dtype=torch.int32)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", dtype, enabled=dtype is not None),
+    ):
+        captions, clips = model.encode_captions(tokens), model.encode_clips(frames)
+        contrastive_loss(captions, clips, model.logit_scale)
+    return sum(kept.values())
+
+
+def _groups(model: RetrievalModel) -> dict[str, int]:
+    """Trained numbers by part: a prompt table, a generator's layer, or a tower."""
+    counts: dict[str, int] = defaultdict(int)
+    for name, parameter in trained_parameters(model).items():
+        part = name.split(".")[1]
+        counts[part] += parameter.numel()
+    return dict(counts)

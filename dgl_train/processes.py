@@ -1,0 +1,71 @@
+"""One training run in one process or in several, started by ``accelerate launch`` or ``torchrun``.
+
+Every process holds the whole model and a share of each batch. Embeddings are gathered, every process
+sees the loss of the whole batch, and gradients are summed: the numbers are those of one process.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Processes:
+    """This process among all of the run."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self._state: Any = None
+        if self.count > 1:
+            from accelerate import PartialState
+
+            # It picks the backend, joins the group, and takes this process's GPU.
+            self._state = PartialState(cpu=not torch.cuda.is_available())
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def device(self, asked: torch.device) -> torch.device:
+        """Where this process computes: its own GPU, or what was asked for."""
+        if self._state is None or asked.type == "cpu":
+            return asked
+        device: torch.device = self._state.device
+        return device
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Rows [n, ...] of every process, in the order of ranks; no gradient flows through."""
+        if self.count == 1:
+            return tensor.detach()
+        parts = [torch.empty_like(tensor) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, tensor.detach().contiguous())
+        return torch.cat(parts)
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add up a tensor over all processes, in place."""
+        if self.count > 1:
+            torch.distributed.all_reduce(tensor)
+
+    def any(self, is_set: bool) -> bool:
+        """Whether it is set in any process; all get the same answer."""
+        if self.count == 1:
+            return is_set
+        flag = torch.tensor([float(is_set)], device=self._state.device)
+        self.sum(flag)
+        return bool(flag.item())
+
+    def gather_objects(self, value: object) -> list[Any]:
+        """A picklable value of every process, in the order of ranks."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.count > 1:
+            self._state.wait_for_everyone()
