@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
@@ -135,18 +136,15 @@ def read_batches(
     Raises:
         MediaError: If a video cannot be read.
     """
-    # A process takes a second to start: none without a batch of its own.
     batches = iter(batches)
     first = list(islice(batches, num_workers))
-    num_workers = len(first)
-    # Not forked: this process runs threads of torch and the tokenizer; a fork copies their locks.
-    context = multiprocessing.get_context("spawn") if num_workers else None
+    num_workers = len(first)  # a process without a batch of its own would start for nothing
     loader: DataLoader[ReadClip] = DataLoader(
         ClipDataset(clips, form),
         batch_sampler=chain(first, batches),  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
-        multiprocessing_context=context,
+        multiprocessing_context=_worker_context() if num_workers else None,
         worker_init_fn=_leave_ctrl_c_to_main,
         pin_memory=pin_memory,
     )
@@ -154,6 +152,19 @@ def read_batches(
         if isinstance(batch, MediaError):
             raise batch
         yield batch
+
+
+def _worker_context() -> BaseContext:
+    """How workers start: not forked from this process, whose threads' locks a fork would copy.
+
+    They are forked from one that has imported torch and does nothing else: to import it in each
+    worker of each epoch's evaluation costs 2 s of a core. Windows has no such thing.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _leave_ctrl_c_to_main(_worker: int) -> None:
