@@ -9,15 +9,19 @@ import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.video import Span, read_clips
 from dgl_train.datasets import CaptionedClip
+from dgl_train.frame_cache import FrameCache, clip_key
 
 Item = tuple[int, int | None]
 """Number of a clip and the epoch, which decides its frame times; None: the centres of segments."""
@@ -25,6 +29,10 @@ Item = tuple[int, int | None]
 ReadClip = tuple[int, Tensor | MediaError]
 
 _ORDER, _TIMES = 0, 1  # the streams of random numbers
+
+CHOICES = 3
+"""Moments of a segment that training chooses from where frames are kept on disk, so that all it can
+see is kept. Odd, so that the middle one is the segment's centre, which evaluation looks at."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,14 @@ class FrameFormat:
         num_frames: Frames of a clip, F.
         frame_size: Height and width of a frame, S pixels.
         seed: Decides the times of frames while training.
+        cache: Where decoded frames are kept; then training chooses among ``CHOICES`` moments of
+            a segment, also for clips there is no room for. None: it sees any moment.
     """
 
     num_frames: int
     frame_size: int
     seed: int = 0
+    cache: FrameCache | None = None
 
 
 class ClipDataset(Dataset[ReadClip]):
@@ -65,17 +76,34 @@ class ClipDataset(Dataset[ReadClip]):
     def __getitem__(self, item: Item) -> ReadClip:
         """The clip's number and its frames, or why it cannot be read."""
         number, epoch = item
-        clip = self.clips[number]
-        span = Span(clip.start_s or 0.0, math.inf if clip.end_s is None else clip.end_s)
         rng = None
         if epoch is not None:
             rng = np.random.default_rng((self.form.seed, _TIMES, epoch, number))
         try:
-            size, count = self.form.frame_size, self.form.num_frames
-            frames = next(read_clips(clip.video, [span], count, size, rng=rng))
+            frames = _frames(self.clips[number], self.form, rng)
         except MediaError as error:
             return number, error
         return number, torch.from_numpy(frames)
+
+
+def _frames(
+    clip: CaptionedClip, form: FrameFormat, rng: np.random.Generator | None
+) -> NDArray[np.uint8]:
+    """Frames uint8 [F, 3, S, S] at the times ``rng`` draws; None: the centres of segments."""
+    span = Span(clip.start_s or 0.0, math.inf if clip.end_s is None else clip.end_s)
+    size, count = form.frame_size, form.num_frames
+    if form.cache is None:
+        return next(read_clips(clip.video, [span], count, size, rng=rng))
+    chosen = np.full(count, CHOICES // 2) if rng is None else rng.integers(CHOICES, size=count)
+    rows = CHOICES * np.arange(count) + chosen
+    key = clip_key(clip.video, span, CHOICES * count, size)
+    frames = form.cache.get(key, rows, size)
+    if frames is None:
+        # The centres of F * CHOICES segments are those of each segment's CHOICES parts.
+        every = next(read_clips(clip.video, [span], CHOICES * count, size))
+        form.cache.put(key, every)
+        frames = every[rows]
+    return frames
 
 
 def collate(items: Sequence[ReadClip]) -> Batch | MediaError:
@@ -108,14 +136,15 @@ def read_batches(
     Raises:
         MediaError: If a video cannot be read.
     """
-    # Not forked: this process runs threads of torch and the tokenizer; a fork copies their locks.
-    context = multiprocessing.get_context("spawn") if num_workers else None
+    batches = iter(batches)
+    first = list(islice(batches, num_workers))
+    num_workers = len(first)  # a process without a batch of its own would start for nothing
     loader: DataLoader[ReadClip] = DataLoader(
         ClipDataset(clips, form),
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=chain(first, batches),  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
-        multiprocessing_context=context,
+        multiprocessing_context=_worker_context() if num_workers else None,
         worker_init_fn=_leave_ctrl_c_to_main,
         pin_memory=pin_memory,
     )
@@ -123,6 +152,19 @@ def read_batches(
         if isinstance(batch, MediaError):
             raise batch
         yield batch
+
+
+def _worker_context() -> BaseContext:
+    """How workers start: not forked from this process, whose threads' locks a fork would copy.
+
+    They are forked from one that has imported torch and does nothing else: to import it in each
+    worker of each epoch's evaluation costs 2 s of a core. Windows has no such thing.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _leave_ctrl_c_to_main(_worker: int) -> None:
@@ -149,6 +191,16 @@ def training_batches(
         first = first_step - epoch * per_epoch if epoch == first_step // per_epoch else 0
         for step in range(first, per_epoch):
             yield [(int(n), epoch) for n in order[step * batch_size : (step + 1) * batch_size]]
+
+
+def share(batches: Iterable[Sequence[Item]], rank: int, world: int) -> Iterator[Sequence[Item]]:
+    """The part of every batch that one of ``world`` processes reads: ``rank`` counts from 0.
+
+    The parts follow each other in the batch's order; their sizes differ by 1 at most.
+    """
+    for batch in batches:
+        start, end = (len(batch) * place // world for place in (rank, rank + 1))
+        yield batch[start:end]
 
 
 def evaluation_batches(num_clips: int, batch_size: int) -> Iterator[list[Item]]:

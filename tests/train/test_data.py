@@ -1,5 +1,6 @@
 """Batches of frames: the order of clips and the times of frames."""
 
+import multiprocessing
 from dataclasses import replace
 from itertools import islice
 
@@ -8,7 +9,13 @@ import pytest
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.video import Span, read_clips
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches, training_batches
+from dgl_train.data import (
+    FrameFormat,
+    evaluation_batches,
+    read_batches,
+    share,
+    training_batches,
+)
 
 FORM = FrameFormat(num_frames=2, frame_size=16, seed=7)
 PLAN = {"batch_size": 3, "epochs": 3, "seed": 1}
@@ -71,3 +78,20 @@ def test_workers_read_the_same_frames(clips):
     for one, other in zip(alone, helped, strict=True):
         assert one.numbers == other.numbers
         np.testing.assert_array_equal(one.frames, other.frames)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 5])
+def test_shares_of_a_batch_are_the_batch_and_about_equal(world):
+    whole = list(training_batches(9, batch_size=4, epochs=2, seed=1))
+    shares = [list(share(whole, rank, world)) for rank in range(world)]
+    for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert [item for part in parts for item in part] == batch
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_no_more_workers_start_than_there_are_batches(clips):
+    batches = read_batches(clips, FORM, evaluation_batches(8, 4), num_workers=8)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    assert len(list(batches)) == 1
