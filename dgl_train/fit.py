@@ -15,10 +15,18 @@ from dgl_runtime.errors import ConfigError
 from dgl_train.backbone import Backbone
 from dgl_train.checkpoint import save_checkpoint
 from dgl_train.config import Recipe
-from dgl_train.data import Batch, FrameFormat, read_batches, steps_per_epoch, training_batches
+from dgl_train.data import (
+    Batch,
+    FrameFormat,
+    read_batches,
+    share,
+    steps_per_epoch,
+    training_batches,
+)
 from dgl_train.datasets import CaptionedClip
 from dgl_train.evaluate import Report, evaluate, torch_encoders
 from dgl_train.events import Events
+from dgl_train.frame_cache import FrameCache, cache_folder
 from dgl_train.methods import TunedModel, load_trained, trained_parameters
 from dgl_train.processes import Processes
 from dgl_train.provenance import describe_run
@@ -184,16 +192,18 @@ class _Run:
             seed=recipe.training_seed,
             first_step=self.progress.step,
         )
-        share = self.batch_size // processes.count
-        own = slice(processes.rank * share, (processes.rank + 1) * share)
         size = self.tuned.model.backbone.frame_size
         return read_batches(
             self.clips_train,
-            FrameFormat(recipe.num_frames, size, recipe.training_seed),
-            (batch[own] for batch in whole),
+            FrameFormat(recipe.num_frames, size, recipe.training_seed, self._frame_cache()),
+            share(whole, processes.rank, processes.count),
             num_workers=recipe.num_workers,
             pin_memory=self.step.device.type == "cuda",
         )
+
+    def _frame_cache(self) -> FrameCache | None:
+        limit_gb = self.recipe.frame_cache_gb
+        return FrameCache(cache_folder() / "frames", limit_gb) if limit_gb else None
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Batches, noting how long they were waited for."""

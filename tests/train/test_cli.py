@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from tiny import write_tiny_backbone
 
 import dgl_train.datasets as datasets
-import dgl_train.fit as fit_module
 import dgl_train.stills_backbone as stills_backbone
 import dgl_train.synthetic as synthetic
 from dgl_train.cli import shapes, train
 from dgl_train.config import read_recipe
 from dgl_train.eval_cli import evaluate
+from dgl_train.methods import METHODS
+from dgl_train.step import TrainingStep
 from dgl_train.synthetic import make_shapes
 
 SETTINGS = {
@@ -77,14 +78,14 @@ def test_training_reports_the_best_epoch(arguments, tmp_path, monkeypatch, capti
 
 
 def test_a_stopped_run_says_how_to_go_on_and_does(arguments, tmp_path, monkeypatch):
-    def interrupted_step(*args, **kwargs):
+    def interrupted_step(*args):
         os.kill(os.getpid(), signal.SIGINT)
-        return real(*args, **kwargs)
+        return real(*args)
 
-    real = fit_module.train_step
+    real = TrainingStep.take
     arguments = [*arguments, "--out", tmp_path / "run", "--set", "batch_size=2"]
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "train_step", interrupted_step)
+        patch.setattr(TrainingStep, "take", interrupted_step)
         result = invoke(train, *arguments)
     assert result.exit_code == 130
     assert result.stderr.endswith(
@@ -100,8 +101,8 @@ def test_a_stopped_run_says_how_to_go_on_and_does(arguments, tmp_path, monkeypat
 def test_faults_of_the_recipe_come_on_one_line(captions):
     result = invoke(train, "--dataset", captions, "--method", "dgl", "--set", "epoch=3")
     assert error_line(result) == (
-        "Error: recipe default has 2 faults: method is 'dgl', expected one of dgl-linear, "
-        "dgl-transformer; 'epoch' is not a setting (did you mean 'epochs'?).\n"
+        f"Error: recipe default has 2 faults: method is 'dgl', expected one of {', '.join(METHODS)}; "
+        "'epoch' is not a setting (did you mean 'epochs'?).\n"
     )
 
 

@@ -1,6 +1,7 @@
 """A backbone and clips so small that a training step takes milliseconds; see each function."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dgl_train.backbone import Backbone, BackboneSource
+from dgl_train.config import read_recipe
 from dgl_train.datasets import CaptionedClip
 from dgl_train.synthetic import write_mp4
 
@@ -73,3 +75,18 @@ def write_tiny_clips(folder, count=8, split="train"):
         write_mp4(path, coarse.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2))
         clips.append(CaptionedClip(path, f"the {WORDS[number % len(WORDS)]}", split=split))
     return clips
+
+
+def tiny_recipe(**changes):
+    """Settings for which a step takes milliseconds."""
+    plain = replace(
+        read_recipe("default"),
+        num_frames=2,
+        max_words=24,
+        batch_size=3,
+        epochs=2,
+        learning_rate=0.01,
+        weight_decay=0.01,
+        num_workers=0,
+    )
+    return replace(plain, **changes)
