@@ -98,7 +98,8 @@ def hubness(similarity: Float32, beta: float) -> Float32:
     total = np.zeros(similarity.shape[1])
     for rows in parts(*similarity.shape):
         total += np.exp(beta * (similarity[rows] - highest)).sum(axis=0)
-    return (highest + np.log(total) / beta).astype(np.float32)
+    found: Float32 = (highest + np.log(total) / beta).astype(np.float32)
+    return found
 
 
 def activation_set(similarity: Float32, top_k: int = 1) -> NDArray[np.bool_]:
