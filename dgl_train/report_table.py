@@ -76,43 +76,46 @@ def selection_lines(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     """The raw figures, those of each correction, and the direction score where there is one."""
-    reports = [(one.model, one.report) for one in evaluations]
-    both = [(name, (r.text_to_video, r.video_to_text)) for name, r in reports]
-    tables = [Table("similarity as it is", ("", *FIGURES.values(), "queries"), _rows(both))]
+    names = [one.model for one in evaluations]
+    reports = [one.report for one in evaluations]
+    raw = [
+        ((one.text_to_video, one.video_to_text), _counts(one.text_to_video, one.video_to_text))
+        for one in reports
+    ]
+    header = ("", *FIGURES.values())
+    tables = [Table("similarity as it is", (*header, "queries"), _rows(names, raw))]
     for results in zip(*(one.processed for one in evaluations), strict=True):
-        tables.append(_processed_table([one.model for one in evaluations], results))
-    scores = [(n, r.direction_score) for n, r in reports if r.direction_score is not None]
+        found = [((one.text_to_video, one.video_to_text), 2 * [f"{one.beta:g}"]) for one in results]
+        title = f"{results[0].method}, {results[0].uses}; beta chosen on {results[0].chosen_on}"
+        tables.append(Table(title, (*header, "beta"), _rows(names, found)))
+    scores = [(one.direction_score,) for one in reports if one.direction_score is not None]
     if scores:
-        count = reports[0][1].direction_clips
-        title = f"direction: % of {count} clips closer to their caption than to its reverse"
-        names, numbers = [name for name, _ in scores], [(score,) for _, score in scores]
-        tables.append(Table(title, ("", "direction"), _with_summary("clips", names, numbers)))
+        clips = (
+            f"% of {reports[0].direction_clips} clips closer to their caption than to its reverse"
+        )
+        rows = _with_summary("direction", names, scores)
+        tables.append(Table("order in time", ("", clips), rows))
     return tables
 
 
-def _processed_table(models: Sequence[str], results: Sequence[Processed]) -> Table:
-    first = results[0]
-    betas = dict.fromkeys(f"{one.beta:g}" for one in results)
-    title = f"{first.method}, {first.uses}; beta {', '.join(betas)} chosen on {first.chosen_on}"
-    named = [
-        (model, (one.text_to_video, one.video_to_text))
-        for model, one in zip(models, results, strict=True)
-    ]
-    return Table(title, ("", *FIGURES.values(), "queries"), _rows(named))
+def _counts(*ways: RetrievalMetrics) -> list[str]:
+    return [str(way.num_queries) for way in ways]
 
 
 def _rows(
-    named: Sequence[tuple[str, tuple[RetrievalMetrics, RetrievalMetrics | None]]],
+    names: Sequence[str],
+    found: Sequence[tuple[Sequence[RetrievalMetrics | None], Sequence[str]]],
 ) -> list[Row]:
+    """Rows both ways, from each model's metrics and last cell for each way; None: no such rows."""
     rows = []
     for place, way in enumerate(_WAYS):
-        found = [(name, metrics) for name, both in named if (metrics := both[place]) is not None]
-        if not found:
+        present = [metrics for both, _ in found if (metrics := both[place]) is not None]
+        if not present:
             continue
-        numbers = [tuple(getattr(metrics, key) for key in FIGURES) for _, metrics in found]
-        lines = _with_summary(way, [name for name, _ in found], numbers)
-        count = str(found[0][1].num_queries)
-        rows += [(*line, "" if line[0].endswith("spread") else count) for line in lines]
+        numbers = [tuple(getattr(metrics, key) for key in FIGURES) for metrics in present]
+        last = [*(cells[place] for _, cells in found), "", ""]  # none for mean and spread
+        lines = _with_summary(way, names, numbers)
+        rows += [(*line, cell) for line, cell in zip(lines, last, strict=False)]
     return rows
 
 

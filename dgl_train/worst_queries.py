@@ -4,7 +4,7 @@ import io
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,8 @@ def _hit(encoders: Encoders, clip: CaptionedClip, what: str, similarity: float) 
     frames: NDArray[np.uint8] = next(
         read_clips(clip.video, [span], encoders.num_frames, encoders.frame_size)
     )
-    title = f"{what}, similarity {similarity:.3f}: {clip.video.name}"
+    name = describe(replace(clip, video=Path(clip.video.name)))
+    title = f"{what}, similarity {similarity:.3f}: {name}"
     return SheetHit(title, frames, encoders.weigh_frames(frames[None])[0])
 
 
