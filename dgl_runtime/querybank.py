@@ -70,9 +70,10 @@ def qb_norm(similarity: Float32, bank_hubness: Float32, hubs: NDArray[np.bool_])
     Returns:
         Float32 [Q, N]; each row is to be ranked.
     """
-    is_active = hubs[similarity.argmax(axis=1)]
     found = similarity.copy()
-    found[is_active] -= bank_hubness
+    for rows in parts(*found.shape):  # the matrix may be large
+        is_active = hubs[found[rows].argmax(axis=1)]
+        found[rows] -= is_active[:, None] * bank_hubness
     return found
 
 

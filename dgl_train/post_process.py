@@ -83,28 +83,26 @@ def post_process(
     test: Embeddings, calibration: Calibration, *, group_captions: bool = False
 ) -> list[Processed]:
     """Correct similarities with each method, its temperature chosen on the held-out clips."""
-    owners, held_out, bank = test.caption_clip, calibration.held_out, calibration.bank
-    beta = _choose(held_out, lambda data, beta: dual_softmax(data.similarity(), beta))
-    similarity = test.similarity()
-    by_clip = dual_softmax(similarity.T, beta).T
-    dual = Processed(
-        "dual softmax",
-        "uses the whole test set",
-        beta,
-        calibration.chosen_on,
-        summarize(text_to_video(dual_softmax(similarity, beta), owners)),
-        summarize(video_to_text(by_clip, owners, group_captions=group_captions)),
-    )
-    beta = _choose(held_out, lambda data, beta: _qb_norm(data, bank, beta))
-    qb = Processed(
-        "QB-Norm",
-        f"uses a bank of {len(bank)} training captions",
-        beta,
-        calibration.chosen_on,
-        summarize(text_to_video(_qb_norm(test, bank, beta), owners)),
-        None,  # its bank would be training clips
-    )
-    return [dual, qb]
+    return [_dual_softmax(test, calibration, group_captions), _querybank(test, calibration)]
+
+
+def _dual_softmax(test: Embeddings, calibration: Calibration, group_captions: bool) -> Processed:
+    beta = _choose(calibration, lambda data, beta: dual_softmax(data.similarity(), beta))
+    similarity, owners = test.similarity(), test.caption_clip
+    by_caption = summarize(text_to_video(dual_softmax(similarity, beta), owners))
+    corrected = dual_softmax(similarity.T, beta).T
+    by_clip = summarize(video_to_text(corrected, owners, group_captions=group_captions))
+    uses = "uses the whole test set"
+    return Processed("dual softmax", uses, beta, calibration.chosen_on, by_caption, by_clip)
+
+
+def _querybank(test: Embeddings, calibration: Calibration) -> Processed:
+    bank = calibration.bank
+    beta = _choose(calibration, lambda data, beta: _qb_norm(data, bank, beta))
+    by_caption = summarize(text_to_video(_qb_norm(test, bank, beta), test.caption_clip))
+    uses = f"uses a bank of {len(bank)} training captions"
+    # Nothing from video to text: its bank would be training clips.
+    return Processed("QB-Norm", uses, beta, calibration.chosen_on, by_caption, None)
 
 
 def _qb_norm(data: Embeddings, bank: Float32, beta: float) -> Float32:
@@ -112,7 +110,9 @@ def _qb_norm(data: Embeddings, bank: Float32, beta: float) -> Float32:
     return qb_norm(data.similarity(), hubness(against, beta), activation_set(against))
 
 
-def _choose(held_out: Embeddings, correct: Callable[[Embeddings, float], Float32]) -> float:
+def _choose(calibration: Calibration, correct: Callable[[Embeddings, float], Float32]) -> float:
+    held_out = calibration.held_out
+
     def score(beta: float) -> tuple[float, float]:
         found = summarize(text_to_video(correct(held_out, beta), held_out.caption_clip))
         return found.r1, -found.mean_rank

@@ -90,11 +90,9 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
         tables.append(Table(title, (*header, "beta"), _rows(names, found)))
     scores = [(one.direction_score,) for one in reports if one.direction_score is not None]
     if scores:
-        clips = (
-            f"% of {reports[0].direction_clips} clips closer to their caption than to its reverse"
-        )
-        rows = _with_summary("direction", names, scores)
-        tables.append(Table("order in time", ("", clips), rows))
+        count = reports[0].direction_clips
+        title = f"order in time: % of {count} clips closer to their caption than to its reverse"
+        tables.append(Table(title, ("", "%"), _with_summary("direction", names, scores)))
     return tables
 
 
