@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dgl_runtime.metrics import RetrievalMetrics
+from dgl_train.eval_models import CHOSEN_ON_TEST
 from dgl_train.evaluate import Report
 from dgl_train.post_process import Processed
 
@@ -67,11 +68,12 @@ class Table:
 
 
 def selection_lines(evaluations: Sequence[Evaluation]) -> list[str]:
-    """How epochs were chosen: one line if all are alike, else one for each model."""
+    """How epochs were chosen: one line if all are alike, else one for each, test set first."""
     lines = {one.selection for one in evaluations}
     if len(lines) == 1:
         return sorted(lines)
-    return [f"{one.model}: {one.selection}" for one in evaluations]
+    warned_first = sorted(evaluations, key=lambda one: one.selection != CHOSEN_ON_TEST)
+    return [f"{one.model}: {one.selection}" for one in warned_first]
 
 
 def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dgl_train.data import FrameFormat, evaluation_batches, read_batches
+from dgl_train.eval_models import CHOSEN_ON_TEST
 from dgl_train.evaluate import Encoders, embed_dataset, report
 from dgl_train.post_process import calibrate, post_process
 from dgl_train.report_page import ModelPages, make_page, write_report
@@ -150,6 +151,8 @@ def test_models_chosen_in_different_ways_are_named_one_by_one(pages):
         "runs/<b>: epoch chosen on validation",
         "b: last epoch, not chosen",
     ]
+    on_test = replace(other, model="c", selection=CHOSEN_ON_TEST)
+    assert selection_lines([pages.evaluation, on_test])[0] == f"c: {CHOSEN_ON_TEST}"
 
 
 def test_a_table_is_aligned():
