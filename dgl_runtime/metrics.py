@@ -1,8 +1,10 @@
 """Retrieval metrics from a similarity matrix: ranks by counting, recall, median and mean rank.
 
-A tie counts against the model, so one that finds every pair equally similar scores worst.
+A tie counts against the model, so one that finds every pair equally similar scores worst. The matrix
+is read in parts: beside it, little memory is needed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 Similarity = NDArray[np.floating]
 Int64 = NDArray[np.int64]
+
+_PART = 2**22  # similarities that are compared at a time: some MB of memory
 
 
 @dataclass(frozen=True)
@@ -24,54 +28,27 @@ class RetrievalMetrics:
     num_queries: int
 
 
-def ranks(similarity: Similarity, is_relevant: NDArray[np.bool_]) -> Int64:
-    """Rank, for each query, its best relevant candidate among the irrelevant ones.
-
-    Args:
-        similarity: Queries by candidates, [Q, N].
-        is_relevant: Which candidates answer a query, bool [Q, N]; at least one in each row.
-
-    Returns:
-        1 + the number of irrelevant candidates at least as similar as the best relevant one,
-        int64 [Q].
-
-    Raises:
-        ValueError: A shape or dtype does not fit, a similarity is not finite, or a query has no
-            relevant candidate.
-    """
-    similarity = _checked(similarity)
-    if is_relevant.dtype != np.bool_ or is_relevant.shape != similarity.shape:
-        raise ValueError(
-            f"is_relevant is {is_relevant.dtype} {list(is_relevant.shape)}, expected bool "
-            f"{list(similarity.shape)}, the shape of the similarity."
-        )
-    without = np.flatnonzero(~is_relevant.any(axis=1))
-    if len(without):
-        raise ValueError(
-            f"{len(without)} of {len(similarity)} queries have no relevant candidate, first row "
-            f"{without[0]}. Leave them out, or complete is_relevant."
-        )
-    best = np.where(is_relevant, similarity, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
-    is_ahead = ~is_relevant & (similarity >= best)
-    found: Int64 = 1 + is_ahead.sum(axis=1, dtype=np.int64)
-    assert found.shape == (len(similarity),), "each query has exactly one rank"
-    return found
-
-
 def text_to_video(similarity: Similarity, caption_clip: Int64) -> Int64:
     """Rank the clip of each caption among all clips.
 
     Args:
-        similarity: Captions by clips, [Q, N].
+        similarity: Captions by clips, float [Q, N].
         caption_clip: The column of each caption's clip, int64 [Q].
 
     Returns:
-        One rank per caption, int64 [Q].
+        The number of clips at least as similar as the caption's own, itself included, int64 [Q].
 
     Raises:
-        ValueError: As for :func:`ranks`, or a clip number does not fit.
+        ValueError: A shape or dtype does not fit, a similarity is not finite, or a clip number
+            does not fit.
     """
-    return ranks(similarity, _pairs(similarity, caption_clip))
+    _check(similarity, caption_clip)
+    found = np.zeros(len(similarity), np.int64)
+    for rows in parts(*similarity.shape):
+        part = _finite(similarity[rows])
+        own = np.take_along_axis(part, caption_clip[rows, None], axis=1)
+        found[rows] = np.count_nonzero(part >= own, axis=1)
+    return _one_each(found, len(similarity))
 
 
 def video_to_text(
@@ -80,7 +57,7 @@ def video_to_text(
     """Rank the best of each clip's captions.
 
     Args:
-        similarity: Captions by clips, [Q, N].
+        similarity: Captions by clips, float [Q, N].
         caption_clip: The column of each caption's clip, int64 [Q]; each clip has a caption.
         group_captions: False ranks among the single captions of other clips. True lets every clip
             stand for its captions with the best of them, so that N candidates compete: the protocol
@@ -88,20 +65,52 @@ def video_to_text(
             per clip both are the same.
 
     Returns:
-        One rank per clip, int64 [N].
+        1 + the number of candidates that are not the clip's own and at least as similar as the
+        best of its captions, int64 [N].
 
     Raises:
-        ValueError: As for :func:`ranks`, a clip number does not fit, or a clip has no caption.
+        ValueError: As for :func:`text_to_video`, or a clip has no caption.
     """
-    pairs = _pairs(similarity, caption_clip)
-    if not group_captions:
-        return ranks(similarity.T, pairs.T)
-    grouped = np.full((similarity.shape[1], similarity.shape[1]), -np.inf)
-    np.maximum.at(grouped, caption_clip, _checked(similarity))
-    without = np.flatnonzero(~pairs.any(axis=0))
+    _check(similarity, caption_clip)
+    num_clips = similarity.shape[1]
+    without = np.flatnonzero(np.bincount(caption_clip, minlength=num_clips) == 0)
     if len(without):
-        raise ValueError(f"clip {without[0]} has no caption; leave its column out.")
-    return ranks(grouped.T, np.eye(len(grouped), dtype=np.bool_))
+        raise ValueError(
+            f"{len(without)} of {num_clips} clips have no caption, first clip {without[0]}. "
+            "Leave their columns out."
+        )
+    rank = _rank_groups if group_captions else _rank_captions
+    return _one_each(rank(similarity, caption_clip), num_clips)
+
+
+def _rank_captions(similarity: Similarity, caption_clip: Int64) -> Int64:
+    own = similarity[np.arange(len(similarity)), caption_clip]
+    best = np.full(similarity.shape[1], -np.inf, similarity.dtype)
+    np.maximum.at(best, caption_clip, own)
+    ahead = np.zeros(similarity.shape[1], np.int64)
+    for rows in parts(*similarity.shape):
+        ahead += np.count_nonzero(_finite(similarity[rows]) >= best, axis=0)
+    own_best = np.bincount(caption_clip[own >= best[caption_clip]], minlength=len(best))
+    return 1 + ahead - own_best
+
+
+def _rank_groups(similarity: Similarity, caption_clip: Int64) -> Int64:
+    by_clip = np.argsort(caption_clip, kind="stable")
+    starts = np.searchsorted(caption_clip[by_clip], np.arange(similarity.shape[1]))
+    found = np.zeros(similarity.shape[1], np.int64)
+    for columns in parts(*similarity.shape[::-1]):
+        part = _finite(similarity[:, columns][by_clip])
+        best = np.maximum.reduceat(part, starts, axis=0)  # clips as candidates by clips as queries
+        own = best[columns].diagonal()
+        found[columns] = np.count_nonzero(best >= own, axis=0)
+    return found
+
+
+def parts(length: int, width: int) -> Iterator[slice]:
+    """Cut rows of a matrix [length, width] into parts that are compared at a time."""
+    step = max(1, _PART // max(width, 1))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 def summarize(found: Int64) -> RetrievalMetrics:
@@ -148,8 +157,11 @@ def direction_score(own: Similarity, reversed_event: Similarity) -> float:
     return 100 * float(np.mean(_finite(own) > _finite(reversed_event)))
 
 
-def _pairs(similarity: Similarity, caption_clip: Int64) -> NDArray[np.bool_]:
-    num_captions, num_clips = _checked(similarity).shape
+def _check(similarity: Similarity, caption_clip: Int64) -> None:
+    if similarity.ndim != 2:
+        raise ValueError(f"similarity has shape {list(similarity.shape)}, expected [Q, N].")
+    _finite(similarity[:1])  # its dtype, before anything is made like it
+    num_captions, num_clips = similarity.shape
     if caption_clip.shape != (num_captions,) or caption_clip.dtype.kind not in "iu":
         raise ValueError(
             f"caption_clip is {caption_clip.dtype} {list(caption_clip.shape)}, expected integers "
@@ -158,14 +170,6 @@ def _pairs(similarity: Similarity, caption_clip: Int64) -> NDArray[np.bool_]:
     wrong = caption_clip[(caption_clip < 0) | (caption_clip >= num_clips)]
     if len(wrong):
         raise ValueError(f"caption_clip holds {wrong[0]}, expected 0 to {num_clips - 1}.")
-    pairs: NDArray[np.bool_] = caption_clip[:, None] == np.arange(num_clips)
-    return pairs
-
-
-def _checked(similarity: Similarity) -> Similarity:
-    if similarity.ndim != 2:
-        raise ValueError(f"similarity has shape {list(similarity.shape)}, expected [Q, N].")
-    return _finite(similarity)
 
 
 def _finite(similarity: Similarity) -> Similarity:
@@ -175,3 +179,9 @@ def _finite(similarity: Similarity) -> Similarity:
             "Check the embeddings they come from."
         )
     return similarity
+
+
+def _one_each(found: Int64, num_queries: int) -> Int64:
+    assert found.shape == (num_queries,), "each query has exactly one rank"
+    assert num_queries == 0 or found.min() >= 1, "the best rank is 1"
+    return found

@@ -1,9 +1,10 @@
-"""dgl-eval: how well a run, a checkpoint or an exported bundle retrieves."""
+"""dgl-eval: how well runs, checkpoints and exported bundles retrieve."""
 
-import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +13,36 @@ from dgl_runtime.errors import ConfigError
 from dgl_train.options import choose_device, data_root_option, dataset_option, device_option
 
 if TYPE_CHECKING:
-    from dgl_train.evaluate import Encoders
+    import torch
+
+    from dgl_train.datasets import CaptionedClip
+    from dgl_train.eval_models import OpenedModel
+    from dgl_train.evaluate import Embeddings
+    from dgl_train.post_process import Processed
+    from dgl_train.report_page import ModelPages
+
+
+@dataclass(frozen=True)
+class Request:
+    """What dgl-eval was asked for; see the options of the command."""
+
+    dataset: str
+    data_root: Path | None
+    split: str
+    zero_shot: bool
+    group_captions: bool
+    post_process: bool
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        root = None if self.data_root is None else str(self.data_root)
+        return {**vars(self), "data_root": root, "ties": "count against the model"}
 
 
 @click.command(cls=Command)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @dataset_option
 @data_root_option
 @click.option(
@@ -26,55 +52,180 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option("--zero-shot", is_flag=True, help="The untuned backbone of this run instead.")
+@click.option(
+    "--group-captions/--no-group-captions",
+    default=None,
+    help="Video to text: each clip competes with its best caption. Default: as the data set's papers do.",
+)
+@click.option("--post-process", is_flag=True, help="Also dual softmax and QB-Norm, apart.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write report.json and report.html here."
+)
+@click.option(
+    "--attention",
+    type=click.Path(path_type=Path),
+    help="Instead, draw here what global prompt 0 attends to.",
+)
+@click.option(
+    "--count", type=click.IntRange(1), default=8, show_default=True, help="Clips to draw."
+)
 @device_option
 def evaluate(
-    model: Path,
+    models: tuple[Path, ...],
     dataset: str,
     data_root: Path | None,
     split: str,
     zero_shot: bool,
+    group_captions: bool | None,
+    post_process: bool,
     as_json: bool,
+    out: Path | None,
+    attention: Path | None,
+    count: int,
     device: str,
 ) -> None:
-    """Measure how well a run, a checkpoint or an exported bundle retrieves.
+    """Measure how well runs, checkpoints or exported bundles retrieve.
+
+    Several models, or a folder of runs seed0, seed1, ..., also give mean and spread.
 
     \b
     Example:
       dgl-eval runs/shapes-dgl-transformer --dataset shapes --data-root shapes
       dgl-eval bundle --dataset clips.csv --split val --json
+      dgl-eval runs/lsmdc --dataset lsmdc --data-root lsmdc --post-process --out report
+      dgl-eval runs/lsmdc --dataset lsmdc --data-root lsmdc --attention pictures
     """  # noqa: D301 - click's own marker
+    if attention and (post_process or as_json or out or zero_shot):
+        raise click.UsageError(
+            "--attention only draws; leave out --post-process, --json, --out and --zero-shot."
+        )
+    if post_process and split != "test":
+        raise click.UsageError(
+            f"--post-process needs --split test, not {split}: it learns from the other splits."
+        )
     from dgl_train.datasets import read_dataset, select_split
-    from dgl_train.evaluate import evaluate as measure
-    from dgl_train.evaluate import format_report
+    from dgl_train.eval_models import expand_runs
 
-    clips = select_split(read_dataset(dataset, data_root), split, dataset)
-    report = measure(_open_model(model, zero_shot, device), clips)
-    what = f"{model}, backbone without prompts" if zero_shot else str(model)
-    if as_json:
-        facts = {"model": str(model), "zero_shot": zero_shot, "dataset": dataset, "split": split}
-        click.echo(json.dumps({**facts, **dataclasses.asdict(report)}, indent=2))
-    else:
-        click.echo(f"{what} on {dataset} {split}\n{format_report(report)}")
-
-
-def _open_model(path: Path, zero_shot: bool, device: str) -> "Encoders":
-    from dgl_train.checkpoint import load_checkpoint
-    from dgl_train.evaluate import bundle_encoders, torch_encoders
-    from dgl_train.model import FrameMeanModel
-
-    if (path / "manifest.json").is_file():
-        if zero_shot:
-            raise ConfigError(
-                f"{path} is an exported bundle, which has no backbone of its own. "
-                "Give --zero-shot with the run it was exported from."
-            )
-        return bundle_encoders(path, device=choose_device(device).type)
+    grouped = _groups_captions(dataset) if group_captions is None else group_captions
+    request = Request(dataset, data_root, split, zero_shot, grouped, post_process)
+    clips = read_dataset(dataset, data_root)
+    chosen = select_split(clips, split, dataset)
     where = choose_device(device)
-    tuned = load_checkpoint(path)
-    return torch_encoders(
-        (FrameMeanModel(tuned.model.backbone) if zero_shot else tuned.model).to(where),
-        num_frames=tuned.settings.num_frames,
-        max_words=tuned.settings.max_words,
-        device=where,
+    paths = expand_runs(models)
+    if attention:
+        _draw_attention(attention, paths, chosen, count, where)
+        return
+    pages = [_measure(path, request, clips, chosen, where, draw=out is not None) for path in paths]
+    click.echo(_as_json(request, pages) if as_json else _as_text(request, pages))
+    if out is not None:
+        from dgl_train.report_page import write_report
+
+        write_report(out, {**request.settings(), "device": where.type}, pages)
+        click.echo(f"Report: {out / 'report.html'} and report.json", err=True)
+
+
+def _groups_captions(dataset: str) -> bool:
+    """Whether the data set's papers let a clip stand for all its captions."""
+    return False
+
+
+def _measure(
+    path: Path,
+    request: Request,
+    clips: "Sequence[CaptionedClip]",
+    chosen: "Sequence[CaptionedClip]",
+    device: "torch.device",
+    *,
+    draw: bool,
+) -> "ModelPages":
+    from dgl_train.eval_models import open_model
+    from dgl_train.evaluate import embed_dataset, report
+    from dgl_train.report_page import ModelPages
+    from dgl_train.report_table import Evaluation
+    from dgl_train.worst_queries import draw_worst, rank_clips, rank_queries
+
+    model = open_model(path, zero_shot=request.zero_shot, device=device)
+    found = embed_dataset(model.encoders, chosen)
+    evaluation = Evaluation(
+        f"{path}, backbone without prompts" if request.zero_shot else str(path),
+        model.selection,
+        report(found, group_captions=request.group_captions),
+        _post_process(model, request, clips, found) if request.post_process else (),
     )
+    if not draw:
+        return ModelPages(evaluation, (), (), ())
+    queries = rank_queries(chosen, found)
+    return ModelPages(
+        evaluation,
+        queries,
+        rank_clips(chosen, found, group_captions=request.group_captions),
+        draw_worst(model.encoders, chosen, found, queries),
+    )
+
+
+def _post_process(
+    model: "OpenedModel",
+    request: Request,
+    clips: "Sequence[CaptionedClip]",
+    found: "Embeddings",
+) -> "list[Processed]":
+    from dgl_train.config import read_recipe
+    from dgl_train.datasets import training_parts
+    from dgl_train.eval_models import recipe_file
+    from dgl_train.post_process import calibrate, post_process
+
+    recipe = read_recipe(recipe_file(model.path) or "default")
+    train, held_out = training_parts(
+        clips,
+        request.dataset,
+        fraction=recipe.validation_fraction,
+        seed=recipe.training_seed,
+    )
+    calibration = calibrate(model.encoders, train, held_out)
+    return post_process(found, calibration, group_captions=request.group_captions)
+
+
+def _as_text(request: Request, pages: "Sequence[ModelPages]") -> str:
+    from dgl_train.report_table import make_tables, selection_lines
+
+    evaluations = [page.evaluation for page in pages]
+    what = evaluations[0].model if len(evaluations) == 1 else f"{len(evaluations)} models"
+    lines = [*selection_lines(evaluations), f"{what} on {request.dataset} {request.split}"]
+    return "\n".join([*lines, *(f"\n{table}" for table in make_tables(evaluations))])
+
+
+def _as_json(request: Request, pages: "Sequence[ModelPages]") -> str:
+    """One model: its figures beside the settings. Several: a list of them, and the summary."""
+    from dgl_train.report_table import summarize_runs
+
+    evaluations = [page.evaluation for page in pages]
+    documents = [evaluation.document() for evaluation in evaluations]
+    found: dict[str, Any] = documents[0]
+    if len(documents) > 1:
+        found = {"models": documents, "summary": summarize_runs(evaluations)}
+    return json.dumps({**request.settings(), **found}, indent=2)
+
+
+def _draw_attention(
+    out: Path,
+    paths: Sequence[Path],
+    clips: "Sequence[CaptionedClip]",
+    count: int,
+    device: "torch.device",
+) -> None:
+    from dgl_train.attention import draw_attention
+    from dgl_train.eval_models import open_model
+    from dgl_train.evaluate import distinct_clips
+
+    if len(paths) != 1:
+        raise ConfigError(f"--attention got {len(paths)} models, expected one. Name one run.")
+    tuned = open_model(paths[0], zero_shot=False, device=device).tuned
+    if tuned is None:
+        raise ConfigError(
+            f"{paths[0]} is an exported bundle, whose attention is not kept. "
+            "Give --attention with the run it was exported from."
+        )
+    drawn = distinct_clips(clips)[:count]
+    draw_attention(out, tuned.model, drawn, num_frames=tuned.settings.num_frames, device=device)
+    click.echo(f"{out}: {len(drawn)} pictures and attention.json")

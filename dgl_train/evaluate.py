@@ -19,6 +19,7 @@ from dgl_runtime.metrics import (
     text_to_video,
     video_to_text,
 )
+from dgl_train.attention import has_global_attention, last_clip_state
 from dgl_train.data import FrameFormat, evaluation_batches, read_batches
 from dgl_train.datasets import CaptionedClip
 from dgl_train.model import RetrievalModel
@@ -36,12 +37,14 @@ class Encoders:
     Attributes:
         embed_captions: Captions -> unit-norm embeddings [Q, E].
         embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
+        weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
         num_frames: F.
         frame_size: S.
     """
 
     embed_captions: Callable[[list[str]], Float32]
     embed_clips: Callable[[NDArray[np.uint8]], Float32]
+    weigh_frames: Callable[[NDArray[np.uint8]], Float32]
     num_frames: int
     frame_size: int
 
@@ -63,6 +66,11 @@ class Embeddings:
     caption_clip: NDArray[np.int64]
     reversed_captions: Float32
     reversed_rows: NDArray[np.int64]
+
+    def similarity(self) -> Float32:
+        """Cosines of captions and clips, [Q, N]."""
+        found: Float32 = self.captions @ self.clips.T
+        return found
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,17 @@ def torch_encoders(
         embeddings: Float32 = model.encode_clips(torch.from_numpy(frames).to(device)).cpu().numpy()
         return embeddings
 
-    return Encoders(embed_captions, embed_clips, num_frames, model.backbone.frame_size)
+    @torch.inference_mode()
+    def weigh_frames(frames: NDArray[np.uint8]) -> Float32:
+        if not has_global_attention(model):  # their mean is read
+            return np.full(frames.shape[:2], 1 / frames.shape[1], np.float32)
+        state = last_clip_state(model, torch.from_numpy(frames).to(device))
+        weights: Float32 = state.frame_weights().cpu().numpy()
+        return weights
+
+    return Encoders(
+        embed_captions, embed_clips, weigh_frames, num_frames, model.backbone.frame_size
+    )
 
 
 def bundle_encoders(folder: Path, *, device: str = "cpu") -> Encoders:
@@ -115,6 +133,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu") -> Encoders:
     return Encoders(
         retriever.embed_texts,
         lambda frames: retriever.embed_clips(frames).embeddings,
+        lambda frames: retriever.embed_clips(frames).frame_weights,
         retriever.num_frames,
         retriever.frame_size,
     )
@@ -132,8 +151,8 @@ def embed_dataset(
     Raises:
         MediaError: If a video cannot be read.
     """
-    rows = {place: row for row, place in enumerate(dict.fromkeys(clip.place for clip in clips))}
-    first_of = {clip.place: clip for clip in reversed(clips)}
+    distinct = distinct_clips(clips)
+    rows = {clip.place: row for row, clip in enumerate(distinct)}
     reversible = [
         (row, clip.reversed_caption)
         for row, clip in enumerate(clips)
@@ -141,15 +160,24 @@ def embed_dataset(
     ]
     reversed_captions = [caption for _, caption in reversible if caption is not None]
     return Embeddings(
-        captions=_embed_captions(encoders, [clip.caption for clip in clips]),
-        clips=_embed_clips(encoders, [first_of[place] for place in rows], num_workers, progress),
+        captions=embed_captions(encoders, [clip.caption for clip in clips]),
+        clips=_embed_clips(encoders, distinct, num_workers, progress),
         caption_clip=np.array([rows[clip.place] for clip in clips], np.int64),
-        reversed_captions=_embed_captions(encoders, reversed_captions),
+        reversed_captions=embed_captions(encoders, reversed_captions),
         reversed_rows=np.array([row for row, _ in reversible], np.int64),
     )
 
 
-def _embed_captions(encoders: Encoders, captions: list[str]) -> Float32:
+def distinct_clips(clips: Sequence[CaptionedClip]) -> list[CaptionedClip]:
+    """Each clip once, with the first of its captions: the rows of ``Embeddings.clips``."""
+    first: dict[tuple[Path, float | None, float | None], CaptionedClip] = {}
+    for clip in clips:
+        first.setdefault(clip.place, clip)
+    return list(first.values())
+
+
+def embed_captions(encoders: Encoders, captions: list[str]) -> Float32:
+    """Captions in batches -> unit-norm float32 [Q, E]."""
     size = 8 * _BATCH
     starts = range(0, len(captions), size)
     parts = [encoders.embed_captions(captions[start : start + size]) for start in starts]
@@ -173,9 +201,9 @@ def _embed_clips(
     return np.concatenate(parts)
 
 
-def report(embeddings: Embeddings) -> Report:
-    """Rank by cosine similarity, both ways."""
-    similarity = embeddings.captions @ embeddings.clips.T
+def report(embeddings: Embeddings, *, group_captions: bool = False) -> Report:
+    """Rank by cosine similarity, both ways; see ``video_to_text`` for ``group_captions``."""
+    similarity = embeddings.similarity()
     owners = embeddings.caption_clip
     direction = None
     if len(rows := embeddings.reversed_rows):
@@ -185,7 +213,7 @@ def report(embeddings: Embeddings) -> Report:
         direction = direction_score(own, reversed_event)
     return Report(
         text_to_video=summarize(text_to_video(similarity, owners)),
-        video_to_text=summarize(video_to_text(similarity, owners)),
+        video_to_text=summarize(video_to_text(similarity, owners, group_captions=group_captions)),
         direction_score=direction,
         direction_clips=len(rows),
     )
@@ -204,22 +232,3 @@ def evaluate(
         MediaError: If a video cannot be read.
     """
     return report(embed_dataset(encoders, clips, num_workers=num_workers, progress=progress))
-
-
-def format_report(report: Report) -> str:
-    """A report for people."""
-    lines = [f"{'':14}   R@1   R@5  R@10  median rank  mean rank  queries"]
-    for name, metrics in (
-        ("text to video", report.text_to_video),
-        ("video to text", report.video_to_text),
-    ):
-        lines.append(
-            f"{name:14} {metrics.r1:5.1f} {metrics.r5:5.1f} {metrics.r10:5.1f} "
-            f"{metrics.median_rank:12.1f} {metrics.mean_rank:10.1f} {metrics.num_queries:8}"
-        )
-    if report.direction_score is not None:
-        lines.append(
-            f"direction      {report.direction_score:5.1f} % of {report.direction_clips} clips are "
-            "closer to their caption than to its reverse"
-        )
-    return "\n".join(lines)

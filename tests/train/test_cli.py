@@ -1,7 +1,6 @@
-"""dgl-train, dgl-eval and dgl-shapes: exit codes and what they print."""
+"""dgl-train and dgl-shapes: exit codes and what they print."""
 
 import csv
-import json
 import os
 import signal
 from dataclasses import asdict, replace
@@ -46,13 +45,6 @@ def arguments(captions, clips, backbone_folder):
     settings = [part for item in SETTINGS.items() for part in ("--set", "{}={}".format(*item))]
     data = ["--dataset", str(captions), "--data-root", str(clips[0].video.parent)]
     return [*data, "--backbone", str(backbone_folder), "--device", "cpu", *settings]
-
-
-@pytest.fixture(scope="module")
-def run_folder(arguments, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "run"
-    assert invoke(train, *arguments, "--out", folder).exit_code == 0
-    return folder
 
 
 def invoke(command, *args):
@@ -122,38 +114,6 @@ def test_a_gpu_that_is_asked_for_must_be_there(arguments, captions):
     )
 
 
-def test_evaluation_prints_a_table_or_one_document(run_folder, captions, clips):
-    data = ["--dataset", captions, "--data-root", clips[0].video.parent, "--split", "train"]
-    result = invoke(evaluate, run_folder, *data)
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[0] == f"{run_folder} on {captions} train"
-    assert [line[:13] for line in lines[2:]] == ["text to video", "video to text"]
-    tuned = invoke(evaluate, run_folder / "last.safetensors", *data, "--json", "--device", "auto")
-    untuned = invoke(evaluate, run_folder, *data, "--json", "--zero-shot")
-    assert tuned.stderr.startswith("Computing on c")
-    tuned, untuned = json.loads(tuned.stdout), json.loads(untuned.stdout)
-    assert (tuned["zero_shot"], untuned["zero_shot"]) == (False, True)
-    assert tuned["text_to_video"] != untuned["text_to_video"]
-    assert tuned["text_to_video"]["num_queries"] == 8
-    assert (tuned["direction_score"], tuned["split"]) == (None, "train")
-
-
-def test_evaluation_names_what_is_missing(tmp_path, run_folder, captions, clips):
-    data = ["--dataset", captions, "--data-root", clips[0].video.parent, "--device", "cpu"]
-    assert error_line(invoke(evaluate, run_folder, *data)) == (
-        f"Error: data set {captions} has no clips of split 'test'; it has train. Choose one of "
-        "these, or all.\n"
-    )
-    absent = invoke(evaluate, tmp_path / "absent", *data, "--split", "all")
-    assert error_line(absent).startswith(f"Error: checkpoint {tmp_path / 'absent'} does not exist.")
-    (tmp_path / "manifest.json").touch()
-    assert error_line(invoke(evaluate, tmp_path, *data, "--split", "all", "--zero-shot")) == (
-        f"Error: {tmp_path} is an exported bundle, which has no backbone of its own. "
-        "Give --zero-shot with the run it was exported from.\n"
-    )
-
-
 @pytest.fixture
 def small(monkeypatch):
     """Few shapes and a backbone without pretraining, in place of those that take minutes."""
@@ -200,4 +160,4 @@ def test_shapes_train_and_evaluate_without_any_preparation(tmp_path, small, monk
         expected, **SETTINGS, backbone=str(tmp_path / "shapes" / "backbone"), pretrained=""
     )
     report = invoke(evaluate, "runs/shapes-dgl-transformer", "--dataset", "shapes")
-    assert "clips are closer to their caption than to its reverse" in report.stdout
+    assert "clips closer to their caption than to its reverse" in report.stdout

@@ -1,0 +1,40 @@
+"""Run folders as dgl-train leaves them, without training."""
+
+import csv
+
+import torch
+
+from dgl_train.backbone import BackboneSource, load_backbone
+from dgl_train.checkpoint import ModelSettings, TunedModel, make_prompts, save_checkpoint
+from dgl_train.config import read_recipe, write_recipe
+from dgl_train.model import DglModel
+from dgl_train.prompts import PromptCounts
+
+
+def write_run(folder, backbone_folder, *, seed=0, select_on_test=False):
+    """A run of dgl-linear with random prompts; returns its folder."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    backbone = load_backbone(BackboneSource(str(backbone_folder)))
+    settings = ModelSettings("dgl-linear", PromptCounts(2, 2, 4), num_frames=2, max_words=24)
+    prompts = make_prompts(backbone, settings)
+    with torch.no_grad():
+        for tensor in prompts.parameters():
+            tensor.add_(0.3 * torch.randn_like(tensor))
+    tuned = TunedModel(DglModel(backbone, prompts), settings)
+    for name in ("best", "last"):
+        save_checkpoint(folder / f"{name}.safetensors", tuned)
+    write_recipe(folder / "recipe.toml", read_recipe("default", [f"backbone={backbone_folder}"]))
+    if select_on_test:
+        with (folder / "recipe.toml").open("a") as file:
+            file.write("select_on_test = true\n")
+    return folder
+
+
+def write_csv(path, clips):
+    """The clips as a data set; returns the file."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "caption", "split"])
+        writer.writerows((clip.video, clip.caption, clip.split) for clip in clips)
+    return path
