@@ -1,12 +1,35 @@
 """dgl-bench: one subcommand a question; heavy imports happen when one runs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dgl_runtime.command import Command
+from dgl_train.options import device_option
+
+if TYPE_CHECKING:
+    from benchmarks.report import Report
 
 METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
+
+
+backbone_option = click.option(
+    "--backbone", default="ViT-B-32-quickgelu", show_default=True, help="As dgl-train's."
+)
+pretrained_option = click.option(
+    "--pretrained", default="", help="Weight tag or file; random weights without."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the CPU."
+)
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("benchmarks/results"),
+    show_default=True,
+    help="Folder for the JSON and markdown files.",
+)
 
 
 @click.group()
@@ -15,20 +38,14 @@ def bench() -> None:
 
 
 @bench.command(cls=Command)
-@click.option("--backbone", default="ViT-B-32-quickgelu", show_default=True, help="As dgl-train's.")
-@click.option("--pretrained", default="", help="Weight tag or file; random weights without.")
+@backbone_option
+@pretrained_option
 @click.option("--num-frames", type=click.IntRange(1), default=12, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@threads_option
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--method", type=click.Choice([*METHODS, "both"]), default="both", show_default=True)
 @click.option("--compile/--no-compile", "with_compile", default=True, help="torch.compile too.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("benchmarks/results"),
-    show_default=True,
-    help="Folder for the JSON and markdown files.",
-)
+@out_option
 def encode(
     backbone: str,
     pretrained: str,
@@ -56,7 +73,62 @@ def encode(
         methods=METHODS if method == "both" else (method,),
         with_compile=with_compile,
     )
-    report = make_report(bench_encode(settings))
+    _publish(make_report(bench_encode(settings)), out)
+
+
+@bench.command(cls=Command)
+@backbone_option
+@pretrained_option
+@click.option(
+    "--methods", default=",".join(METHODS), show_default=True, help="As dgl-train's, with commas."
+)
+@click.option("--batch-size", type=click.IntRange(2), default=8, show_default=True)
+@click.option("--num-frames", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="A process.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As dgl-train's.")
+@threads_option
+@device_option
+@out_option
+def train(
+    backbone: str,
+    pretrained: str,
+    methods: str,
+    batch_size: int,
+    num_frames: int,
+    steps: int,
+    rounds: int,
+    overrides: tuple[str, ...],
+    threads: int,
+    device: str,
+    out: Path,
+) -> None:
+    """Time and memory of a training step, each method in processes of its own.
+
+    Example: dgl-bench train --methods dgl-linear,dgl-transformer --batch-size 8
+    """
+    from benchmarks.train_memory import TrainSpec, bench_train
+    from benchmarks.train_report import make_report
+    from dgl_train.config import read_recipe
+
+    out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
+    settings = [
+        f"backbone={backbone}",
+        f"pretrained={pretrained}",
+        f"batch_size={batch_size}",
+        f"num_frames={num_frames}",
+        *overrides,
+    ]
+    specs = {
+        method: TrainSpec(
+            read_recipe("default", [*settings, f"method={method}"]), steps, threads, device
+        )
+        for method in methods.split(",")
+    }
+    _publish(make_report(bench_train(specs, rounds)), out)
+
+
+def _publish(report: "Report", out: Path) -> None:
     click.echo(report.to_markdown(), nl=False)
     for path in report.write(out):
         click.echo(f"Written: {path}", err=True)

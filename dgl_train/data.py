@@ -6,7 +6,9 @@ resumed sees the very frames it would have seen, whatever the number of workers.
 
 import math
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -145,7 +147,7 @@ def read_batches(
         collate_fn=collate,
         num_workers=num_workers,
         multiprocessing_context=_worker_context() if num_workers else None,
-        worker_init_fn=_leave_ctrl_c_to_main,
+        worker_init_fn=_follow_main,
         pin_memory=pin_memory,
     )
     for batch in loader:
@@ -167,8 +169,20 @@ def _worker_context() -> BaseContext:
     return context
 
 
-def _leave_ctrl_c_to_main(_worker: int) -> None:
+def _follow_main(_worker: int) -> None:
+    """Leave Ctrl-C to the main process, and end when it ends, also if it is killed.
+
+    torch's own watch over the parent process sees the one a worker was forked from.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_main, daemon=True).start()
+
+
+def _end_with_main() -> None:
+    main = multiprocessing.parent_process()
+    assert main is not None
+    main.join()
+    os._exit(1)
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:

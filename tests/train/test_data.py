@@ -1,6 +1,8 @@
 """Batches of frames: the order of clips and the times of frames."""
 
 import multiprocessing
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -95,3 +97,28 @@ def test_no_more_workers_start_than_there_are_batches(clips):
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     assert len(list(batches)) == 1
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from dgl_train.data import FrameFormat, read_batches, training_batches
+from dgl_train.datasets import CaptionedClip
+
+if __name__ == "__main__":
+    clips = [CaptionedClip(Path(sys.argv[1]), "the ant")] * 8
+    plan = training_batches(8, batch_size=2, epochs=10**6, seed=0)
+    for batch in read_batches(clips, FrameFormat(2, 16), plan, num_workers=2):
+        print("read", flush=True)
+"""
+
+
+def test_workers_do_not_outlive_a_killed_run(clips):
+    run = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(clips[0].video)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert run.stdout.readline() == b"read\n"
+    run.kill()
+    run.communicate(timeout=30)  # the pipe ends with the last process that can write to it
