@@ -22,6 +22,7 @@ from dgl_train.verify_cache import FileState, Finding, open_cache, state_of
 _REASONS_NAMED = 3
 _IT = "this video"  # in place of the path, which may be another when a finding is read again
 _MAX_SHORT_PART, _MAX_SHORT_S = 0.1, 0.5  # headers round; a file is cut off if it lacks more
+_FEW = 32  # videos that are examined sooner than processes start
 
 Examined = tuple[Path, str | None, Finding]
 """A video, the hash of its content (None: it has none) and what was found."""
@@ -178,7 +179,7 @@ def _examined(
 ) -> Generator[Examined, None, None]:
     """Examine videos in this process or several, in any order."""
     _start(findings)
-    if min(jobs, len(states)) <= 1:
+    if jobs == 1 or len(states) < _FEW:
         yield from (_examine(video, state is not None) for video, state in states.items())
         return
     # Not forked: this process may run threads of torch; a fork copies their locks.
