@@ -16,6 +16,7 @@ from stat import S_ISREG
 from dgl_runtime.errors import ConfigError
 
 _EXAMINATION = 1  # one more whenever examine_video finds something else in the same file
+_WAIT_S = 60.0  # for another process that writes
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,17 @@ def open_cache() -> Iterator[VerifyCache]:
     path = home / "dgl-retrieval" / f"videos-{_EXAMINATION}-av{version('av')}.sqlite"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        with closing(sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)) as connection:
             yield VerifyCache(connection)
-    except (sqlite3.Error, FileExistsError, PermissionError) as error:
-        raise ConfigError(
-            f"the cache of verified videos {path} cannot be used: {error}. Delete it, or set "
-            "XDG_CACHE_HOME to a folder that can be written."
-        ) from error
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the cache of verified videos {path} cannot be used: {error}. Delete it, or set "
+        "XDG_CACHE_HOME to a folder that can be written."
+    )
