@@ -128,7 +128,7 @@ def _decode_videos(
     for path in videos:
         try:
             info = probe(path)  # first, because it refuses pipes and devices: they have no end
-            content = _content_hash(path)
+            content = content_hash(path)
             spans = _windows(info, cutting)
             clips = [
                 Clip(str(path.resolve()), content, span.start_s, span.end_s, info.duration_s)
@@ -146,7 +146,12 @@ def _decode_videos(
             yield _Done(absent.count(False), None)
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """sha256 of a video's bytes, as hex: the same video under any name.
+
+    Raises:
+        MediaError: If the file cannot be read.
+    """
     try:
         return sha256_of(path)
     except OSError as error:

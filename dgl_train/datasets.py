@@ -1,72 +1,60 @@
-"""Data sets as lists of captioned clips: a reader for each, and one for any csv or jsonl file."""
+"""Data sets by name, their splits, and the reader of any csv or jsonl file of captioned clips."""
 
 import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dgl_runtime.errors import ConfigError
+from dgl_train.captioned_clip import CaptionedClip
+from dgl_train.published import PUBLISHED, read_published
 from dgl_train.synthetic import SPLITS, make_shapes
 
+__all__ = [
+    "SHAPES_FOLDER",
+    "CaptionedClip",
+    "read_dataset",
+    "select_split",
+    "split_train",
+    "training_parts",
+]
+
 SHAPES_FOLDER = Path("shapes")  # where the moving shapes are made unless told otherwise
-_MISSING_NAMED = 3
-
-
-@dataclass(frozen=True)
-class CaptionedClip:
-    """One caption of one clip; a clip with several captions is several of these.
-
-    Attributes:
-        video: The file.
-        caption: What the clip shows.
-        start_s: Where the clip begins in the video, seconds; None: at its first frame.
-        end_s: Where it ends, seconds; None: at its last frame.
-        split: train, val or test.
-        reversed_caption: What the clip shows when it is played backwards; None: not known.
-    """
-
-    video: Path
-    caption: str
-    start_s: float | None = None
-    end_s: float | None = None
-    split: str = "train"
-    reversed_caption: str | None = None
-
-    @property
-    def place(self) -> tuple[Path, float | None, float | None]:
-        """The clip itself: rows with the same place are captions of one clip."""
-        return self.video, self.start_s, self.end_s
 
 
 def read_dataset(name: str, data_root: Path | None = None) -> list[CaptionedClip]:
-    """Read all splits of a data set.
+    """Read all splits of a data set, whether its videos are there or not.
+
+    ``dgl_train.verify.verify_videos`` keeps the clips that can be read.
 
     Args:
-        name: ``shapes`` (made on the spot if it is not there), or a .csv or .jsonl file with
+        name: A public data set (``dgl_train.published.PUBLISHED``), ``shapes`` (made on the spot
+            if it is not there), or a .csv or .jsonl file with
             ``video`` and ``caption`` and, as it needs, ``start_s``, ``end_s``, ``split`` (all rows
             are train without it) and ``reversed_caption``.
         data_root: The folder of the data set, or the one that videos in a file are relative to;
-            None: ``./shapes``, or the folder of the file.
+            None: ``./shapes``, or the folder of the file; a public data set needs it.
 
     Raises:
-        ConfigError: Unknown data set, a fault in the file, or missing videos.
+        ConfigError: Unknown data set, or an annotation file is missing or has a fault.
     """
     path = Path(name)
     if name in _NAMED:
         clips = _NAMED[name](data_root)
-    elif path.suffix not in _ROWS:
+    elif path.suffix in _ROWS:
+        clips = _read_file(path, data_root or path.parent)
+    else:
         raise ConfigError(
             f"data set {name!r} is not known. Give {', '.join(_NAMED)}, or a file that ends in "
             f"{' or '.join(_ROWS)}."
         )
-    else:
-        clips = _read_file(path, data_root or path.parent)
-    _require_videos(name, clips)
+    if not clips:
+        raise ConfigError(f"data set {name} has no clips. Give one row for each caption.")
     return clips
 
 
@@ -128,7 +116,10 @@ def _read_shapes(data_root: Path | None) -> list[CaptionedClip]:
     return _read_file(folder / "captions.csv", folder)
 
 
-_NAMED: dict[str, Callable[[Path | None], list[CaptionedClip]]] = {"shapes": _read_shapes}
+_NAMED: dict[str, Callable[[Path | None], list[CaptionedClip]]] = {
+    "shapes": _read_shapes,
+    **{name: partial(read_published, name) for name in PUBLISHED},
+}
 
 
 def _read_file(path: Path, folder: Path) -> list[CaptionedClip]:
@@ -138,8 +129,6 @@ def _read_file(path: Path, folder: Path) -> list[CaptionedClip]:
         ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"data set {path} cannot be read: {error}.") from error
-    if not clips:
-        raise ConfigError(f"data set {path} has no clips. Give one row for each caption.")
     return clips
 
 
@@ -210,15 +199,3 @@ def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
     if not 0 <= seconds < math.inf:
         raise ConfigError(f"{where}: {key} is {value!r}, expected seconds from 0.")
     return seconds
-
-
-def _require_videos(name: str, clips: Sequence[CaptionedClip]) -> None:
-    videos = list(dict.fromkeys(clip.video for clip in clips))
-    missing = [str(video) for video in videos if not video.is_file()]
-    if missing:
-        named = ", ".join(missing[:_MISSING_NAMED])
-        more = ", ..." if len(missing) > _MISSING_NAMED else ""
-        raise ConfigError(
-            f"data set {name} lacks {len(missing)} of {len(videos)} videos: {named}{more}. "
-            "Give the folder they are relative to with --data-root, or remove their rows."
-        )

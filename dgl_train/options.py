@@ -10,7 +10,11 @@ from dgl_runtime.errors import EngineError
 if TYPE_CHECKING:
     import torch
 
-dataset_option = click.option("--dataset", required=True, help="shapes, or a .csv or .jsonl file.")
+dataset_option = click.option(
+    "--dataset",
+    required=True,
+    help="msrvtt, msrvtt-7k, lsmdc, activitynet, didemo, msvd, vatex, shapes, or a .csv or .jsonl file.",
+)
 data_root_option = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the data set, or of its videos."
 )

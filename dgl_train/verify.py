@@ -1,0 +1,227 @@
+"""Videos are verified before they are used: each is really decoded, and one that fails is left out by name."""
+
+import csv
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from dgl_runtime.errors import ConfigError, MediaError
+from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.index import content_hash
+from dgl_runtime.packet_index import media_faults, one_line, open_stream, read_index
+from dgl_train.captioned_clip import CaptionedClip
+from dgl_train.verify_cache import FileState, Finding, open_cache, state_of
+
+_REASONS_NAMED = 3
+_IT = "this video"  # in place of the path, which may be another when a finding is read again
+_MAX_SHORT_PART, _MAX_SHORT_S = 0.1, 0.5  # headers round; a file is cut off if it lacks more
+_FEW = 32  # videos that are examined sooner than processes start
+
+Examined = tuple[Path, str | None, Finding]
+"""A video, the hash of its content (None: it has none) and what was found."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What is left of a data set.
+
+    Attributes:
+        clips: Those that can be read, in the order given.
+        faults: Video -> why it, or a clip of it, is left out.
+    """
+
+    clips: list[CaptionedClip]
+    faults: dict[Path, str]
+
+
+def verify_videos(
+    clips: Sequence[CaptionedClip], *, jobs: int | None = None, progress: bool = True
+) -> Verified:
+    """Keep the clips that can be read; the arguments are those of ``find_faults``.
+
+    Raises:
+        ConfigError: Nothing is left of a split.
+    """
+    verified = find_faults(clips, jobs=jobs, progress=progress)
+    left = {clip.split for clip in verified.clips}
+    for split in dict.fromkeys(clip.split for clip in clips):
+        if split not in left:
+            videos = dict.fromkeys(clip.video for clip in clips if clip.split == split)
+            named = islice(videos, _REASONS_NAMED)
+            reasons = "; ".join(f"{video}: {verified.faults[video]}" for video in named)
+            raise ConfigError(
+                f"no clip of split {split} can be read: all of its {len(videos)} videos are missing "
+                f"or broken. The first: {reasons} See dgl-data check."
+            )
+    return verified
+
+
+def find_faults(
+    clips: Sequence[CaptionedClip], *, jobs: int | None = None, progress: bool = True
+) -> Verified:
+    """Examine the video of every clip; a video that was examined before is not opened again.
+
+    Findings are stored as they come: a run that is interrupted goes on where it was.
+
+    Args:
+        clips: The clips.
+        jobs: Processes that decode; None: one for each core.
+        progress: Draw a progress bar on stderr if it is a terminal.
+
+    Raises:
+        ConfigError: The cache of findings cannot be used.
+        MediaError: A process that decodes died.
+    """
+    videos = list(dict.fromkeys(clip.video for clip in clips))
+    found = _examine_all(videos, jobs or os.cpu_count() or 1, progress=progress)
+    kept: list[CaptionedClip] = []
+    faults: dict[Path, str] = {}
+    for clip in clips:
+        fault = _fault_of(clip, found[clip.video])
+        if fault is None:
+            kept.append(clip)
+        else:
+            faults.setdefault(clip.video, fault)
+    return Verified(kept, faults)
+
+
+def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
+    """Write which videos are left out and why: a csv with the columns video and reason."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("video", "reason"), *faults.items()])
+
+
+def examine_video(path: Path) -> Finding:
+    """Decode the first, the middle and the last frame of a video.
+
+    Returns:
+        Its duration, or its fault.
+    """
+    try:
+        index = read_index(path)
+        last = len(index.shown) - 1
+        for _ in FrameReader(path, index).read(sorted({0, last // 2, last})):
+            pass
+        stated_s = _stated_duration_s(path)
+    except MediaError as error:
+        return Finding(0.0, str(error).replace(str(path), _IT))
+    except media_faults() as error:
+        return Finding(0.0, f"{_IT} cannot be read ({one_line(error)}). Get it again.")
+    if stated_s - index.duration_s > max(_MAX_SHORT_S, _MAX_SHORT_PART * stated_s):
+        return Finding(
+            index.duration_s,
+            f"{_IT} is cut off: it lasts {index.duration_s:.1f} s and its header says "
+            f"{stated_s:.1f} s. Copy or download it again.",
+        )
+    return Finding(index.duration_s, None)
+
+
+def _stated_duration_s(path: Path) -> float:
+    """How long the header says that the pictures last, seconds; 0: it says nothing."""
+    with open_stream(path, threads=1) as (container, stream):
+        if container.format.name.endswith("_pipe"):  # how FFmpeg reads a png, a jpeg, ...
+            raise MediaError(f"{path} is a picture, expected a video. Get it again.")
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        return (container.duration or 0) / 1_000_000  # Matroska states one for all streams
+
+
+def _fault_of(clip: CaptionedClip, finding: Finding) -> str | None:
+    """Why a clip cannot be read; its end is cut off at the video's, as ``read_clips`` does."""
+    if finding.fault is None and (clip.start_s or 0.0) >= finding.duration_s:
+        return (
+            f"its clip from {clip.start_s or 0:g} s on lies outside: {_IT} lasts "
+            f"{finding.duration_s:g} s. Check the times."
+        )
+    return finding.fault
+
+
+def _examine_all(videos: Sequence[Path], jobs: int, *, progress: bool) -> dict[Path, Finding]:
+    from tqdm import tqdm
+
+    with open_cache() as cache:
+        findings, contents = cache.findings(), cache.contents()
+        states = {video: state_of(video) for video in videos}
+        found = {
+            video: findings[contents[state]]
+            for video, state in states.items()
+            if state is not None and state in contents
+        }
+        rest = {video: state for video, state in states.items() if video not in found}
+        with (
+            closing(_examined(rest, findings, jobs)) as examined,
+            tqdm(
+                desc="verify",
+                total=len(videos),
+                initial=len(found),
+                unit="video",
+                disable=None if progress else True,
+            ) as bar,
+        ):
+            for video, content, finding in examined:
+                state = states[video]
+                if state is not None and content is not None:
+                    cache.store(state, content, finding)
+                found[video] = finding
+                bar.update()
+    return found
+
+
+def _examined(
+    states: Mapping[Path, FileState | None], findings: Mapping[str, Finding], jobs: int
+) -> Generator[Examined, None, None]:
+    """Examine videos in this process or several, in any order."""
+    _start(findings)
+    if jobs == 1 or len(states) < _FEW:
+        yield from (_examine(video, state is not None) for video, state in states.items())
+        return
+    # Not forked: this process may run threads of torch; a fork copies their locks.
+    with ProcessPoolExecutor(
+        min(jobs, len(states)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_process,
+        initargs=(findings,),
+    ) as pool:
+        try:
+            waiting = [
+                pool.submit(_examine, video, state is not None) for video, state in states.items()
+            ]
+            for done in as_completed(waiting):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise MediaError(
+                "a process that decodes videos died, perhaps for want of memory. Run it again with "
+                "fewer --jobs; what was verified is kept."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_known: dict[str, Finding] = {}  # by content; every process that examines has its own copy
+
+
+def _start(findings: Mapping[str, Finding]) -> None:
+    _known.clear()
+    _known.update(findings)
+
+
+def _start_process(findings: Mapping[str, Finding]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    _start(findings)
+
+
+def _examine(path: Path, is_file: bool) -> Examined:
+    if not is_file:
+        return path, None, examine_video(path)
+    try:
+        content = content_hash(path)
+    except MediaError as error:
+        return path, None, Finding(0.0, str(error).replace(str(path), _IT))
+    return path, content, _known.get(content) or examine_video(path)
