@@ -131,27 +131,35 @@ def measure_method(spec: TrainSpec) -> Measurement:
     import torch
 
     from dgl_train.backbone import BackboneSource, load_backbone
-    from dgl_train.fit import make_model, train_step
-    from dgl_train.optimizer import make_optimizer
+    from dgl_train.contrastive import PairBatch
+    from dgl_train.methods import trained_parameters
     from dgl_train.options import choose_device
+    from dgl_train.processes import Processes
+    from dgl_train.step import TrainingStep, make_model
 
     recipe, device = spec.recipe, choose_device(spec.device)
     torch.set_num_threads(spec.threads)
     start = _peak_bytes(device)
     backbone = load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
     model = make_model(recipe, backbone).model.to(device)
-    optimizer = make_optimizer(model.prompts, recipe)
-    tokens, frames = _random_batch(recipe, backbone.frame_size, device)
+    step = TrainingStep(
+        model,
+        recipe,
+        total_steps=WARM_UP + spec.steps,
+        device=device,
+        processes=Processes(),
+    )
+    batch = PairBatch(*_random_batch(recipe, backbone.frame_size, device))
     seconds, loss = [], 0.0
-    for _ in range(WARM_UP + spec.steps):
+    for number in range(WARM_UP + spec.steps):
         started = time.perf_counter()
-        loss = train_step(model, optimizer, tokens, frames, max_grad_norm=recipe.max_grad_norm)
+        loss = step.take(number, batch).loss
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return Measurement(
         device=torch.cuda.get_device_name() if device.type == "cuda" else cpu_model(),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        trained_parameters=sum(p.numel() for p in trained_parameters(model).values()),
         step_s=seconds[WARM_UP:],
         loss=loss,
         start_bytes=start,

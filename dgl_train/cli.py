@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dgl_train.config import Recipe
     from dgl_train.datasets import CaptionedClip
 
+    Parts = tuple[list[CaptionedClip], list[CaptionedClip]]
+
 STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
 
 
@@ -80,7 +82,7 @@ def train(
     own = [dataset] if dataset in recipe_names() else []
     recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
     where = choose_device(device)
-    parts = _read_clips(dataset, data_root, recipe)
+    parts, dropped = _read_clips(dataset, data_root, recipe)
     recipe = _locate_backbone(recipe, data_root)
     out = out or Path("runs") / f"{Path(dataset).stem}-{recipe.method}"
     if dry_run:
@@ -88,23 +90,34 @@ def train(
         return
     for seed in range(recipe.training_seed, recipe.training_seed + seeds):
         one = dataclasses.replace(recipe, training_seed=seed)
-        _train_once(one, parts, out / f"seed{seed}" if seeds > 1 else out, where, resume)
+        folder = out / f"seed{seed}" if seeds > 1 else out
+        _train_once(one, parts, folder, dropped=dropped, device=where, resume=resume)
 
 
 def _read_clips(
     dataset: str, data_root: Path | None, recipe: "Recipe"
-) -> "tuple[list[CaptionedClip], list[CaptionedClip]]":
+) -> "tuple[Parts, dict[Path, str]]":
+    """Clips to train on and to select by, and the videos that are left out, with the reason."""
     from dgl_train.datasets import read_dataset, select_split, training_parts
+    from dgl_train.processes import Processes
+    from dgl_train.verify import verify_videos
 
-    clips = read_dataset(dataset, data_root)
+    select_by = "test" if recipe.select_on_test else "val"
+    clips = [
+        clip for clip in read_dataset(dataset, data_root) if clip.split in ("train", select_by)
+    ]
+    with Processes().main_first():
+        verified = verify_videos(clips)
     if recipe.select_on_test:
-        return select_split(clips, "train", dataset), select_split(clips, "test", dataset)
-    return training_parts(
-        clips, dataset, fraction=recipe.validation_fraction, seed=recipe.training_seed
+        train, test = (select_split(verified.clips, part, dataset) for part in ("train", "test"))
+        return (train, test), verified.faults
+    parts = training_parts(
+        verified.clips, dataset, fraction=recipe.validation_fraction, seed=recipe.training_seed
     )
+    return parts, verified.faults
 
 
-def _show_plan(recipe: "Recipe", parts: "tuple[list[CaptionedClip], list[CaptionedClip]]") -> None:
+def _show_plan(recipe: "Recipe", parts: "Parts") -> None:
     from dgl_train.backbone import BackboneSource, load_backbone
     from dgl_train.plan import describe_plan
 
@@ -114,8 +127,10 @@ def _show_plan(recipe: "Recipe", parts: "tuple[list[CaptionedClip], list[Caption
 
 def _train_once(
     recipe: "Recipe",
-    parts: "tuple[list[CaptionedClip], list[CaptionedClip]]",
+    parts: "Parts",
     out: Path,
+    *,
+    dropped: dict[Path, str],
     device: "torch.device",
     resume: bool,
 ) -> None:
@@ -128,8 +143,14 @@ def _train_once(
         out,
         backbone=load_backbone(BackboneSource(recipe.backbone, recipe.pretrained)),
         device=device,
+        dropped=dropped,
         resume=resume,
     )
+    if dropped:
+        click.echo(
+            f"{len(dropped)} videos could not be read and were left out; {out}/dropped.csv says why.",
+            err=True,
+        )
     if result.step < result.total_steps:
         click.echo(
             f"Stopped and saved after step {result.step} of {result.total_steps}. "

@@ -106,11 +106,20 @@ def evaluate(
         )
     from dgl_train.datasets import read_dataset, select_split
     from dgl_train.eval_models import expand_runs
+    from dgl_train.published import several_captions
+    from dgl_train.verify import verify_videos
 
-    grouped = _groups_captions(dataset) if group_captions is None else group_captions
+    grouped = several_captions(dataset) if group_captions is None else group_captions
     request = Request(dataset, data_root, split, zero_shot, grouped, post_process)
     clips = read_dataset(dataset, data_root)
-    chosen = select_split(clips, split, dataset)
+    verified = verify_videos(select_split(clips, split, dataset))
+    chosen = verified.clips
+    if verified.faults:
+        click.echo(
+            f"{len(verified.faults)} videos could not be read and are left out: figures are not "
+            "comparable with those on the whole set. dgl-data check names them.",
+            err=True,
+        )
     where = choose_device(device)
     paths = expand_runs(models)
     if attention:
@@ -123,11 +132,6 @@ def evaluate(
 
         write_report(out, {**request.settings(), "device": where.type}, pages)
         click.echo(f"Report: {out / 'report.html'} and report.json", err=True)
-
-
-def _groups_captions(dataset: str) -> bool:
-    """Whether the data set's papers let a clip stand for all its captions."""
-    return False
 
 
 def _measure(

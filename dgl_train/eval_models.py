@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.checkpoint import TunedModel, load_checkpoint
+from dgl_train.checkpoint import load_checkpoint
 from dgl_train.evaluate import Encoders, bundle_encoders, torch_encoders
+from dgl_train.methods import TunedModel
 from dgl_train.model import FrameMeanModel
 
 CHOSEN_ON_TEST = "EPOCH CHOSEN ON THE TEST SET: compare only with results chosen that way"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.backbone import Backbone
+from dgl_train.cache_folder import cache_folder
 from dgl_train.checkpoint import save_checkpoint
 from dgl_train.config import Recipe
 from dgl_train.data import (
@@ -26,13 +27,14 @@ from dgl_train.data import (
 from dgl_train.datasets import CaptionedClip
 from dgl_train.evaluate import Report, evaluate, torch_encoders
 from dgl_train.events import Events
-from dgl_train.frame_cache import FrameCache, cache_folder
+from dgl_train.frame_cache import FrameCache
 from dgl_train.methods import TunedModel, load_trained, trained_parameters
 from dgl_train.processes import Processes
 from dgl_train.provenance import describe_run
 from dgl_train.run_folder import Progress, RunFolder, SavedRun, digest_clips
 from dgl_train.step import StepResult, TrainingStep, make_batch, make_model
 from dgl_train.stopping import StopRequest
+from dgl_train.verify import write_dropped
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def fit(
     *,
     backbone: Backbone,
     device: torch.device,
+    dropped: Mapping[Path, str] | None = None,
     resume: bool = False,
     progress_bar: bool = True,
 ) -> FitResult:
@@ -74,6 +77,7 @@ def fit(
         run_folder: What is learned goes here, see ``run_folder.py``.
         backbone: What the recipe's backbone names; methods other than prompts change it.
         device: Where to compute; of several processes each takes its own GPU.
+        dropped: Videos that were left out, with the reason: noted in the run folder.
         resume: Go on with the run that is there.
         progress_bar: Whether to draw on stderr.
 
@@ -99,6 +103,7 @@ def fit(
         step.load_state_dict(saved.step)
     elif processes.is_main:
         folder.begin(recipe, describe_run(device, processes=processes.count))
+        write_dropped(folder.dropped, dropped or {})
     processes.wait()
     run = _Run(clips_train, clips_val, sha256, folder, tuned, step, progress)
     run.go_on(progress_bar and processes.is_main)

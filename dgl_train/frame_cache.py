@@ -5,7 +5,6 @@ once, and one that is killed leaves at most an unfinished file under a name that
 """
 
 import hashlib
-import os
 import secrets
 import time
 import zlib
@@ -25,11 +24,6 @@ _SUM_BYTES = 4
 _UNFINISHED = ".part"
 _STALE_S = 3600.0  # an unfinished file this old belongs to a process that was killed
 _LOOK_AGAIN = 0.002  # of the limit: what a process writes before it measures the folder again
-
-
-def cache_folder() -> Path:
-    """Where this user's caches lie; each may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgl-retrieval"
 
 
 def clip_key(video: Path, span: Span, num_frames: int, frame_size: int) -> str:

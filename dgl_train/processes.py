@@ -5,6 +5,8 @@ sees the loss of the whole batch, and gradients are summed: the numbers are thos
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +66,15 @@ class Processes:
         values: list[Any] = [None] * self.count
         torch.distributed.all_gather_object(values, value)
         return values
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process does it, then all others: they find what it left in a cache."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
 
     def wait(self) -> None:
         """Go on when every process is here."""

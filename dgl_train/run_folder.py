@@ -1,6 +1,7 @@
 """What a training run leaves on disk, and what another process needs to go on with it.
 
-``recipe.toml`` holds every setting, ``environment.json`` what it ran on, ``metrics.jsonl`` one line an
+``recipe.toml`` holds every setting, ``environment.json`` what it ran on,
+``dropped.csv`` which videos could not be read, ``metrics.jsonl`` one line an
 epoch, ``events/`` the same and more for TensorBoard, ``best.safetensors`` and ``last.safetensors`` what
 was trained, ``resume.pt`` the state. Each file is replaced in one step.
 """
@@ -61,6 +62,7 @@ class RunFolder:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
+        self.dropped = path / "dropped.csv"
         self.events = path / "events"
         self._recipe = path / "recipe.toml"
         self._state = path / "resume.pt"

@@ -4,7 +4,6 @@ Two steps: a file that has not changed has the content it had, so that a known f
 opened; a content keeps what was found whatever its file is called.
 """
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from dgl_runtime.errors import ConfigError
+from dgl_train.cache_folder import cache_folder
 
 _EXAMINATION = 1  # one more whenever examine_video finds something else in the same file
 _WAIT_S = 60.0  # for another process that writes
@@ -100,8 +100,7 @@ def open_cache() -> Iterator[VerifyCache]:
     Raises:
         ConfigError: The file cannot be written or is damaged.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = home / "dgl-retrieval" / f"videos-{_EXAMINATION}-av{version('av')}.sqlite"
+    path = cache_folder() / f"videos-{_EXAMINATION}-av{version('av')}.sqlite"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
