@@ -97,9 +97,10 @@ class FrameCache:
             frames: uint8 [N, 3, S, S].
         """
         path = self._path(key)
-        data = b"".join(_sum_of(pixels) + pixels for pixels in map(np.ndarray.tobytes, frames))
         try:
-            if self._takes_more and (self._has_room(len(data)) or path.exists()):
+            if self._takes_more and (self._has_room(frames.nbytes) or path.exists()):
+                each = map(np.ndarray.tobytes, frames)
+                data = b"".join(_sum_of(pixels) + pixels for pixels in each)
                 _write(path, data)
                 self._written += len(data)
         except OSError as error:
