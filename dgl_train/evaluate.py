@@ -22,6 +22,7 @@ from dgl_runtime.metrics import (
 from dgl_train.attention import has_global_attention, last_clip_state
 from dgl_train.data import FrameFormat, evaluation_batches, read_batches
 from dgl_train.datasets import CaptionedClip
+from dgl_train.frame_cache import FrameCache
 from dgl_train.model import RetrievalModel
 from dgl_train.vocabulary import clip_tokenizer
 
@@ -144,6 +145,7 @@ def embed_dataset(
     clips: Sequence[CaptionedClip],
     *,
     num_workers: int = 0,
+    cache: FrameCache | None = None,
     progress: bool = True,
 ) -> Embeddings:
     """Embed every caption, every clip once, and the captions of reversed events.
@@ -161,7 +163,7 @@ def embed_dataset(
     reversed_captions = [caption for _, caption in reversible if caption is not None]
     return Embeddings(
         captions=embed_captions(encoders, [clip.caption for clip in clips]),
-        clips=_embed_clips(encoders, distinct, num_workers, progress),
+        clips=_embed_clips(encoders, distinct, num_workers, cache, progress),
         caption_clip=np.array([rows[clip.place] for clip in clips], np.int64),
         reversed_captions=embed_captions(encoders, reversed_captions),
         reversed_rows=np.array([row for row, _ in reversible], np.int64),
@@ -185,11 +187,15 @@ def embed_captions(encoders: Encoders, captions: list[str]) -> Float32:
 
 
 def _embed_clips(
-    encoders: Encoders, clips: Sequence[CaptionedClip], num_workers: int, progress: bool
+    encoders: Encoders,
+    clips: Sequence[CaptionedClip],
+    num_workers: int,
+    cache: FrameCache | None,
+    progress: bool,
 ) -> Float32:
     batches = read_batches(
         clips,
-        FrameFormat(encoders.num_frames, encoders.frame_size),
+        FrameFormat(encoders.num_frames, encoders.frame_size, cache=cache),
         evaluation_batches(len(clips), _BATCH),
         num_workers=num_workers,
     )
@@ -224,11 +230,15 @@ def evaluate(
     clips: Sequence[CaptionedClip],
     *,
     num_workers: int = 0,
+    cache: FrameCache | None = None,
     progress: bool = True,
 ) -> Report:
-    """Embed a data set and rank it.
+    """Embed a data set and rank it; the cache gives the same frames sooner.
 
     Raises:
         MediaError: If a video cannot be read.
     """
-    return report(embed_dataset(encoders, clips, num_workers=num_workers, progress=progress))
+    embeddings = embed_dataset(
+        encoders, clips, num_workers=num_workers, cache=cache, progress=progress
+    )
+    return report(embeddings)

@@ -277,7 +277,13 @@ class _Run:
             max_words=recipe.max_words,
             device=self.step.device,
         )
-        return evaluate(encoders, self.clips_val, num_workers=recipe.num_workers, progress=False)
+        return evaluate(
+            encoders,
+            self.clips_val,
+            num_workers=recipe.num_workers,
+            cache=self._frame_cache(),
+            progress=False,
+        )
 
     def _save(self) -> None:
         if self.processes.is_main:

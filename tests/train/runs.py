@@ -5,9 +5,9 @@ import csv
 import torch
 
 from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import ModelSettings, TunedModel, make_prompts, save_checkpoint
+from dgl_train.checkpoint import save_checkpoint
 from dgl_train.config import read_recipe, write_recipe
-from dgl_train.model import DglModel
+from dgl_train.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.prompts import PromptCounts
 
 
@@ -17,17 +17,14 @@ def write_run(folder, backbone_folder, *, seed=0, select_on_test=False):
     torch.manual_seed(seed)
     backbone = load_backbone(BackboneSource(str(backbone_folder)))
     settings = ModelSettings("dgl-linear", PromptCounts(2, 2, 4), num_frames=2, max_words=24)
-    prompts = make_prompts(backbone, settings)
+    tuned = build_model(backbone, settings)
     with torch.no_grad():
-        for tensor in prompts.parameters():
+        for tensor in trained_parameters(tuned.model).values():
             tensor.add_(0.3 * torch.randn_like(tensor))
-    tuned = TunedModel(DglModel(backbone, prompts), settings)
     for name in ("best", "last"):
         save_checkpoint(folder / f"{name}.safetensors", tuned)
-    write_recipe(folder / "recipe.toml", read_recipe("default", [f"backbone={backbone_folder}"]))
-    if select_on_test:
-        with (folder / "recipe.toml").open("a") as file:
-            file.write("select_on_test = true\n")
+    settings = [f"backbone={backbone_folder}", f"select_on_test={select_on_test}"]
+    write_recipe(folder / "recipe.toml", read_recipe("default", settings))
     return folder
 
 

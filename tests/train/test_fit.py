@@ -126,6 +126,7 @@ def test_run_folder_holds_the_recipe_and_a_checkpoint_that_loads(tmp_path, clips
     assert (tuned.settings.num_frames, tuned.settings.max_words) == (2, 24)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "best.safetensors",
+        "dropped.csv",
         "environment.json",
         "events",
         "last.safetensors",
