@@ -3,6 +3,7 @@
 import csv
 import shutil
 
+import av
 import pytest
 from annotations import damage_twenty
 from odd_videos import write_video
@@ -61,6 +62,22 @@ def test_whole_videos_of_other_containers_are_not_taken_for_cut_off(tmp_path, ki
     codec = "libvpx" if kind == "webm" else "libx264"
     path = write_video(tmp_path / f"whole.{kind}", 40, codec=codec)
     assert examine_video(path).fault is None
+
+
+def test_a_clip_cut_out_without_encoding_it_again_is_not_taken_for_cut_off(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 100, codec="libx264", gop=50)
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+        (stream,) = source.streams.video
+        copied = target.add_stream_from_template(stream)
+        start = int(3.0 / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - start, packet.dts - start
+                packet.stream = copied
+                target.mux(packet)
+    finding = examine_video(cut)  # the 3 s before its beginning are in the file, but not shown
+    assert (round(finding.duration_s, 3), finding.fault) == (7.0, None)
 
 
 def test_nothing_is_opened_twice(tmp_path, opened):
