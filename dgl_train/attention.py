@@ -65,9 +65,9 @@ def global_attention(model: RetrievalModel, frames: Tensor) -> GlobalAttention:
         )
     state = last_clip_state(model, frames)
     side = model.backbone.frame_size // model.backbone.vision.patch
-    to_frames = state.attention[:, :, 0, state.globals.shape[1] :].mean(dim=1)
-    shares = to_frames / to_frames.sum(dim=-1, keepdim=True)
-    patches = shares.unflatten(-1, state.frames.shape[1:3])[:, :, -side * side :]
+    to_frames = state.frame_attention()  # class token, frame prompts, then patches
+    shares = to_frames / to_frames.sum(dim=(1, 2), keepdim=True)
+    patches = shares[:, :, -side * side :]
     return GlobalAttention(
         state.frame_weights().cpu().numpy(), patches.unflatten(-1, (side, side)).cpu().numpy()
     )
