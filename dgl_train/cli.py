@@ -98,16 +98,31 @@ def _read_clips(
     dataset: str, data_root: Path | None, recipe: "Recipe"
 ) -> "tuple[Parts, dict[Path, str]]":
     """Clips to train on and to select by, and the videos that are left out, with the reason."""
-    from dgl_train.datasets import read_dataset, select_split, training_parts
+    from dgl_train.datasets import (
+        read_dataset,
+        select_split,
+        training_parts,
+        warn_of_shared_videos,
+    )
     from dgl_train.processes import Processes
     from dgl_train.verify import verify_videos
 
-    select_by = "test" if recipe.select_on_test else "val"
-    clips = [
-        clip for clip in read_dataset(dataset, data_root) if clip.split in ("train", select_by)
-    ]
-    with Processes().main_first():
-        verified = verify_videos(clips)
+    clips, processes = read_dataset(dataset, data_root), Processes()
+    wanted = select_split(clips, "train", dataset)
+    if recipe.select_on_test:
+        wanted += select_split(clips, "test", dataset)
+    else:
+        wanted += [clip for clip in clips if clip.split == "val"]
+    with processes.main_first():
+        verified = verify_videos(wanted)
+    if processes.is_main and verified.faults:
+        click.echo(
+            f"{len(verified.faults)} videos could not be read and are left out; dgl-data check and "
+            "dropped.csv in the run folder name them.",
+            err=True,
+        )
+    if processes.is_main and (warning := warn_of_shared_videos(clips, "train")):
+        click.echo(warning, err=True)
     if recipe.select_on_test:
         train, test = (select_split(verified.clips, part, dataset) for part in ("train", "test"))
         return (train, test), verified.faults
@@ -146,11 +161,6 @@ def _train_once(
         dropped=dropped,
         resume=resume,
     )
-    if dropped:
-        click.echo(
-            f"{len(dropped)} videos could not be read and were left out; {out}/dropped.csv says why.",
-            err=True,
-        )
     if result.step < result.total_steps:
         click.echo(
             f"Stopped and saved after step {result.step} of {result.total_steps}. "

@@ -46,6 +46,7 @@ class Found:
         missing: Videos that are not there.
         broken: Video -> why it cannot be used.
         differences: What is not as published, in words.
+        shared: Videos in more than one split; figures on those are too good.
         all_usable: Nothing is missing, broken or different.
     """
 
@@ -56,6 +57,7 @@ class Found:
     missing: list[str]
     broken: dict[str, str]
     differences: list[str]
+    shared: list[str]
     all_usable: bool
 
 
@@ -91,7 +93,7 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
     Raises:
         ConfigError: It cannot be read.
     """
-    from dgl_train.datasets import read_dataset
+    from dgl_train.datasets import read_dataset, shared_videos
     from dgl_train.published import PUBLISHED, Counts, read_captions
     from dgl_train.verify import find_faults
 
@@ -115,6 +117,7 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
         for split in dict.fromkeys([*captions, *(clip.split for clip in clips)])
     }
     differences = [text for split, part in splits.items() for text in _differences(split, part)]
+    shared = [video for split in splits for video in shared_videos(clips, split)]
     return Found(
         dataset=name,
         data_root=str(data_root or Path(name).parent),
@@ -123,6 +126,7 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
         missing=[str(video) for video in verified.faults if not video.exists()],
         broken={str(video): why for video, why in verified.faults.items() if video.exists()},
         differences=differences,
+        shared=[str(video) for video in dict.fromkeys(shared)],
         all_usable=not verified.faults and not differences,
     )
 
@@ -170,6 +174,7 @@ def format_found(found: Found) -> str:
         *_named("broken videos", [f"{video}: {why}" for video, why in found.broken.items()]),
         *_named("ids without captions", without_captions),
         *_named("not as published", found.differences),
+        *_named("videos in more than one split", found.shared),
         _verdict(found),
     ]
     return "\n".join(lines)

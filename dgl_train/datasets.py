@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dgl_runtime.errors import ConfigError
+from dgl_runtime.errors import ConfigError, reason_of
 from dgl_train.captioned_clip import CaptionedClip
-from dgl_train.published import PUBLISHED, read_published
+from dgl_train.published import PUBLISHED, check_data_root, read_published
 from dgl_train.synthetic import SPLITS, make_shapes
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "CaptionedClip",
     "read_dataset",
     "select_split",
+    "shared_videos",
     "split_train",
     "training_parts",
+    "warn_of_shared_videos",
 ]
 
 SHAPES_FOLDER = Path("shapes")  # where the moving shapes are made unless told otherwise
@@ -41,12 +43,15 @@ def read_dataset(name: str, data_root: Path | None = None) -> list[CaptionedClip
             None: ``./shapes``, or the folder of the file; a public data set needs it.
 
     Raises:
-        ConfigError: Unknown data set, or an annotation file is missing or has a fault.
+        ConfigError: Unknown data set, no data root, or an annotation file is missing or has a
+            fault.
     """
     path = Path(name)
     if name in _NAMED:
         clips = _NAMED[name](data_root)
-    elif path.suffix in _ROWS:
+    elif path.suffix.lower() in _ROWS:
+        if data_root is not None:
+            check_data_root(data_root)
         clips = _read_file(path, data_root or path.parent)
     else:
         raise ConfigError(
@@ -72,6 +77,27 @@ def select_split(clips: Sequence[CaptionedClip], split: str, name: str) -> list[
             "Choose one of these, or all."
         )
     return found
+
+
+def warn_of_shared_videos(clips: Sequence[CaptionedClip], split: str) -> str | None:
+    """One line if videos of a split are in another split too; None: they are not, or it is ``all``.
+
+    No error: clips cut from different parts of a video may be in different splits on purpose.
+    """
+    shared = shared_videos(clips, split)
+    if not shared:
+        return None
+    return (
+        f"Warning: {len(shared)} videos of split {split} are in another split too, the first is "
+        f"{shared[0]}: figures on such videos are too good. Keep each video in one split."
+    )
+
+
+def shared_videos(clips: Sequence[CaptionedClip], split: str) -> list[Path]:
+    """The videos of a split that are in another split too, in the order given."""
+    others = {clip.video for clip in clips if clip.split != split}
+    own = dict.fromkeys(clip.video for clip in clips if clip.split == split)
+    return [video for video in own if video in others]
 
 
 def training_parts(
@@ -125,10 +151,17 @@ _NAMED: dict[str, Callable[[Path | None], list[CaptionedClip]]] = {
 def _read_file(path: Path, folder: Path) -> list[CaptionedClip]:
     try:
         clips = [
-            _make_clip(row, folder, f"{path} line {line}") for line, row in _ROWS[path.suffix](path)
+            _make_clip(row, folder, f"{path} line {line}")
+            for line, row in _ROWS[path.suffix.lower()](path)
         ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"data set {path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise ConfigError(
+            f"data set {path} cannot be read: {error.strerror}. Check the path."
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(
+            f"data set {path} cannot be read: {reason_of(error)}. Save it as plain text in UTF-8."
+        ) from error
     return clips
 
 
@@ -142,6 +175,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{', '.join(columns) or 'nothing'}. Name the columns there."
             )
         for row in reader:
+            if any(row.pop(None, ())):
+                raise ConfigError(
+                    f"{path} line {reader.line_num} has more fields than the first line, which has "
+                    f"{len(columns)}. Put a text that has a comma in double quotation marks."
+                )
             yield reader.line_num, row
 
 
@@ -153,7 +191,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(text)
             except ValueError as error:
-                raise ConfigError(f"{path} line {line} is not JSON: {error}.") from error
+                raise ConfigError(
+                    f"{path} line {line} is not JSON: {error}. Give one object a line."
+                ) from error
             if not isinstance(row, dict):
                 raise ConfigError(f"{path} line {line} is {text.strip()[:40]}, expected an object.")
             yield line, row

@@ -104,7 +104,7 @@ def evaluate(
         raise click.UsageError(
             f"--post-process needs --split test, not {split}: it learns from the other splits."
         )
-    from dgl_train.datasets import read_dataset, select_split
+    from dgl_train.datasets import read_dataset, select_split, warn_of_shared_videos
     from dgl_train.eval_models import expand_runs
     from dgl_train.published import several_captions
     from dgl_train.verify import verify_videos
@@ -127,6 +127,8 @@ def evaluate(
         return
     pages = [_measure(path, request, clips, chosen, where, draw=out is not None) for path in paths]
     click.echo(_as_json(request, pages) if as_json else _as_text(request, pages))
+    if warning := warn_of_shared_videos(clips, split):
+        click.echo(warning, err=True)
     if out is not None:
         from dgl_train.report_page import write_report
 
@@ -178,7 +180,12 @@ def _post_process(
     from dgl_train.datasets import training_parts
     from dgl_train.eval_models import recipe_file
     from dgl_train.post_process import calibrate, post_process
+    from dgl_train.verify import verify_videos
 
+    # Only held-out videos are looked at; of the others captions are enough.
+    looked_at = "val" if any(clip.split == "val" for clip in clips) else "train"
+    usable = set(verify_videos([clip for clip in clips if clip.split == looked_at]).clips)
+    clips = [clip for clip in clips if clip.split != looked_at or clip in usable]
     recipe = read_recipe(recipe_file(model.path) or "default")
     train, held_out = training_parts(
         clips,

@@ -94,9 +94,18 @@ def read_captions(name: str, data_root: Path | None) -> dict[str, Captions]:
             f"data set {name} is read from its folder, and none is given. Give it with "
             "--data-root; docs/datasets.md shows what lies there."
         )
+    check_data_root(data_root)
+    return PUBLISHED[name].read(data_root)
+
+
+def check_data_root(data_root: Path) -> None:
+    """Refuse a data root that is not there.
+
+    Raises:
+        ConfigError: It is no folder.
+    """
     if not data_root.is_dir():
         raise ConfigError(f"data root {data_root} is not a folder. Check --data-root.")
-    return PUBLISHED[name].read(data_root)
 
 
 def _video_of(stems: Iterable[str], videos: Mapping[str, Path], data_root: Path) -> Path:

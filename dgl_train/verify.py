@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from dgl_runtime.errors import ConfigError, MediaError
@@ -53,14 +52,22 @@ def verify_videos(
     left = {clip.split for clip in verified.clips}
     for split in dict.fromkeys(clip.split for clip in clips):
         if split not in left:
-            videos = dict.fromkeys(clip.video for clip in clips if clip.split == split)
-            named = islice(videos, _REASONS_NAMED)
-            reasons = "; ".join(f"{video}: {verified.faults[video]}" for video in named)
-            raise ConfigError(
-                f"no clip of split {split} can be read: all of its {len(videos)} videos are missing "
-                f"or broken. The first: {reasons} See dgl-data check."
-            )
+            videos = list(dict.fromkeys(clip.video for clip in clips if clip.split == split))
+            raise ConfigError(_why_nothing_is_left(split, videos, verified.faults))
     return verified
+
+
+def _why_nothing_is_left(split: str, videos: Sequence[Path], faults: Mapping[Path, str]) -> str:
+    if not any(video.exists() for video in videos):
+        return (
+            f"no video of split {split} is there, of {len(videos)}; the first is looked for as "
+            f"{videos[0]}. Check --data-root; docs/datasets.md says where videos lie."
+        )
+    reasons = " ".join(f"{video}: {faults[video]}" for video in videos[:_REASONS_NAMED])
+    return (
+        f"no clip of split {split} can be read, of {len(videos)} videos. The first: {reasons} "
+        "See dgl-data check."
+    )
 
 
 def find_faults(

@@ -158,10 +158,18 @@ def test_a_split_of_which_nothing_is_left_is_an_error_with_reasons(tmp_path):
     gone = [tmp_path / f"gone{number}.mp4" for number in range(5)]
     with pytest.raises(ConfigError) as caught:
         verify_videos(train + captioned(gone, split="test"), progress=False)
-    reasons = "; ".join(f"{path}: this video does not exist. Check the path." for path in gone[:3])
     assert str(caught.value) == (
-        "no clip of split test can be read: all of its 5 videos are missing or broken. "
-        f"The first: {reasons} See dgl-data check."
+        f"no video of split test is there, of 5; the first is looked for as {gone[0]}. Check "
+        "--data-root; docs/datasets.md says where videos lie."
+    )
+    for path in gone[1:]:
+        path.touch()
+    with pytest.raises(ConfigError) as caught:
+        verify_videos(train + captioned(gone, split="test"), progress=False)
+    empty = "this video is empty (0 bytes), expected a video. Copy or download it again."
+    assert str(caught.value) == (
+        f"no clip of split test can be read, of 5 videos. The first: {gone[0]}: this video does not "
+        f"exist. Check the path. {gone[1]}: {empty} {gone[2]}: {empty} See dgl-data check."
     )
 
 
