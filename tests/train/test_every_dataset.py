@@ -170,4 +170,4 @@ def test_the_same_from_a_shell(backbone_folder, tmp_path):
     command = [sys.executable, "-m", "dgl_train", *arguments, "--out", tmp_path / "run"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     assert result.stdout.startswith(f"{tmp_path / 'run'}: best epoch 1 of 1, validation R@1 ")
-    assert "14 videos could not be read and were left out; " in result.stderr
+    assert "14 videos could not be read and are left out; " in result.stderr
