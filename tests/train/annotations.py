@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ from odd_videos import damage, truncate, write_audio, write_video
 from PIL import Image
 from tiny import WORDS, write_tiny_clips
 
-TRAIN, VAL, TEST = 8, 4, 4  # videos; a set without a val split has those of train and test only
+SIZES = {"train": 8, "val": 4, "test": 4}  # videos; a set without a val split has the others only
 
 
-def write_layout(name, folder):
-    """A data set in the layout of its published files, videos in ``videos``; returns its root."""
+def write_layout(name, folder, **sizes):
+    """A data set in the layout of its published files, videos in ``videos``; returns its root.
+
+    ``clips.csv`` and ``clips.jsonl`` are data sets of one's own, in the root. ``sizes`` are numbers
+    of videos of splits, in place of those in ``SIZES``.
+    """
     notes = folder / "annotations"
     notes.mkdir(parents=True)
     {
@@ -25,7 +30,9 @@ def write_layout(name, folder):
         "didemo": _write_didemo,
         "msvd": _write_msvd,
         "vatex": _write_vatex,
-    }[name](folder, notes)
+        "clips.csv": _write_csv,
+        "clips.jsonl": _write_jsonl,
+    }[name](folder, notes, SIZES | sizes)
     return folder
 
 
@@ -45,9 +52,8 @@ def _write_videos(root, names):
     return [WORDS[number % len(WORDS)] for number in range(len(names))]
 
 
-def _ids(form, *splits):
+def _ids(form, sizes, *splits):
     """Split -> ids, numbered through."""
-    sizes = {"train": TRAIN, "val": VAL, "test": TEST}
     numbers = iter(range(sum(sizes.values())))
     return {
         split: [form.format(next(numbers)) for _ in range(count)]
@@ -64,8 +70,8 @@ def _write_lines(path, lines):
     path.write_text("\n".join(lines))  # as published, without a line end behind the last
 
 
-def _write_msrvtt(root, notes):
-    ids = _ids("video{}", "train", "test")
+def _write_msrvtt(root, notes, sizes):
+    ids = _ids("video{}", sizes, "train", "test")
     every = ids["train"] + ids["test"]
     nouns = dict(zip(every, _write_videos(root, [f"{i}.mp4" for i in every]), strict=True))
     for size in ("9k", "7k"):
@@ -81,8 +87,8 @@ def _write_msrvtt(root, notes):
     _write_json(notes / "MSRVTT_data.json", {"info": {}, "videos": videos, "sentences": sentences})
 
 
-def _write_lsmdc(root, notes):
-    ids = _ids("10{:02}_A_FILM_00.00.01.000-00.00.02.886", "train", "val", "test")
+def _write_lsmdc(root, notes, sizes):
+    ids = _ids("10{:02}_A_FILM_00.00.01.000-00.00.02.886", sizes, "train", "val", "test")
     every = [i for part in ids.values() for i in part]
     names = [f"{i.split('_00.')[0]}/{i}.avi" for i in every]
     nouns = dict(zip(every, _write_videos(root, names), strict=True))
@@ -97,8 +103,8 @@ def _write_lsmdc(root, notes):
         (notes / name).write_text("".join(rows))
 
 
-def _write_activitynet(root, notes):
-    ids = _ids("v_-{:010}", "train", "test")
+def _write_activitynet(root, notes, sizes):
+    ids = _ids("v_-{:010}", sizes, "train", "test")
     every = ids["train"] + ids["test"]
     # Both names are about: as the id, and without the v_.
     names = [f"{i.removeprefix('v_') if n % 2 else i}.mp4" for n, i in enumerate(every)]
@@ -113,8 +119,8 @@ def _write_activitynet(root, notes):
         )
 
 
-def _write_didemo(root, notes):
-    ids = _ids("12{:03}@N00_34_ab.mov", "train", "val", "test")
+def _write_didemo(root, notes, sizes):
+    ids = _ids("12{:03}@N00_34_ab.mov", sizes, "train", "val", "test")
     every = [i for part in ids.values() for i in part]
     # Most were converted; some were given a second extension.
     names = [f"{i}.mp4" if n % 4 == 3 else i.replace(".mov", ".mp4") for n, i in enumerate(every)]
@@ -129,8 +135,8 @@ def _write_didemo(root, notes):
         _write_json(notes / f"{split}_data.json", rows)
 
 
-def _write_msvd(root, notes):
-    ids = _ids("-4wsuPC{:02}_5_15", "train", "val", "test")
+def _write_msvd(root, notes, sizes):
+    ids = _ids("-4wsuPC{:02}_5_15", sizes, "train", "val", "test")
     every = [i for part in ids.values() for i in part]
     nouns = dict(zip(every, _write_videos(root, [f"{i}.avi" for i in every]), strict=True))
     for split, part in ids.items():
@@ -139,8 +145,8 @@ def _write_msvd(root, notes):
     (notes / "raw-captions.pkl").write_bytes(pickle.dumps(captions, protocol=2))
 
 
-def _write_vatex(root, notes):
-    ids = _ids("Ptf_2VRj-V{:02}_000122_000132", "train", "test")
+def _write_vatex(root, notes, sizes):
+    ids = _ids("Ptf_2VRj-V{:02}_000122_000132", sizes, "train", "test")
     every = ids["train"] + ids["test"]
     nouns = dict(zip(every, _write_videos(root, [f"{i}.mp4" for i in every]), strict=True))
     for split, part in ids.items():
@@ -150,18 +156,54 @@ def _write_vatex(root, notes):
     )
 
 
+def _rows(root, sizes):
+    """Video, caption and split, some clips with times."""
+    ids = _ids("take {:02}", sizes, "train", "val", "test")
+    every = [i for part in ids.values() for i in part]
+    nouns = dict(zip(every, _write_videos(root, [f"{i}.mp4" for i in every]), strict=True))
+    return [
+        {"video": f"{i}.mp4", "caption": f"the {nouns[i]}", "split": split, "end_s": 0.5}
+        for split, part in ids.items()
+        for i in part
+    ]
+
+
+def _write_csv(root, notes, sizes):
+    rows = _rows(root, sizes)
+    with (root / "clips.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(root, notes, sizes):
+    lines = [json.dumps(row) for row in _rows(root, sizes)]
+    (root / "clips.jsonl").write_text("\n".join(lines))
+
+
 def damage_twenty(folder):
     """Twenty damaged videos, two of each of ten kinds, beside what is in a folder; their paths."""
-    kinds = [
+    names = [f"damaged{kind.__name__}{number}.mp4" for number in (0, 1) for kind in _kinds()]
+    paths = [folder / name for name in names]
+    damage_all(paths)
+    return paths
+
+
+def damage_all(paths):
+    """Put damaged videos in place of others, the next of ten kinds for each."""
+    for path, kind in zip(paths, cycle(_kinds()), strict=False):
+        path.unlink(missing_ok=True)
+        made = path.with_suffix(
+            ".mp4"
+        )  # whatever it is called later: its content is that of an mp4
+        kind(made)
+        made.rename(path)
+
+
+def _kinds():
+    return [
         _empty, _text, _only_a_header, _cut_off, _flipped, _zeros, _audio, _picture, _folder, _gone,
     ]  # fmt: skip
-    paths = []
-    for kind in kinds:
-        for number in range(2):
-            path = folder / f"damaged{kind.__name__}{number}.mp4"
-            kind(path)
-            paths.append(path)
-    return paths
 
 
 def _empty(path):
