@@ -83,7 +83,7 @@ def train(
     own = [dataset] if dataset in recipe_names() else []
     recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
     where = choose_device(device)
-    verified = _read_verified(dataset, data_root, recipe)
+    verified = _read_verified(dataset, data_root, recipe, where)
     recipe = _locate_backbone(recipe, data_root)
     out = out or Path("runs") / f"{Path(dataset).stem}-{recipe.method}"
     if dry_run:
@@ -98,7 +98,9 @@ def train(
         _train_once(one, parts, folder, dropped=verified.faults, device=where, resume=goes_on)
 
 
-def _read_verified(dataset: str, data_root: Path | None, recipe: "Recipe") -> "Verified":
+def _read_verified(
+    dataset: str, data_root: Path | None, recipe: "Recipe", device: "torch.device"
+) -> "Verified":
     """The clips of the splits that training looks at, and the videos that are left out."""
     from dgl_train.datasets import read_dataset
     from dgl_train.processes import Processes
@@ -106,7 +108,7 @@ def _read_verified(dataset: str, data_root: Path | None, recipe: "Recipe") -> "V
 
     splits = ("train", "test" if recipe.select_on_test else "val")
     clips = [clip for clip in read_dataset(dataset, data_root) if clip.split in splits]
-    with Processes().main_first():
+    with Processes(device.type).main_first():
         return verify_videos(clips)
 
 
