@@ -11,6 +11,7 @@ from dgl_train.options import device_option
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
+SUITES = ("paper", "alternatives")  # benchmarks.experiments.SUITES, without importing torch
 METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
 
 
@@ -80,7 +81,10 @@ def encode(
 @backbone_option
 @pretrained_option
 @click.option(
-    "--methods", default=",".join(METHODS), show_default=True, help="As dgl-train's, with commas."
+    "--methods",
+    default=",".join(METHODS),
+    show_default=True,
+    help="As dgl-train's, or vpt; with commas.",
 )
 @click.option("--batch-size", type=click.IntRange(2), default=8, show_default=True)
 @click.option("--num-frames", type=click.IntRange(1), default=12, show_default=True)
@@ -121,11 +125,54 @@ def train(
     ]
     specs = {
         method: TrainSpec(
-            read_recipe("default", [*settings, f"method={method}"]), steps, threads, device
+            read_recipe("default", [*settings, *_settings_of(method)]), steps, threads, device
         )
         for method in methods.split(",")
     }
     _publish(make_report(bench_train(specs, rounds)), out)
+
+
+@bench.command(cls=Command)
+@click.argument("suite", type=click.Choice(SUITES))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at once.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of a run.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For all variants.")
+@out_option
+def experiments(
+    suite: str,
+    folder: Path,
+    seeds: int,
+    jobs: int,
+    threads: int,
+    settings: tuple[str, ...],
+    out: Path,
+) -> None:
+    """The paper's experiments, or the alternatives to DGL, on shapes made in FOLDER.
+
+    What FOLDER holds from an earlier call is used again. About a minute and a half a run and core.
+
+    \b
+    Example:
+      dgl-bench experiments paper experiments --seeds 3
+      dgl-bench experiments alternatives experiments --seeds 1 --set epochs=6
+    """  # noqa: D301 - click's own marker
+    from benchmarks.experiments import run_experiments
+    from benchmarks.experiments_report import make_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes = run_experiments(
+        suite, folder, seeds=seeds, jobs=jobs, threads=threads, settings=settings
+    )
+    described = {"seeds": seeds, "jobs": jobs, "threads": threads, "set": " ".join(settings) or "-"}
+    _publish(make_report(suite, outcomes, described), out)
+
+
+def _settings_of(method: str) -> tuple[str, ...]:
+    from benchmarks.variants import ALTERNATIVES
+
+    return ALTERNATIVES.get(method, (f"method={method}",))
 
 
 def _publish(report: "Report", out: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dgl_train.config import Recipe
     from dgl_train.datasets import CaptionedClip
+    from dgl_train.verify import Verified
 
     Parts = tuple[list[CaptionedClip], list[CaptionedClip]]
 
@@ -82,32 +83,30 @@ def train(
     own = [dataset] if dataset in recipe_names() else []
     recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
     where = choose_device(device)
-    parts, dropped = _read_clips(dataset, data_root, recipe)
+    verified = _read_verified(dataset, data_root, recipe, where)
     recipe = _locate_backbone(recipe, data_root)
     out = out or Path("runs") / f"{Path(dataset).stem}-{recipe.method}"
     if dry_run:
-        _show_plan(recipe, parts)
+        _show_plan(recipe, _divide(verified.clips, dataset, recipe))
         return
     for seed in range(recipe.training_seed, recipe.training_seed + seeds):
         one = dataclasses.replace(recipe, training_seed=seed)
         folder = out / f"seed{seed}" if seeds > 1 else out
-        _train_once(one, parts, folder, dropped=dropped, device=where, resume=resume)
+        # Of several runs, the later ones may not have begun when all were stopped.
+        goes_on = resume and (seeds == 1 or (folder / "resume.pt").exists())
+        parts = _divide(verified.clips, dataset, one)
+        _train_once(one, parts, folder, dropped=verified.faults, device=where, resume=goes_on)
 
 
-def _read_clips(
-    dataset: str, data_root: Path | None, recipe: "Recipe"
-) -> "tuple[Parts, dict[Path, str]]":
-    """Clips to train on and to select by, and the videos that are left out, with the reason."""
-    from dgl_train.datasets import (
-        read_dataset,
-        select_split,
-        training_parts,
-        warn_of_shared_videos,
-    )
+def _read_verified(
+    dataset: str, data_root: Path | None, recipe: "Recipe", device: "torch.device"
+) -> "Verified":
+    """The clips of the splits that training looks at, and the videos that are left out."""
+    from dgl_train.datasets import read_dataset, select_split, warn_of_shared_videos
     from dgl_train.processes import Processes
     from dgl_train.verify import verify_videos
 
-    clips, processes = read_dataset(dataset, data_root), Processes()
+    clips, processes = read_dataset(dataset, data_root), Processes(device.type)
     wanted = select_split(clips, "train", dataset)
     if recipe.select_on_test:
         wanted += select_split(clips, "test", dataset)
@@ -123,13 +122,18 @@ def _read_clips(
         )
     if processes.is_main and (warning := warn_of_shared_videos(clips, "train")):
         click.echo(warning, err=True)
+    return verified
+
+
+def _divide(clips: "list[CaptionedClip]", dataset: str, recipe: "Recipe") -> "Parts":
+    """Clips to train on, and clips to choose the epoch by."""
+    from dgl_train.datasets import select_split, training_parts
+
     if recipe.select_on_test:
-        train, test = (select_split(verified.clips, part, dataset) for part in ("train", "test"))
-        return (train, test), verified.faults
-    parts = training_parts(
-        verified.clips, dataset, fraction=recipe.validation_fraction, seed=recipe.training_seed
+        return select_split(clips, "train", dataset), select_split(clips, "test", dataset)
+    return training_parts(
+        clips, dataset, fraction=recipe.validation_fraction, seed=recipe.training_seed
     )
-    return parts, verified.faults
 
 
 def _show_plan(recipe: "Recipe", parts: "Parts") -> None:

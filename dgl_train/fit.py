@@ -85,7 +85,7 @@ def fit(
         ConfigError: If the folder, the clips or the recipe do not fit, or the loss is not finite.
         MediaError: If a video cannot be read.
     """
-    processes = Processes()
+    processes = Processes(device.type)
     _check_batch(min(recipe.batch_size, len(clips_train)), processes.count)
     folder, sha256 = RunFolder(run_folder), digest_clips(clips_train, clips_val)
     tuned = make_model(recipe, backbone)
@@ -134,6 +134,7 @@ class _Run:
     step: TrainingStep
     progress: Progress
     epoch_waited_s: float = 0.0
+    epoch_clips: int = 0  # trained on by all processes since this one began the epoch
     epoch_started: float = 0.0
 
     @property
@@ -233,16 +234,18 @@ class _Run:
                 f"look at the videos of this batch: {videos}."
             )
         progress.step += 1
+        self.epoch_clips += self.batch_size
         progress.loss_sum += result.loss
         return result
 
     def _start_epoch(self) -> None:
-        self.epoch_started, self.epoch_waited_s = time.monotonic(), 0.0
+        self.epoch_started, self.epoch_waited_s, self.epoch_clips = time.monotonic(), 0.0, 0
 
     def _end_epoch(self, events: Events | None) -> None:
         """Validate, and keep what was learned."""
         progress = self.progress
         training_s = time.monotonic() - self.epoch_started
+        clips = self.epoch_clips
         report = self._validate()
         recall = report.text_to_video.r1
         epoch = progress.step // self.epoch_steps
@@ -255,6 +258,8 @@ class _Run:
             "loss": progress.loss_sum / self.epoch_steps,
             "training_s": round(training_s, 2),
             "waited_for_clips_s": round(self.epoch_waited_s, 2),
+            "clips_per_s": round(clips / training_s, 1),
+            "clips_per_s_without_waiting": round(clips / (training_s - self.epoch_waited_s), 1),
             "validation": asdict(report),
         }
         progress.loss_sum = 0.0

@@ -1,7 +1,7 @@
 """What ``dgl-train --dry-run`` shows: recipe, trained parameters, steps, and the memory they need.
 
-The memory is measured, not guessed: one clip and one caption go through the real model, and what it
-keeps for the backward pass is counted and multiplied.
+The memory is measured, not guessed: one and two clips go through the real model, and what it keeps for
+the backward pass is counted and multiplied.
 """
 
 from collections import defaultdict
@@ -46,7 +46,7 @@ def describe_plan(
         f"trained parameters\n{groups}\n  {'together':24} {trained:12,} of {total:,}\n"
         f"steps\n  {len(clips_train):,} captioned clips to train on, {len(clips_val):,} to validate on\n"
         f"  {steps:,} steps an epoch, {steps * recipe.epochs:,} in all\n"
-        f"memory of one process, estimated from one clip\n{memory}"
+        f"memory of one process, estimated from two clips\n{memory}"
     )
 
 
@@ -55,20 +55,21 @@ def memory_estimate(recipe: Recipe, model: RetrievalModel) -> dict[str, int]:
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
     together = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
-    per_clip = kept_bytes(recipe, model)
+    one, two = (kept_bytes(recipe, model, clips) for clips in (1, 2))
+    # What does not grow with the clips, 2 * one - two, is the prompt generator's.
     found = {
         "weights": weights,
         "gradients, AdamW": trained * ADAMW_BYTES,
-        f"kept of {together} clips": per_clip * together,
+        f"kept for {together} clips": one + (together - 1) * (two - one),
     }
     return {**found, "together": sum(found.values())}
 
 
-def kept_bytes(recipe: Recipe, model: RetrievalModel) -> int:
-    """Bytes that one clip and its caption keep for the backward pass, weights left out."""
+def kept_bytes(recipe: Recipe, model: RetrievalModel, clips: int) -> int:
+    """Bytes that clips and their captions keep for the backward pass, weights left out."""
     size = model.backbone.frame_size
-    frames = torch.zeros(1, recipe.num_frames, 3, size, size, dtype=torch.uint8)
-    tokens = torch.ones(1, recipe.max_words, dtype=torch.int32)
+    frames = torch.zeros(clips, recipe.num_frames, 3, size, size, dtype=torch.uint8)
+    tokens = torch.ones(clips, recipe.max_words, dtype=torch.int32)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -83,8 +84,9 @@ def kept_bytes(recipe: Recipe, model: RetrievalModel) -> int:
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         torch.autocast("cpu", dtype, enabled=dtype is not None),
     ):
-        captions, clips = model.encode_captions(tokens), model.encode_clips(frames)
-        contrastive_loss(captions, clips, model.logit_scale)
+        contrastive_loss(
+            model.encode_captions(tokens), model.encode_clips(frames), model.logit_scale
+        )
     return sum(kept.values())
 
 

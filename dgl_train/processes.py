@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 class Processes:
-    """This process among all of the run."""
+    """This process among all of the run; ``device_type`` is "cpu" or "cuda", as the run computes."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_type: str = "cpu") -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self._state: Any = None
@@ -24,7 +24,7 @@ class Processes:
             from accelerate import PartialState
 
             # It picks the backend, joins the group, and takes this process's GPU.
-            self._state = PartialState(cpu=not torch.cuda.is_available())
+            self._state = PartialState(cpu=device_type == "cpu")
 
     @property
     def is_main(self) -> bool:

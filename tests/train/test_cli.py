@@ -90,6 +90,41 @@ def test_a_stopped_run_says_how_to_go_on_and_does(arguments, tmp_path, monkeypat
     assert invoke(train, *arguments, "--resume").exit_code == 0
 
 
+def test_several_seeds_make_several_runs_and_go_on_where_they_were(arguments, tmp_path):
+    several = [*arguments, "--method", "dgl-linear", "--out", tmp_path, "--set", "training_seed=3"]
+    assert invoke(train, *several, "--seeds", 1).exit_code == 0
+    (tmp_path / "seed3").mkdir()
+    for path in list(tmp_path.iterdir()):
+        if path.name != "seed3":
+            path.rename(tmp_path / "seed3" / path.name)
+    result = invoke(train, *several, "--seeds", 2, "--resume")
+    assert result.exit_code == 0, result.output
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        str(tmp_path / "seed3"),
+        str(tmp_path / "seed4"),
+    ]
+    assert read_recipe(tmp_path / "seed4" / "recipe.toml").training_seed == 4
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(arguments, tmp_path):
+    result = invoke(train, *arguments, "--method", "lora", "--out", tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    for part in ("recipe\n  method = 'lora'", "trained parameters\n", "steps\n", "memory of one"):
+        assert part in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epoch_chosen_on_test_is_said(tmp_path, captions, clips, arguments):
+    rows = captions.read_text().splitlines()
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join([f"{rows[0]},split", *(f"{row},train" for row in rows[1:7]),
+                                *(f"{row},test" for row in rows[7:]), ""]))  # fmt: skip
+    changed = [table if str(part) == str(captions) else part for part in arguments]
+    result = invoke(train, *changed, "--out", tmp_path / "run", "--set", "select_on_test=true")
+    assert result.exit_code == 0, result.output
+    assert ", TEST R@1 " in result.stdout
+
+
 def test_faults_of_the_recipe_come_on_one_line(captions):
     result = invoke(train, "--dataset", captions, "--method", "dgl", "--set", "epoch=3")
     assert error_line(result) == (

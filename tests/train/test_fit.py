@@ -39,7 +39,9 @@ def run(folder, clips, backbone, *, resume=False, **changes):
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        del line["training_s"], line["waited_for_clips_s"]
+        assert line["clips_per_s"] <= line["clips_per_s_without_waiting"]
+        for key in [key for key in line if "_s" in key]:
+            del line[key]
     return lines
 
 

@@ -1,0 +1,79 @@
+"""The tables of experiments: every variant trains, and what was finished is not done again."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from tiny import write_tiny_backbone
+
+from benchmarks import experiments
+from benchmarks.cli import bench
+from benchmarks.experiments import SUITES, ZERO_SHOT, finish_run, run_experiments
+from benchmarks.experiments_report import make_report, mean_and_spread
+from dgl_train.synthetic import make_shapes
+
+SETTINGS = ("num_frames=2", "max_words=24", "epochs=1", "batch_size=16", "num_workers=0")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Few shapes, and a tiny backbone without pretraining in place of the one that takes minutes."""
+    folder = tmp_path_factory.mktemp("experiments")
+    make_shapes(folder / "shapes0", num_train=16, num_val=16, num_test=16, progress=False)
+    write_tiny_backbone(folder / "shapes0" / "backbone")
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Shapes as they are, and runs one after another in this process."""
+
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, function, run):
+            from concurrent.futures import Future
+
+            done = Future()
+            done.set_result(function(run))
+            return done
+
+    monkeypatch.setattr(experiments, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(experiments, "_make_shapes", lambda *_: None)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_variant_has_a_row_and_its_flags(folder, here, suite):
+    outcomes = run_experiments(suite, folder, seeds=1, jobs=1, threads=1, settings=SETTINGS)
+    assert [outcome.variant for outcome in outcomes] == [ZERO_SHOT, *SUITES[suite]]
+    assert outcomes[0].trained_parameters == 0
+    assert all(outcome.trained_parameters > 0 for outcome in outcomes[1:])
+    text = make_report(suite, outcomes, {}).to_markdown()
+    for variant, overrides in SUITES[suite].items():
+        assert f"| {variant} " in text
+        assert " ".join(f"--set {one}" for one in overrides) in text
+
+
+def test_what_was_finished_is_kept_unless_the_recipe_differs(folder, here, monkeypatch):
+    plan = experiments._plan("DGL-linear", ("method=dgl-linear",), folder, 0, 1, SETTINGS)
+    first = finish_run(plan)
+    document = json.loads(plan.run.with_suffix(".json").read_text())
+    assert document["outcome"]["trained_parameters"] == first.trained_parameters
+    monkeypatch.setattr(experiments, "_measure", lambda _: pytest.fail("measured again"))
+    assert finish_run(plan) == first
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert mean_and_spread([1.0]) == "1.0"
+
+
+def test_an_unknown_suite_is_a_usage_error(tmp_path):
+    assert CliRunner().invoke(bench, ["experiments", "all", str(tmp_path)]).exit_code == 2
