@@ -12,6 +12,8 @@ _EXTRAS = {
     "onnxruntime": "cpu (or gpu)",
     "usearch": "large",
     "torch": "train",
+    "accelerate": "train",
+    "tensorboard": "train",
     "open_clip": "train",
     "safetensors": "train",
     "onnx": "export",

@@ -7,6 +7,7 @@ batch, not an average over small ones.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +67,7 @@ def backward_contrastive(
     *,
     processes: Processes,
     micro_batch_size: int = 0,
+    encoding: Callable[[], AbstractContextManager[object]] = nullcontext,
     scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> float:
     """Compute the loss of the batch of all processes and add its gradient to every trained tensor.
@@ -75,6 +77,8 @@ def backward_contrastive(
         batch: Every process's share has the same size.
         processes: This one among all.
         micro_batch_size: Clips embedded at once; 0: all.
+        encoding: Context in which the encoders run, such as autocast; similarities, the loss and
+            every backward pass are outside of it.
         scale_loss: Makes the loss larger where float16 gradients would vanish.
 
     Returns:
@@ -83,7 +87,7 @@ def backward_contrastive(
     size = micro_batch_size or len(batch.tokens)
     parts = [slice(start, start + size) for start in range(0, len(batch.tokens), size)]
     at_once = len(parts) == 1
-    with torch.set_grad_enabled(at_once):
+    with torch.set_grad_enabled(at_once), encoding():
         local = _cat([_embed(model, batch, part) for part in parts])
     loss, gradients = _loss_gradients(model, local, processes, scale_loss)
     if not torch.isfinite(loss):
@@ -92,7 +96,8 @@ def backward_contrastive(
         torch.autograd.backward(local, gradients)
     else:
         for part in parts:
-            embeddings = _embed(model, batch, part)
+            with encoding():
+                embeddings = _embed(model, batch, part)
             torch.autograd.backward(embeddings, [gradient[part] for gradient in gradients])
     for parameter in trained_parameters(model).values():
         if parameter.grad is not None:

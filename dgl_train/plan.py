@@ -18,7 +18,7 @@ from dgl_train.data import steps_per_epoch
 from dgl_train.datasets import CaptionedClip
 from dgl_train.methods import trained_parameters
 from dgl_train.model import RetrievalModel
-from dgl_train.step import make_model
+from dgl_train.step import autocast, make_model
 
 ADAMW_BYTES = 12  # of a trained float32 number: gradient and two moments
 
@@ -79,14 +79,10 @@ def kept_bytes(recipe: Recipe, model: RetrievalModel, clips: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
-    with (
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.autocast("cpu", dtype, enabled=dtype is not None),
-    ):
-        contrastive_loss(
-            model.encode_captions(tokens), model.encode_clips(frames), model.logit_scale
-        )
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with autocast(torch.device("cpu"), recipe.precision):
+            captions, embeddings = model.encode_captions(tokens), model.encode_clips(frames)
+        contrastive_loss(captions, embeddings, model.logit_scale)
     return sum(kept.values())
 
 

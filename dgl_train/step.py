@@ -24,6 +24,12 @@ from dgl_train.vocabulary import clip_tokenizer
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context for a recipe's precision; with fp32 it does nothing."""
+    dtype = _DTYPES[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
     """An untrained model of a recipe; what it starts from depends on the seed alone.
 
@@ -88,8 +94,7 @@ class TrainingStep:
         self.model, self.recipe, self.total_steps = model, recipe, total_steps
         self.device, self.processes = device, processes
         self.optimizer = make_optimizer(model, recipe)
-        self.dtype = _DTYPES[recipe.precision]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
 
     def take(self, number: int, batch: PairBatch) -> StepResult:
         """Train on a batch; nothing is changed where the loss is not finite.
@@ -103,14 +108,14 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak_lr"]
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            loss = backward_contrastive(
-                self.model,
-                batch,
-                processes=self.processes,
-                micro_batch_size=recipe.micro_batch_size,
-                scale_loss=self.scaler.scale,
-            )
+        loss = backward_contrastive(
+            self.model,
+            batch,
+            processes=self.processes,
+            micro_batch_size=recipe.micro_batch_size,
+            encoding=lambda: autocast(self.device, recipe.precision),
+            scale_loss=self.scaler.scale,
+        )
         norm = math.nan
         if math.isfinite(loss):
             self.scaler.unscale_(self.optimizer)
