@@ -4,10 +4,11 @@ A run is one process: it trains, chooses its epoch on val, and evaluates on test
 kept, so an interrupted table is gone on with; runs under way resume where they were saved.
 """
 
+import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import click
 
 from benchmarks.variants import ALTERNATIVES, ORDER, PAPER
+from dgl_train.checkpoint import replacing
 from dgl_train.config import Recipe, read_recipe
 
 DGL = {name: PAPER[name] for name in ("DGL-linear", "DGL-transformer")}
@@ -71,21 +73,28 @@ def run_experiments(
         for variant, overrides in {ZERO_SHOT: (), **SUITES[suite]}.items()
     ]
     outcomes: dict[tuple[str, int], Outcome] = {}
+    started = time.monotonic()
+    for number, outcome in enumerate(_finish_all(runs, jobs), start=1):
+        outcomes[outcome.variant, outcome.seed] = outcome
+        click.echo(
+            f"{number} of {len(runs)}, {(time.monotonic() - started) / 60:.0f} min: "
+            f"{outcome.variant}, seed {outcome.seed}: "
+            f"R@1 {outcome.report['text_to_video']['r1']:.1f}",
+            err=True,
+        )
+    return [outcomes[run.variant, run.seed] for run in runs]
+
+
+def _finish_all(runs: Sequence[ExperimentRun], jobs: int) -> Iterator[Outcome]:
+    """Outcomes as they come; the first fault ends all that has not begun."""
     context = multiprocessing.get_context("spawn")
     # A process a run: memory and random state of one leave no trace in the next.
     with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
-        started = time.monotonic()
-        waiting = [pool.submit(finish_run, run) for run in runs]
-        for number, done in enumerate(as_completed(waiting), start=1):
-            outcome = done.result()
-            outcomes[outcome.variant, outcome.seed] = outcome
-            click.echo(
-                f"{number} of {len(runs)}, {(time.monotonic() - started) / 60:.0f} min: "
-                f"{outcome.variant}, seed {outcome.seed}: "
-                f"R@1 {outcome.report['text_to_video']['r1']:.1f}",
-                err=True,
-            )
-    return [outcomes[run.variant, run.seed] for run in runs]
+        try:
+            for done in as_completed([pool.submit(finish_run, run) for run in runs]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _make_shapes(folder: Path, seed: int) -> None:
@@ -108,23 +117,26 @@ def _plan(
     own = [f"backbone={(shapes / 'backbone').resolve()}", f"training_seed={seed}"]
     recipe = read_recipe("shapes", [*own, *settings, *overrides])
     name = "".join(sign if sign.isalnum() else "-" for sign in variant)
+    # With other settings it is another run, beside this one.
+    name += "-" + hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
     return ExperimentRun(variant, seed, recipe, shapes, folder / f"runs{seed}" / name, threads)
 
 
 def finish_run(run: ExperimentRun) -> Outcome:
-    """Train and evaluate, unless that was done before with the same recipe."""
+    """Train and evaluate, unless that was done before with the same recipe.
+
+    What the code was then is not asked: after a change of it, give another folder.
+    """
     import torch
 
     torch.set_num_threads(run.threads)
     done = run.run.with_suffix(".json")
-    asked = asdict(run.recipe)
     if done.exists():
-        document = json.loads(done.read_text("utf-8"))
-        if document["recipe"] == asked:
-            return Outcome(**document["outcome"])
+        return Outcome(**json.loads(done.read_text("utf-8")))
     outcome = _measure(run)
-    done.parent.mkdir(parents=True, exist_ok=True)
-    done.write_text(json.dumps({"recipe": asked, "outcome": asdict(outcome)}), "utf-8")
+    run.run.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(done) as temporary:
+        temporary.write_text(json.dumps(asdict(outcome)), "utf-8")
     return outcome
 
 

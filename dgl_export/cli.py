@@ -72,12 +72,12 @@ def export(
 def _tuned(ckpt: Path, zero_shot: bool) -> "ExportRequest":
     from dgl_export.bundle_writer import ExportRequest
     from dgl_runtime.bundle import sha256_of
-    from dgl_train.checkpoint import checkpoint_file, load_checkpoint
+    from dgl_train.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
     from dgl_train.model import FrameMeanModel
 
     tuned = load_checkpoint(ckpt)
     return ExportRequest(
-        model=FrameMeanModel(tuned.model.backbone) if zero_shot else tuned.model,
+        model=FrameMeanModel(untuned_backbone(tuned)) if zero_shot else tuned.model,
         method="zero-shot" if zero_shot else tuned.settings.method,
         num_frames=tuned.settings.num_frames,
         max_words=tuned.settings.max_words,

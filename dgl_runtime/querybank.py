@@ -103,28 +103,18 @@ def hubness(similarity: Float32, beta: float) -> Float32:
     return found
 
 
-def activation_set(similarity: Float32, top_k: int = 1) -> NDArray[np.bool_]:
-    """The candidates that are among the ``top_k`` nearest of any query of a bank.
+def activation_set(similarity: Float32) -> NDArray[np.bool_]:
+    """The candidates that are nearest to any query of a bank.
 
     Args:
         similarity: Queries of the bank by candidates, [Q, N].
-        top_k: From 1 to N; the paper uses 1.
 
     Returns:
         Bool [N].
-
-    Raises:
-        ValueError: top_k is out of its range.
     """
-    num_candidates = similarity.shape[1]
-    if not 1 <= top_k <= num_candidates:
-        raise ValueError(f"top_k is {top_k}, expected 1 to {num_candidates}, the candidates.")
-    hubs = np.zeros(num_candidates, np.bool_)
+    hubs = np.zeros(similarity.shape[1], np.bool_)
     for rows in parts(*similarity.shape):
-        if top_k == 1:  # several times faster, and the first of ties, as for the queries themselves
-            hubs[similarity[rows].argmax(axis=1)] = True
-        else:
-            hubs[np.argpartition(similarity[rows], -top_k, axis=1)[:, -top_k:]] = True
+        hubs[similarity[rows].argmax(axis=1)] = True
     return hubs
 
 

@@ -6,6 +6,7 @@ backbone by mistake.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from torch import Tensor
 from dgl_runtime.errors import ConfigError, reason_of
 from dgl_train.backbone import Backbone, BackboneSource, load_backbone, rename_block
 from dgl_train.methods import (
+    PROMPT_METHODS,
     ModelSettings,
     TunedModel,
     build_model,
@@ -57,12 +59,23 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_suffix(".writing")
     try:
         yield temporary
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     except Exception as error:  # torch and safetensors wrap the system's error in their own
         temporary.unlink(missing_ok=True)
         raise ConfigError(
             f"{path} cannot be written: {reason_of(error)}. Make room, then use --resume."
         ) from error
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(path: Path, backbone: Backbone | None = None) -> TunedModel:
@@ -79,6 +92,17 @@ def load_checkpoint(path: Path, backbone: Backbone | None = None) -> TunedModel:
     if path.suffix != ".safetensors":
         return read_research_checkpoint(path)
     return _load_own(path, backbone)
+
+
+def untuned_backbone(tuned: TunedModel) -> Backbone:
+    """The backbone as it was before tuning; read again where the method changed it.
+
+    Raises:
+        ConfigError: It does not load any more.
+    """
+    if tuned.settings.method in PROMPT_METHODS:
+        return tuned.model.backbone
+    return load_backbone(tuned.model.backbone.source)
 
 
 def checkpoint_file(path: Path) -> Path:

@@ -74,7 +74,9 @@ def train(
       dgl-train --dataset msrvtt --data-root DIR --recipe gpu-24gb --dry-run
       dgl-train --dataset clips.csv --method dgl-linear --set batch_size=64
     """  # noqa: D301 - click's own marker
+    from dgl_train.backbone import BackboneSource, load_backbone
     from dgl_train.config import read_recipe, recipe_names
+    from dgl_train.processes import Processes
 
     named = {"method": method, "backbone": backbone, "pretrained": pretrained}
     if backbone and Path(backbone).is_dir() and pretrained is None:
@@ -83,12 +85,23 @@ def train(
     own = [dataset] if dataset in recipe_names() else []
     recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
     where = choose_device(device)
-    verified = _read_verified(dataset, data_root, recipe, where)
-    recipe = _locate_backbone(recipe, data_root)
+    processes = Processes(where.type)
+    with processes.main_first():  # what it makes, downloads and verifies, the others find
+        verified = _read_verified(dataset, data_root, recipe, tells=processes.is_main)
+        recipe = _locate_backbone(recipe, data_root)
+        if processes.count > 1:
+            load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
     out = out or Path("runs") / f"{Path(dataset).stem}-{recipe.method}"
     if dry_run:
-        _show_plan(recipe, _divide(verified.clips, dataset, recipe))
+        if processes.is_main:
+            plan = _divide(verified.clips, dataset, recipe)
+            _show_plan(recipe, plan, processes=processes.count)
         return
+    if seeds > 1 and (out / "recipe.toml").exists():
+        raise ConfigError(
+            f"{out} holds a run of its own; the runs of several seeds would be hidden beside it. "
+            "Give another folder with --out."
+        )
     for seed in range(recipe.training_seed, recipe.training_seed + seeds):
         one = dataclasses.replace(recipe, training_seed=seed)
         folder = out / f"seed{seed}" if seeds > 1 else out
@@ -99,28 +112,26 @@ def train(
 
 
 def _read_verified(
-    dataset: str, data_root: Path | None, recipe: "Recipe", device: "torch.device"
+    dataset: str, data_root: Path | None, recipe: "Recipe", *, tells: bool
 ) -> "Verified":
     """The clips of the splits that training looks at, and the videos that are left out."""
     from dgl_train.datasets import read_dataset, select_split, warn_of_shared_videos
-    from dgl_train.processes import Processes
     from dgl_train.verify import verify_videos
 
-    clips, processes = read_dataset(dataset, data_root), Processes(device.type)
+    clips = read_dataset(dataset, data_root)
     wanted = select_split(clips, "train", dataset)
     if recipe.select_on_test:
         wanted += select_split(clips, "test", dataset)
     else:
         wanted += [clip for clip in clips if clip.split == "val"]
-    with processes.main_first():
-        verified = verify_videos(wanted)
-    if processes.is_main and verified.faults:
+    verified = verify_videos(wanted)
+    if tells and verified.faults:
         click.echo(
             f"{len(verified.faults)} videos could not be read and are left out; dgl-data check and "
             "dropped.csv in the run folder name them.",
             err=True,
         )
-    if processes.is_main and (warning := warn_of_shared_videos(clips, "train")):
+    if tells and (warning := warn_of_shared_videos(clips, "train")):
         click.echo(warning, err=True)
     return verified
 
@@ -136,12 +147,15 @@ def _divide(clips: "list[CaptionedClip]", dataset: str, recipe: "Recipe") -> "Pa
     )
 
 
-def _show_plan(recipe: "Recipe", parts: "Parts") -> None:
+def _show_plan(recipe: "Recipe", parts: "Parts", *, processes: int) -> None:
     from dgl_train.backbone import BackboneSource, load_backbone
     from dgl_train.plan import describe_plan
 
     backbone = load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
-    click.echo(describe_plan(recipe, backbone, clips_train=parts[0], clips_val=parts[1]))
+    train, val = parts
+    click.echo(
+        describe_plan(recipe, backbone, clips_train=train, clips_val=val, processes=processes)
+    )
 
 
 def _train_once(

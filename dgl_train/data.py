@@ -49,6 +49,10 @@ class Batch:
     numbers: list[int]
     frames: Tensor
 
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU copies from by itself; DataLoader asks for it."""
+        return Batch(self.numbers, self.frames.pin_memory())
+
 
 @dataclass(frozen=True)
 class FrameFormat:

@@ -1,6 +1,7 @@
 """dgl-eval: how well runs, checkpoints and exported bundles retrieve."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from dgl_train.options import choose_device, data_root_option, dataset_option, d
 if TYPE_CHECKING:
     import torch
 
+    from dgl_train.config import Recipe
     from dgl_train.datasets import CaptionedClip
     from dgl_train.eval_models import OpenedModel
     from dgl_train.evaluate import Embeddings
     from dgl_train.post_process import Processed
     from dgl_train.report_page import ModelPages
+
+_FEW_CLIPS, _MOST_WORKERS = 512, 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def _measure(
     from dgl_train.worst_queries import draw_worst, rank_clips, rank_queries
 
     model = open_model(path, zero_shot=request.zero_shot, device=device)
-    found = embed_dataset(model.encoders, chosen)
+    found = embed_dataset(model.encoders, chosen, num_workers=_workers(len(chosen)))
     evaluation = Evaluation(
         f"{path}, backbone without prompts" if request.zero_shot else str(path),
         model.selection,
@@ -170,23 +174,26 @@ def _measure(
     )
 
 
+def _workers(clips: int) -> int:
+    """Processes that decode: none for what is read before they have started."""
+    return min(os.cpu_count() or 1, _MOST_WORKERS) if clips >= _FEW_CLIPS else 0
+
+
 def _post_process(
     model: "OpenedModel",
     request: Request,
     clips: "Sequence[CaptionedClip]",
     found: "Embeddings",
 ) -> "list[Processed]":
-    from dgl_train.config import read_recipe
     from dgl_train.datasets import training_parts
-    from dgl_train.eval_models import recipe_file
     from dgl_train.post_process import calibrate, post_process
     from dgl_train.verify import verify_videos
 
-    # Only held-out videos are looked at; of the others captions are enough.
+    recipe = _recipe_of_held_out_part(model.path, clips)
+    # The bank's captions need no videos: broken ones matter only where clips are held out.
     looked_at = "val" if any(clip.split == "val" for clip in clips) else "train"
     usable = set(verify_videos([clip for clip in clips if clip.split == looked_at]).clips)
     clips = [clip for clip in clips if clip.split != looked_at or clip in usable]
-    recipe = read_recipe(recipe_file(model.path) or "default")
     train, held_out = training_parts(
         clips,
         request.dataset,
@@ -195,6 +202,28 @@ def _post_process(
     )
     calibration = calibrate(model.encoders, train, held_out)
     return post_process(found, calibration, group_captions=request.group_captions)
+
+
+def _recipe_of_held_out_part(model: Path, clips: "Sequence[CaptionedClip]") -> "Recipe":
+    """What says which clips a model has not seen; with a val split any recipe does.
+
+    Raises:
+        ConfigError: Nobody knows.
+    """
+    from dgl_train.config import read_recipe
+    from dgl_train.eval_models import recipe_file
+
+    file = recipe_file(model)
+    recipe = read_recipe(file or "default")
+    has_val = any(clip.split == "val" for clip in clips)
+    if not has_val and (file is None or recipe.select_on_test):
+        why = "it was trained on all of train" if file else "no recipe.toml lies beside it"
+        raise ConfigError(
+            f"--post-process needs clips that {model} was not trained on to choose a temperature by, "
+            f"and none are known: {why}, and the data set has no val split. Give a run folder that held "
+            "out a part of train, or add val rows."
+        )
+    return recipe
 
 
 def _as_text(request: Request, pages: "Sequence[ModelPages]") -> str:

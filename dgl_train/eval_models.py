@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.checkpoint import load_checkpoint
+from dgl_train.checkpoint import load_checkpoint, untuned_backbone
 from dgl_train.evaluate import Encoders, bundle_encoders, torch_encoders
 from dgl_train.methods import TunedModel
 from dgl_train.model import FrameMeanModel
@@ -105,7 +105,7 @@ def open_model(path: Path, *, zero_shot: bool, device: torch.device) -> OpenedMo
             )
         return OpenedModel(path, selection, bundle_encoders(path, device=device.type), None)
     tuned = load_checkpoint(path)
-    model = (FrameMeanModel(tuned.model.backbone) if zero_shot else tuned.model).to(device)
+    model = (FrameMeanModel(untuned_backbone(tuned)) if zero_shot else tuned.model).to(device)
     encoders = torch_encoders(
         model,
         num_frames=tuned.settings.num_frames,

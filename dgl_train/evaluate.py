@@ -28,7 +28,7 @@ from dgl_train.vocabulary import clip_tokenizer
 
 Float32 = NDArray[np.float32]
 
-_BATCH = 32  # clips; in captions, eight times as many cost about the same
+_BATCH_FRAMES, _BATCH_CAPTIONS = 384, 256  # encoded at once
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def torch_encoders(
 
     @torch.inference_mode()
     def weigh_frames(frames: NDArray[np.uint8]) -> Float32:
-        if not has_global_attention(model):  # their mean is read
+        if not has_global_attention(model) or model.visual_output == "mean-frames":
             return np.full(frames.shape[:2], 1 / frames.shape[1], np.float32)
         state = last_clip_state(model, torch.from_numpy(frames).to(device))
         weights: Float32 = state.frame_weights().cpu().numpy()
@@ -180,9 +180,8 @@ def distinct_clips(clips: Sequence[CaptionedClip]) -> list[CaptionedClip]:
 
 def embed_captions(encoders: Encoders, captions: list[str]) -> Float32:
     """Captions in batches -> unit-norm float32 [Q, E]."""
-    size = 8 * _BATCH
-    starts = range(0, len(captions), size)
-    parts = [encoders.embed_captions(captions[start : start + size]) for start in starts]
+    starts = range(0, len(captions), _BATCH_CAPTIONS)
+    parts = [encoders.embed_captions(captions[at : at + _BATCH_CAPTIONS]) for at in starts]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
@@ -196,7 +195,7 @@ def _embed_clips(
     batches = read_batches(
         clips,
         FrameFormat(encoders.num_frames, encoders.frame_size, cache=cache),
-        evaluation_batches(len(clips), _BATCH),
+        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.num_frames)),
         num_workers=num_workers,
     )
     parts = []

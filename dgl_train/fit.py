@@ -1,6 +1,5 @@
 """Training: batch after batch, epoch after epoch, validated, saved, and resumed exactly."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -86,7 +85,7 @@ def fit(
         MediaError: If a video cannot be read.
     """
     processes = Processes(device.type)
-    _check_batch(min(recipe.batch_size, len(clips_train)), processes.count)
+    _check_batch(batch_clips(recipe, clips_train), processes.count)
     folder, sha256 = RunFolder(run_folder), digest_clips(clips_train, clips_val)
     tuned = make_model(recipe, backbone)
     device = processes.device(device)
@@ -110,6 +109,11 @@ def fit(
     return FitResult(
         run_folder, progress.step, total_steps, progress.best_epoch, progress.best_recall
     )
+
+
+def batch_clips(recipe: Recipe, clips_train: Sequence[CaptionedClip]) -> int:
+    """Clips of a batch, over all processes."""
+    return min(recipe.batch_size, len(clips_train))
 
 
 def _check_batch(size: int, processes: int) -> None:
@@ -151,7 +155,7 @@ class _Run:
 
     @property
     def batch_size(self) -> int:
-        return min(self.recipe.batch_size, len(self.clips_train))
+        return batch_clips(self.recipe, self.clips_train)
 
     def go_on(self, progress_bar: bool) -> None:
         """Train from the step the run is at to its end, or until asked to stop."""
@@ -227,11 +231,12 @@ class _Run:
         result = self.step.take(
             progress.step, make_batch(clips, batch.frames, self.recipe, self.step.device)
         )
-        if not math.isfinite(result.loss):
+        if not self.step.is_sound(result):
             videos = ", ".join(str(clip.video) for clip in clips)
             raise ConfigError(
-                f"the loss is {result.loss} at step {progress.step + 1}. Lower learning_rate, or "
-                f"look at the videos of this batch: {videos}."
+                f"the loss is {result.loss} and its gradient's norm {result.grad_norm} at step "
+                f"{progress.step + 1}. Lower learning_rate, or look at the videos of this batch: "
+                f"{videos}."
             )
         progress.step += 1
         self.epoch_clips += self.batch_size

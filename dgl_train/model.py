@@ -232,8 +232,11 @@ def attend_globally_and_locally(
         return torch.cat([*parts, frame[..., 1:, :]], dim=-2)
 
     keys, values = seen(global_k, prompt_k, k), seen(global_v, prompt_v, v)
-    # Its own copy of q lets go of the projection's k and v, which live on in keys and values.
-    local = F.scaled_dot_product_attention(q.contiguous(), keys, values)
+    # Its own copy of q lets go of the projection's k and v, which live on in keys and values. Fused
+    # attention takes one batch axis.
+    local = F.scaled_dot_product_attention(
+        q.flatten(0, 1).contiguous(), keys.flatten(0, 1), values.flatten(0, 1)
+    ).unflatten(0, (len(frames), num_frames))
     attention = attend_over_frames(global_q, keys, split_heads(positions, block.heads))
     globally = (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1)  # [B, H, G, D/H]
     return ClipState(

@@ -29,6 +29,7 @@ def describe_plan(
     *,
     clips_train: Sequence[CaptionedClip],
     clips_val: Sequence[CaptionedClip],
+    processes: int = 1,
 ) -> str:
     """The plan as text; the backbone is used up by methods that change it."""
     model = make_model(recipe, backbone).model
@@ -39,7 +40,7 @@ def describe_plan(
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
     memory = "\n".join(
         f"  {name:24} {size / 2**30:9.2f} GiB"
-        for name, size in memory_estimate(recipe, model).items()
+        for name, size in memory_estimate(recipe, model, processes).items()
     )
     return (
         f"recipe\n{settings}\n"
@@ -50,11 +51,12 @@ def describe_plan(
     )
 
 
-def memory_estimate(recipe: Recipe, model: RetrievalModel) -> dict[str, int]:
-    """Bytes by what they hold; the framework's own workspace is not counted."""
+def memory_estimate(recipe: Recipe, model: RetrievalModel, processes: int = 1) -> dict[str, int]:
+    """Bytes of one process by what they hold; the framework's own workspace is not counted."""
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
-    together = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    share = recipe.batch_size // processes
+    together = min(recipe.micro_batch_size or share, share)
     one, two = (kept_bytes(recipe, model, clips) for clips in (1, 2))
     # What does not grow with the clips, 2 * one - two, is the prompt generator's.
     found = {
@@ -81,8 +83,10 @@ def kept_bytes(recipe: Recipe, model: RetrievalModel, clips: int) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with autocast(torch.device("cpu"), recipe.precision):
-            captions, embeddings = model.encode_captions(tokens), model.encode_clips(frames)
-        contrastive_loss(captions, embeddings, model.logit_scale)
+            embeddings = [model.encode_captions(tokens), model.encode_clips(frames)]
+            if recipe.reversed_negatives:
+                embeddings.append(model.encode_clips(frames.flip(1)))
+        contrastive_loss(embeddings[0], embeddings[1], model.logit_scale, *embeddings[2:])
     return sum(kept.values())
 
 

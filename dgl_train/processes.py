@@ -7,10 +7,13 @@ sees the loss of the whole batch, and gradients are summed: the numbers are thos
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_PATIENCE = timedelta(hours=12)
 
 
 class Processes:
@@ -24,7 +27,8 @@ class Processes:
             from accelerate import PartialState
 
             # It picks the backend, joins the group, and takes this process's GPU.
-            self._state = PartialState(cpu=device_type == "cpu")
+            # Others wait while the main process verifies a large data set for the first time.
+            self._state = PartialState(cpu=device_type == "cpu", timeout=_PATIENCE)
 
     @property
     def is_main(self) -> bool:
@@ -58,14 +62,6 @@ class Processes:
         flag = torch.tensor([float(is_set)], device=self._state.device)
         self.sum(flag)
         return bool(flag.item())
-
-    def gather_objects(self, value: object) -> list[Any]:
-        """A picklable value of every process, in the order of ranks."""
-        if self.count == 1:
-            return [value]
-        values: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(values, value)
-        return values
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

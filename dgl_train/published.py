@@ -41,8 +41,6 @@ class PublishedSet:
     Attributes:
         read: Data root -> captions of each split.
         expected: Sizes of each split.
-        num_frames: Frames of a clip in the published recipes, F.
-        max_words: Tokens of a caption there, L.
         protocol: How it is evaluated, in words.
         several_captions: A clip of the test split has several captions: ranks are grouped by it.
         end_s: Where every clip ends, seconds; None: at the end of its video.
@@ -51,8 +49,6 @@ class PublishedSet:
 
     read: Callable[[Path], dict[str, Captions]]
     expected: Mapping[str, Counts]
-    num_frames: int
-    max_words: int
     protocol: str
     several_captions: bool = False
     end_s: float | None = None
@@ -274,29 +270,21 @@ PUBLISHED: Mapping[str, PublishedSet] = {
     "msrvtt": PublishedSet(
         read=partial(_read_msrvtt, "MSRVTT_train.9k.csv"),
         expected={"train": Counts(9_000, 180_000), "test": _JSFUSION},
-        num_frames=12,
-        max_words=32,
         protocol=f"1k-A test, {_ONE_TO_ONE}",
     ),
     "msrvtt-7k": PublishedSet(
         read=partial(_read_msrvtt, "MSRVTT_train.7k.csv"),
         expected={"train": Counts(7_010, 140_200), "test": _JSFUSION},
-        num_frames=12,
-        max_words=32,
         protocol=f"1k-A test, {_ONE_TO_ONE}",
     ),
     "lsmdc": PublishedSet(
         read=_read_lsmdc,
         expected={"train": Counts(), "val": Counts(7_408, 7_408), "test": Counts(1_000, 1_000)},
-        num_frames=12,
-        max_words=32,
         protocol=_ONE_TO_ONE,
     ),
     "activitynet": PublishedSet(
         read=_read_activitynet,
         expected={"train": Counts(10_009, 10_009, 15), "test": Counts(4_917, 4_917, 9)},
-        num_frames=64,
-        max_words=64,
         protocol=f"val1 as test, {_PARAGRAPH}",
         stems=lambda video_id: (video_id.removeprefix("v_"), video_id),
     ),
@@ -307,8 +295,6 @@ PUBLISHED: Mapping[str, PublishedSet] = {
             "val": Counts(1_065, 1_065),
             "test": Counts(1_004, 1_004),
         },
-        num_frames=64,
-        max_words=64,
         protocol=f"{_PARAGRAPH}; the first 30 s of a video",
         end_s=30.0,
         stems=_stems_with_extension,
@@ -316,16 +302,12 @@ PUBLISHED: Mapping[str, PublishedSet] = {
     "msvd": PublishedSet(
         read=_read_msvd,
         expected={"train": Counts(1_200), "val": Counts(100), "test": Counts(670, 27_763)},
-        num_frames=12,
-        max_words=32,
         protocol=_SEVERAL,
         several_captions=True,
     ),
     "vatex": PublishedSet(
         read=_read_vatex,
         expected={"train": Counts(), "test": Counts()},
-        num_frames=12,
-        max_words=32,
         protocol=_SEVERAL,
         several_captions=True,
     ),

@@ -14,12 +14,20 @@ from dgl_train.backbone import Backbone
 from dgl_train.config import Recipe
 from dgl_train.contrastive import PairBatch, backward_contrastive
 from dgl_train.datasets import CaptionedClip
-from dgl_train.methods import ModelSettings, TunedModel, build_model, trained_parameters
+from dgl_train.methods import (
+    PROMPT_METHODS,
+    ModelSettings,
+    TunedModel,
+    build_model,
+    trained_parameters,
+)
 from dgl_train.model import RetrievalModel
 from dgl_train.optimizer import make_optimizer, rate_factor
 from dgl_train.processes import Processes
 from dgl_train.prompts import PromptCounts
 from dgl_train.vocabulary import clip_tokenizer
+
+MAX_LOGIT_SCALE = 100.0  # of CLIP's own training
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,6 +48,14 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
         raise ConfigError(
             f"max_words is {recipe.max_words}, but backbone {backbone.source.name!r} reads "
             f"captions of {backbone.context_length} tokens at most. Lower max_words."
+        )
+    sees_order = recipe.method in PROMPT_METHODS and (
+        recipe.method == "dgl-transformer" or recipe.frame_positions
+    )
+    if recipe.reversed_negatives and not sees_order:
+        raise ConfigError(
+            f"reversed_negatives is true, but {recipe.method} without frame_positions gives a clip "
+            "and its reverse the same embedding. Set frame_positions=true, or take dgl-transformer."
         )
     settings = ModelSettings(
         recipe.method,
@@ -97,7 +113,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
 
     def take(self, number: int, batch: PairBatch) -> StepResult:
-        """Train on a batch; nothing is changed where the loss is not finite.
+        """Train on a batch; nothing is changed where loss or gradient is not finite.
 
         Args:
             number: Steps taken before, which decide the learning rates.
@@ -121,9 +137,25 @@ class TrainingStep:
             self.scaler.unscale_(self.optimizer)
             parameters = trained_parameters(self.model).values()
             norm = float(clip_grad_norm_(parameters, recipe.max_grad_norm))
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            # Where losses are scaled, infinite gradients say that the scale is too large: the scaler
+            # takes no step and lowers it. Elsewhere they would destroy the weights.
+            if math.isfinite(norm) or self.scaler.is_enabled():
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                self._limit_temperature()
         return StepResult(loss, norm, factor * recipe.learning_rate)
+
+    @torch.no_grad()
+    def _limit_temperature(self) -> None:
+        """Where the temperature is trained, it stays below CLIP's limit."""
+        if self.model.backbone.logit_scale.requires_grad:
+            self.model.backbone.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+
+    def is_sound(self, result: StepResult) -> bool:
+        """Whether a step was taken, or left out for a reason that mends itself."""
+        return math.isfinite(result.loss) and (
+            math.isfinite(result.grad_norm) or self.scaler.is_enabled()
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """State of optimizer and loss scale."""

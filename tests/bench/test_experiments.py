@@ -1,6 +1,6 @@
 """The tables of experiments: every variant trains, and what was finished is not done again."""
 
-import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +10,7 @@ from benchmarks import experiments
 from benchmarks.cli import bench
 from benchmarks.experiments import SUITES, ZERO_SHOT, finish_run, run_experiments
 from benchmarks.experiments_report import make_report, mean_and_spread
+from dgl_runtime.errors import ConfigError
 from dgl_train.synthetic import make_shapes
 
 SETTINGS = ("num_frames=2", "max_words=24", "epochs=1", "batch_size=16", "num_workers=0")
@@ -28,24 +29,7 @@ def folder(tmp_path_factory):
 def here(monkeypatch):
     """Shapes as they are, and runs one after another in this process."""
 
-    class Pool:
-        def __init__(self, *_, **__):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, function, run):
-            from concurrent.futures import Future
-
-            done = Future()
-            done.set_result(function(run))
-            return done
-
-    monkeypatch.setattr(experiments, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(experiments, "_finish_all", lambda runs, _: map(finish_run, runs))
     monkeypatch.setattr(experiments, "_make_shapes", lambda *_: None)
 
 
@@ -64,10 +48,22 @@ def test_every_variant_has_a_row_and_its_flags(folder, here, suite):
 def test_what_was_finished_is_kept_unless_the_recipe_differs(folder, here, monkeypatch):
     plan = experiments._plan("DGL-linear", ("method=dgl-linear",), folder, 0, 1, SETTINGS)
     first = finish_run(plan)
-    document = json.loads(plan.run.with_suffix(".json").read_text())
-    assert document["outcome"]["trained_parameters"] == first.trained_parameters
+    other = experiments._plan(
+        "DGL-linear", ("method=dgl-linear",), folder, 0, 1, [*SETTINGS, "learning_rate=0.5"]
+    )
+    assert finish_run(other).report != first.report
     monkeypatch.setattr(experiments, "_measure", lambda _: pytest.fail("measured again"))
     assert finish_run(plan) == first
+
+
+def test_runs_have_processes_of_their_own_and_a_fault_ends_all(folder):
+    plan = experiments._plan(ZERO_SHOT, (), folder, 0, 1, SETTINGS)
+    (outcome,) = experiments._finish_all([plan], 1)
+    assert outcome.variant == ZERO_SHOT
+    elsewhere = replace(plan.recipe, backbone=str(folder / "absent"))
+    lost = replace(plan, recipe=elsewhere, run=folder / "lost")
+    with pytest.raises(ConfigError):
+        list(experiments._finish_all([lost, plan, plan], 1))
 
 
 def test_mean_and_spread():

@@ -79,12 +79,9 @@ def test_a_bank_read_in_parts_gives_the_same(case):
         np.testing.assert_array_equal(activation_set(bank), whole[1])
 
 
-def test_the_activation_set_grows_with_its_k():
-    bank = np.array([[0.1, 0.9, 0.5], [0.2, 0.8, 0.1]], np.float32)
+def test_the_activation_set_is_what_is_nearest_to_the_bank():
+    bank = np.array([[0.1, 0.9, 0.2], [0.3, 0.8, 0.1]], np.float32)
     np.testing.assert_array_equal(activation_set(bank), [False, True, False])
-    np.testing.assert_array_equal(activation_set(bank, top_k=2), [True, True, True])
-    with pytest.raises(ValueError, match="top_k is 4, expected 1 to 3"):
-        activation_set(bank, top_k=4)
 
 
 def test_a_hub_stops_to_win_every_query():

@@ -6,23 +6,30 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import tiny_backbone
+from tiny import tiny_backbone, write_tiny_backbone
 
 from dgl_runtime.errors import ConfigError
+from dgl_train.backbone import BackboneSource, load_backbone
 from dgl_train.checkpoint import (
     load_checkpoint,
     read_research_checkpoint,
     replacing,
     save_checkpoint,
+    untuned_backbone,
 )
 from dgl_train.methods import METHODS, ModelSettings, build_model, trained_parameters
 from dgl_train.prompts import PromptCounts
 
 
 @pytest.fixture(params=METHODS)
-def tuned(request):
+def method(request):
+    return request.param
+
+
+@pytest.fixture
+def tuned(method):
     backbone = tiny_backbone()
-    settings = ModelSettings(request.param, PromptCounts(2, 3, 4), 5, 20)
+    settings = ModelSettings(method, PromptCounts(2, 3, 4), 5, 20)
     tuned = build_model(backbone, settings)
     for tensor in trained_parameters(tuned.model).values():
         torch.nn.init.normal_(tensor)
@@ -37,6 +44,16 @@ def test_save_then_load_is_the_identity(tuned, tmp_path):
     found = loaded.model.state_dict()
     for name, tensor in tuned.model.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+def test_the_backbone_before_tuning_is_found_again(tmp_path, method):
+    folder = write_tiny_backbone(tmp_path / "backbone")
+    backbone = load_backbone(BackboneSource(str(folder)))
+    before = backbone.digest()
+    tuned = build_model(backbone, ModelSettings(method, PromptCounts(2, 3, 4), 5, 20))
+    for tensor in trained_parameters(tuned.model).values():
+        torch.nn.init.normal_(tensor)
+    assert untuned_backbone(tuned).digest() == before
 
 
 def test_it_holds_what_was_trained_and_nothing_else(tuned, tmp_path):

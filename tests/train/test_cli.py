@@ -106,6 +106,12 @@ def test_several_seeds_make_several_runs_and_go_on_where_they_were(arguments, tm
     assert read_recipe(tmp_path / "seed4" / "recipe.toml").training_seed == 4
 
 
+def test_runs_of_several_seeds_are_not_hidden_beside_another(arguments, tmp_path):
+    (tmp_path / "recipe.toml").touch()
+    result = invoke(train, *arguments, "--out", tmp_path, "--seeds", 2)
+    assert "the runs of several seeds would be hidden beside it" in error_line(result)
+
+
 def test_a_dry_run_shows_the_plan_and_leaves_nothing(arguments, tmp_path):
     result = invoke(train, *arguments, "--method", "lora", "--out", tmp_path / "run", "--dry-run")
     assert result.exit_code == 0, result.output

@@ -117,6 +117,20 @@ def test_without_a_val_split_a_part_of_train_is_held_out(run_folder, clips, tmp_
     assert "chosen on a part held out of train (1 captions)" in text
 
 
+def test_no_temperature_is_chosen_on_what_the_model_was_trained_on(
+    run_folder, backbone_folder, clips, tmp_path
+):
+    rows = [replace(clip, split="train" if i < 6 else "test") for i, clip in enumerate(clips)]
+    path = write_csv(tmp_path / "clips.csv", rows)
+    on_test = write_run(tmp_path / "on_test", backbone_folder, select_on_test=True)
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((run_folder / "best.safetensors").read_bytes())
+    for model, why in ((on_test, "all of train"), (alone, "no recipe.toml")):
+        line = error_line(model, "--dataset", path, "--device", "cpu", "--post-process")
+        assert f"--post-process needs clips that {model} was not trained on" in line
+        assert why in line
+
+
 def test_a_report_is_written_only_when_asked_for_and_replaces_the_old_one(
     run_folder, data, tmp_path, monkeypatch
 ):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
 
+from dgl_runtime.errors import ConfigError
 from dgl_train.contrastive import PairBatch, backward_contrastive, contrastive_loss
 from dgl_train.data import FrameFormat, evaluation_batches, read_batches
 from dgl_train.evaluate import evaluate, torch_encoders
@@ -14,7 +15,7 @@ from dgl_train.methods import METHODS, PROMPT_METHODS, trained_parameters
 from dgl_train.model import FrameMeanModel
 from dgl_train.optimizer import make_optimizer, rate_factor
 from dgl_train.processes import Processes
-from dgl_train.step import TrainingStep, make_batch, make_model
+from dgl_train.step import MAX_LOGIT_SCALE, TrainingStep, autocast, make_batch, make_model
 from dgl_train.vocabulary import clip_tokenizer
 
 CPU = torch.device("cpu")
@@ -164,6 +165,61 @@ def test_mixed_precision_follows_full_precision(precision):
     assert losses[precision][0] != losses["fp32"][0]
     # The first step in float16 finds that its loss scale is too large, and is not taken.
     assert losses[precision][-1] == pytest.approx(losses["fp32"][-1], rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["dgl-linear", "dgl-transformer", "full"])
+@pytest.mark.parametrize("micro_batch_size", [0, 1])
+def test_gradients_in_mixed_precision_point_where_they_should(method, micro_batch_size):
+    found = {}
+    for precision, size in (("fp32", 0), ("bf16", micro_batch_size)):
+        model = make_model(tiny_recipe(method=method), tiny_backbone()).model
+        backward_contrastive(
+            model,
+            random_batch(4),
+            processes=Processes(),
+            micro_batch_size=size,
+            encoding=lambda precision=precision: autocast(CPU, precision),
+        )
+        found[precision] = gradients(model)
+    for name, gradient in found["fp32"].items():
+        other = found["bf16"][name]
+        if gradient.norm() > 1e-3 * max(one.norm() for one in found["fp32"].values()):
+            cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), other.flatten(), 0)
+            assert cosine > 0.98, name
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(backbone):
+    settings = tiny_recipe(method="dgl-linear")
+    model = make_model(settings, backbone).model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.prompts.latent.register_hook(lambda gradient: gradient * torch.nan)
+    step = step_of(model, settings)
+    result = step.take(0, random_batch())
+    assert np.isfinite(result.loss)
+    assert not step.is_sound(result)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(tensor, before[name], err_msg=name)
+
+
+def test_a_trained_temperature_stays_below_the_limit_of_clip():
+    settings = tiny_recipe(method="full", learning_rate=5.0)
+    model = make_model(settings, tiny_backbone()).model
+    with torch.no_grad():
+        model.backbone.logit_scale.fill_(4.6)
+    step = step_of(model, settings)
+    for number in range(3):
+        step.take(number, random_batch(4))
+        assert model.logit_scale <= MAX_LOGIT_SCALE * 1.0001
+
+
+@pytest.mark.parametrize("method", ["dgl-linear", "unshared", "lora"])
+def test_reversed_negatives_need_a_model_that_sees_order(method):
+    with pytest.raises(ConfigError, match=f"but {method} without frame_positions gives a clip"):
+        make_model(tiny_recipe(method=method, reversed_negatives=True), tiny_backbone())
+    assert make_model(
+        tiny_recipe(method="dgl-linear", reversed_negatives=True, frame_positions=True),
+        tiny_backbone(),
+    )
 
 
 def test_gradient_norm_is_limited(backbone):

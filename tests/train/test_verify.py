@@ -57,6 +57,17 @@ def test_twenty_damaged_videos_are_named_and_left_out(tmp_path, jobs):
     assert all("\n" not in reason for reason in reasons.values())
 
 
+def test_damage_between_frames_that_are_whole_is_found(tmp_path):
+    video = write_video(tmp_path / "hole.mp4", 250, codec="libx264", gop=100)
+    content = bytearray(video.read_bytes())
+    hole = slice(int(0.3 * len(content)), int(0.6 * len(content)))
+    content[hole] = bytes(len(content[hole]))
+    video.write_bytes(content)
+    fault = examine_video(video).fault
+    assert fault is not None
+    assert "cannot be decoded at second" in fault
+
+
 @pytest.mark.parametrize("kind", ["mkv", "avi", "mov", "webm"])
 def test_whole_videos_of_other_containers_are_not_taken_for_cut_off(tmp_path, kind):
     codec = "libvpx" if kind == "webm" else "libx264"
