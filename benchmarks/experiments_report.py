@@ -54,6 +54,8 @@ def make_report(suite: str, outcomes: Sequence[Outcome], settings: dict[str, Any
             "a model blind to order has 50.",
             "One figure at 256 queries has a standard error of about 3 points: differences below that "
             "say nothing.",
+            "Learning rates of the alternatives: chosen on val of seed 0 among two or three, see "
+            "benchmarks/variants.py. DGL's is the recipe's, chosen on val as well.",
             "Seconds a step: median, several runs at once on the machine; compare within the table.",
         ],
         data={"outcomes": [asdict(outcome) for outcome in outcomes]},
