@@ -36,7 +36,7 @@ ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     "lora": ("method=lora",),
     "adapter-attention": ("method=adapter-attention",),
     "adapter-mlp": ("method=adapter-mlp",),
-    "vpt": VPT,
+    "vpt": (*VPT, "learning_rate=1e-2"),
 }
 """Other ways to tune the same backbone.
 
