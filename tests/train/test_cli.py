@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny import write_tiny_backbone
+from tiny import SETTINGS, write_tiny_backbone
 
 import dgl_train.datasets as datasets
 import dgl_train.stills_backbone as stills_backbone
@@ -19,15 +19,6 @@ from dgl_train.eval_cli import evaluate
 from dgl_train.methods import METHODS
 from dgl_train.step import TrainingStep
 from dgl_train.synthetic import make_shapes
-
-SETTINGS = {
-    "num_frames": 2,
-    "max_words": 24,
-    "batch_size": 4,
-    "epochs": 1,
-    "num_workers": 0,
-    "validation_fraction": 0.25,
-}
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from annotations import damage_all, write_layout
 from click.testing import CliRunner
 from safetensors.numpy import load_file
+from tiny import SETTINGS
 
 from dgl_export.cli import export
 from dgl_train.cli import train
@@ -26,14 +27,6 @@ from dgl_train.step import TrainingStep
 VIDEOS = {"train": 30, "val": 4, "test": 10}
 DAMAGED = {"train": 14, "test": 6}  # of these, twenty in all
 CAPTIONS_A_CLIP = {"msvd": 3, "vatex": 2}  # of a test clip; 1 elsewhere
-SETTINGS = {
-    "num_frames": 2,
-    "max_words": 24,
-    "batch_size": 4,
-    "epochs": 1,
-    "num_workers": 0,
-    "validation_fraction": 0.25,
-}
 
 
 @dataclass(frozen=True)

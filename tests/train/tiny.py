@@ -14,6 +14,15 @@ from dgl_train.datasets import CaptionedClip
 from dgl_train.synthetic import write_mp4
 
 FRAME_SIZE = 16
+# What dgl-train is given where runs go through the command line.
+SETTINGS = {
+    "num_frames": 2,
+    "max_words": 24,
+    "batch_size": 4,
+    "epochs": 1,
+    "num_workers": 0,
+    "validation_fraction": 0.25,
+}
 WORDS = "ant bee cat dog elk fox gnu hen".split()
 
 
