@@ -86,6 +86,8 @@ def _fill(request: ExportRequest, folder: Path) -> Manifest:
     ]
     return Manifest(
         schema_version=SCHEMA_VERSION,
+        format="onnx",
+        precision="fp32",
         method=request.method,
         backbone=backbone.source.name,
         backbone_sha256=backbone.digest(),
@@ -101,6 +103,7 @@ def _fill(request: ExportRequest, folder: Path) -> Manifest:
         clips=clips,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         parity=measure(golden, *engines),
+        quality=None,
         source=Source(request.checkpoint, request.checkpoint_sha256, version("dgl-retrieval")),
     )
 

@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgl_export.folded_block import FoldedBlock, attend, linear, pick_rows
+from dgl_export.folded_block import FoldedBlock, attend, pick_rows
 from dgl_runtime.errors import ExportError
 from dgl_train.alternatives import has_adapters, merge_lora
-from dgl_train.backbone import Backbone, attend_within, merge_heads, split_heads
+from dgl_train.backbone import Backbone, attend_within, split_heads
 from dgl_train.model import DglModel, RetrievalModel
 from dgl_train.prompts import Prompts
 
@@ -125,28 +125,28 @@ class CaptionEncoder(nn.Module):
         pieces = tokens[:, 1:].long()
         batch, length = pieces.shape
         end = pieces.argmax(dim=1)
-        x = pick_rows(self.token_embedding, pieces.flatten()).unflatten(0, (batch, length))
-        x = x + self.positions[:length]
+        words = pick_rows(self.token_embedding, pieces.flatten()).unflatten(0, (batch, length))
+        x = (words + self.positions[:length]).flatten(0, 1)
         mask = self.causal_mask(length, x.device)
         for block in self.blocks[:-1]:
             normal = block.ln_1(x)
-            attended = attend(block.split(linear(block.q, normal)), *self.see(block, normal), mask)
-            x = block.finish(x, merge_heads(attended))
+            q = block.split(block.q(normal), batch)
+            x = block.finish(x, block.merge(attend(q, *self.see(block, normal, batch), mask)))
         block = self.blocks[-1]
         normal = block.ln_1(x)
         rows = torch.arange(batch, device=x.device) * length + end
-        q = block.split(linear(block.q, pick_rows(normal.flatten(0, 1), rows))[:, None])
-        attended = attend(q, *self.see(block, normal), pick_rows(mask, end)[:, None, None])
-        x = block.finish(pick_rows(x.flatten(0, 1), rows), merge_heads(attended)[:, 0])
+        q = block.split(block.q(pick_rows(normal, rows)), batch)
+        mask = pick_rows(mask, end)[:, None, None]
+        attended = attend(q, *self.see(block, normal, batch), mask)
+        x = block.finish(pick_rows(x, rows), block.merge(attended))
         return F.normalize(self.ln_final(x) @ self.projection, dim=-1)
 
-    def see(self, block: FoldedBlock, normal: Tensor) -> tuple[Tensor, Tensor]:
+    def see(self, block: FoldedBlock, normal: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Constant and own keys and values of a block, each [B, H, S + L, D/H]."""
-        batch = (normal.shape[0], -1, -1, -1)
-        keys, values = block.split(linear(block.k, normal)), block.split(linear(block.v, normal))
+        keys, values = block.split(block.k(normal), batch), block.split(block.v(normal), batch)
         return (
-            torch.cat([block.keys.expand(batch), keys], dim=2),
-            torch.cat([block.values.expand(batch), values], dim=2),
+            torch.cat([block.keys.expand(batch, -1, -1, -1), keys], dim=2),
+            torch.cat([block.values.expand(batch, -1, -1, -1), values], dim=2),
         )
 
     def causal_mask(self, length: int, device: torch.device) -> Tensor:
@@ -190,8 +190,7 @@ class PatchEmbedding(nn.Module):
 class ClipEncoder(nn.Module):
     """Folded vision tower: frames [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F].
 
-    The tokens of all frames and the global prompts run through every linear layer as one matrix,
-    [globals, frame 0, frame 1, ...] along the token axis.
+    The global prompts of all clips and then the tokens of all their frames are the rows of one matrix.
     """
 
     blocks: Sequence[FoldedBlock]
@@ -230,43 +229,46 @@ class ClipEncoder(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips and tell how much each frame counted."""
         batch, num_frames = frames.shape[:2]
-        x = self.embed(frames.flatten(0, 1)).unflatten(0, (batch, num_frames)).flatten(1, 2)
+        x = self.embed(frames.flatten(0, 1)).flatten(0, 1)
         block = self.blocks[0]
         normal = block.ln_1(x)
-        q = self.put_in_front(self.global_q, linear(block.q, normal))
-        k = self.put_in_front(self.global_k, linear(block.k, normal))
-        v = self.put_in_front(self.global_v, linear(block.v, normal))
-        x = self.put_in_front(self.globals, x)
-        x = block.finish(x, self.attend_all(0, (q, k, v), num_frames))
+        q = self.put_in_front(self.global_q, block.q(normal), batch)
+        k = self.put_in_front(self.global_k, block.k(normal), batch)
+        v = self.put_in_front(self.global_v, block.v(normal), batch)
+        x = self.put_in_front(self.globals, x, batch)
+        x = block.finish(x, self.attend_all(0, (q, k, v), (batch, num_frames)))
         for number, block in enumerate(self.blocks[1:-1], start=1):
             normal = block.ln_1(x)
-            qkv = linear(block.q, normal), linear(block.k, normal), linear(block.v, normal)
-            x = block.finish(x, self.attend_all(number, qkv, num_frames))
-        return self.read_out(x, num_frames)
+            qkv = block.q(normal), block.k(normal), block.v(normal)
+            x = block.finish(x, self.attend_all(number, qkv, (batch, num_frames)))
+        return self.read_out(x, (batch, num_frames))
 
-    def put_in_front(self, constant: Tensor, x: Tensor) -> Tensor:
-        """[G, D] and [B, F*T, D] -> [B, G + F*T, D]."""
-        return torch.cat([constant.expand(x.shape[0], -1, -1), x], dim=1)
+    def put_in_front(self, constant: Tensor, x: Tensor, batch: int) -> Tensor:
+        """[G, D] of every clip before the rows of all frames: [B*F*T, D] -> [B*G + B*F*T, D]."""
+        return torch.cat([constant.expand(batch, -1, -1).flatten(0, 1), x])
 
     def attend_all(
-        self, number: int, qkv: tuple[Tensor, Tensor, Tensor], num_frames: int
+        self, number: int, qkv: tuple[Tensor, Tensor, Tensor], sizes: tuple[int, int]
     ) -> Tensor:
-        """Global and local attention of a block, each of q, k, v and the result [B, G + F*T, D]."""
+        """Global and local attention of a block: rows q, k, v and result [B*G + B*F*T, D]."""
         block = self.blocks[number]
         q, k, v = qkv
-        keys = self.see(block, k, block.keys, num_frames)
-        values = self.see(block, v, block.values, num_frames)
-        global_q = block.split(q[:, : self.num_globals])
-        frame_q = block.split(q[:, self.num_globals :].unflatten(1, (num_frames, -1)))
+        num_globals = sizes[0] * self.num_globals
+        keys = self.see(block, k, block.keys, sizes)
+        values = self.see(block, v, block.values, sizes)
+        global_q, frame_q = (
+            block.split(q[:num_globals], sizes[0]),
+            block.split(q[num_globals:], *sizes),
+        )
         globally, _ = self.attend_globally(global_q, keys, values, self.positions[number])
-        locally = merge_heads(attend(frame_q, keys, values))  # [B, F, T, D]
-        return torch.cat([merge_heads(globally), locally.flatten(1, 2)], dim=1)
+        return torch.cat([block.merge(globally), block.merge(attend(frame_q, keys, values))])
 
-    def see(self, block: FoldedBlock, x: Tensor, prompts: Tensor, num_frames: int) -> Tensor:
-        """Keys (or values) a frame's tokens see: [B, G + F*T, D] -> [B, F, H, M, D/H]."""
-        globals_ = block.split(x[:, None, : self.num_globals])
-        frames = block.split(x[:, self.num_globals :].unflatten(1, (num_frames, -1)))
-        each = (x.shape[0], num_frames, -1, -1, -1)
+    def see(self, block: FoldedBlock, x: Tensor, prompts: Tensor, sizes: tuple[int, int]) -> Tensor:
+        """Keys (or values) a frame's tokens see: rows [B*G + B*F*T, D] -> [B, F, H, M, D/H]."""
+        num_globals = sizes[0] * self.num_globals
+        globals_ = block.split(x[:num_globals], sizes[0], 1)
+        frames = block.split(x[num_globals:], *sizes)
+        each = (*sizes, -1, -1, -1)
         return torch.cat([globals_.expand(each), prompts.expand(each), frames], dim=3)
 
     def attend_globally(
@@ -296,15 +298,16 @@ class ClipEncoder(nn.Module):
         attention = attention.unflatten(3, (num_frames, per_frame))
         return (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1), attention
 
-    def read_out(self, x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """The last block, for global prompt 0 alone."""
+    def read_out(self, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The last block, for global prompt 0 of each clip alone."""
         block = self.blocks[-1]
         normal = block.ln_1(x)
-        keys = self.see(block, linear(block.k, normal), block.keys, num_frames)
-        values = self.see(block, linear(block.v, normal), block.values, num_frames)
-        q = block.split(linear(block.q, normal[:, :1]))
+        keys = self.see(block, block.k(normal), block.keys, sizes)
+        values = self.see(block, block.v(normal), block.values, sizes)
+        rows = torch.arange(sizes[0], device=x.device) * self.num_globals
+        q = block.split(block.q(pick_rows(normal, rows)), sizes[0])
         attended, attention = self.attend_globally(q, keys, values, self.positions[-1])
-        x = self.ln_post(block.finish(x[:, 0], merge_heads(attended)[:, 0]))
+        x = self.ln_post(block.finish(pick_rows(x, rows), block.merge(attended)))
         mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
         return F.normalize(x @ self.projection, dim=-1), mass / mass.sum(dim=-1, keepdim=True)
 
@@ -330,31 +333,40 @@ class FrameMeanEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips; every frame counts the same."""
-        batch, num_frames = frames.shape[:2]
-        x = self.embed(frames.flatten(0, 1)).unflatten(0, (batch, num_frames))
+        sizes = frames.shape[:2]
+        tokens = self.embed(frames.flatten(0, 1))
+        per_frame = tokens.shape[1]
+        x = tokens.flatten(0, 1)
         for block in self.blocks[:-1]:
             normal = block.ln_1(x)
-            q = block.split(linear(block.q, normal))
-            x = block.finish(x, merge_heads(attend(q, *self.see(block, normal))))
+            q = block.split(block.q(normal), *sizes)
+            x = block.finish(x, block.merge(attend(q, *self.see(block, normal, sizes))))
         block = self.blocks[-1]
         normal = block.ln_1(x)
-        q = block.split(linear(block.q, normal[:, :, :1]))
-        attended = attend(q, *self.see(block, normal))
-        x = self.ln_post(block.finish(x[:, :, 0], merge_heads(attended)[:, :, 0]))
-        by_frame = x @ self.projection  # [B, F, E]
+        q = block.split(block.q(_class_tokens(normal, per_frame)), *sizes)
+        attended = attend(q, *self.see(block, normal, sizes))
+        x = self.ln_post(block.finish(_class_tokens(x, per_frame), block.merge(attended)))
+        by_frame = (x @ self.projection).unflatten(0, sizes)  # [B, F, E]
         if self.unit_frames:
             by_frame = F.normalize(by_frame, dim=-1)
         weights = torch.ones_like(by_frame[..., 0])
         embedding = F.normalize(by_frame.mean(dim=1), dim=-1)
         return embedding, weights / weights.sum(dim=-1, keepdim=True)
 
-    def see(self, block: FoldedBlock, normal: Tensor) -> tuple[Tensor, Tensor]:
+    def see(
+        self, block: FoldedBlock, normal: Tensor, sizes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values a frame's tokens see, each [B, F, H, K + T, D/H]."""
-        keys, values = block.split(linear(block.k, normal)), block.split(linear(block.v, normal))
+        keys, values = block.split(block.k(normal), *sizes), block.split(block.v(normal), *sizes)
         if not block.keys.shape[-2]:
             return keys, values
-        each = (*normal.shape[:2], -1, -1, -1)
+        each = (*sizes, -1, -1, -1)
         return (
             torch.cat([block.keys.expand(each), keys], dim=3),
             torch.cat([block.values.expand(each), values], dim=3),
         )
+
+
+def _class_tokens(rows: Tensor, per_frame: int) -> Tensor:
+    """Rows of all tokens of all frames [B*F*T, D] -> those of the class tokens [B*F, D]."""
+    return cast(Tensor, rows.unflatten(0, (-1, per_frame)))[:, 0]

@@ -8,11 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dgl_train.backbone import Block, activate, split_heads
+from dgl_train.backbone import Block, activate
 
 
 class FoldedBlock(nn.Module):
-    """A block with the attention scale in its queries, and its prompts' constant keys and values."""
+    """A block with the attention scale in its queries, and its prompts' constant keys and values.
+
+    Between blocks all tokens are the rows of one matrix, so that every linear layer is one plain Gemm.
+    """
 
     keys: Tensor
     values: Tensor
@@ -29,18 +32,24 @@ class FoldedBlock(nn.Module):
         self.ln_1, self.out = block.ln_1, block.out
         self.ln_2, self.fc, self.proj = block.ln_2, block.fc, block.proj
         normal = self.ln_1(prompts)
-        self.register_buffer("keys", self.split(self.k(normal)).contiguous())  # [..., H, K, D/H]
-        self.register_buffer("values", self.split(self.v(normal)).contiguous())
+        lead = prompts.shape[:-2]  # keys and values are [..., H, K, D/H]
+        self.register_buffer("keys", self.split(self.k(normal), *lead).contiguous())
+        self.register_buffer("values", self.split(self.v(normal), *lead).contiguous())
 
-    def split(self, x: Tensor) -> Tensor:
-        """[..., T, D] -> [..., H, T, D/H]."""
-        return split_heads(x, self.heads)
+    def split(self, x: Tensor, *lead: int) -> Tensor:
+        """Rows [N, D] of N = lead x T tokens -> [*lead, H, T, D/H]."""
+        heads = x.reshape(*lead, -1, self.heads, x.shape[-1] // self.heads)
+        return heads.transpose(-2, -3)
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """[..., H, T, D/H] -> rows [N, D]."""
+        return attended.transpose(-2, -3).reshape(-1, self.out.in_features)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual, output projection and MLP: both [..., D] -> [..., D]."""
-        x = x + linear(self.out, attended)
-        hidden = activate(linear(self.fc, self.ln_2(x)), quick_gelu=self.quick_gelu)
-        return x + linear(self.proj, hidden)
+        """Residual, output projection and MLP: rows [N, D] -> [N, D]."""
+        x = x + self.out(attended)
+        hidden = activate(self.fc(self.ln_2(x)), quick_gelu=self.quick_gelu)
+        return x + cast(Tensor, self.proj(hidden))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -49,12 +58,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if mask is not None:
         logits = logits + mask
     return logits.softmax(dim=-1) @ v
-
-
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer on all tokens as one matrix: ONNX gets a Gemm that adds the bias as it goes."""
-    flat: Tensor = layer(x.flatten(0, -2))
-    return cast(Tensor, flat.unflatten(0, x.shape[:-1]))
 
 
 def pick_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ def _write(
         file=path.name,
         weights=weights,
         precision="fp32",
+        low_precision_nodes=0,
+        kept=(),
         inputs=tuple(map(_spec, model.graph.inputs)),
         outputs=tuple(map(_spec, model.graph.outputs)),
     )

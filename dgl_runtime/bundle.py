@@ -19,8 +19,12 @@ from dgl_runtime.errors import BundleError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, GOLDEN, TOKENIZER = "manifest.json", "golden.npz", "tokenizer.json"
+FORMATS = ("onnx", "openvino", "trt", "trt-rtx")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+# Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
+MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
 Part = TypeVar("Part", bound="DataclassInstance")
 
 
@@ -35,11 +39,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file, with the file of its weights."""
+    """One ONNX file or OpenVINO model, with the file of its weights."""
 
     file: str
     weights: str
     precision: str
+    low_precision_nodes: int  # nodes that work in that precision or convert to it; 0 for fp32
+    kept: tuple[str, ...]  # linear layers that stay in float32 because they lost too much
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -51,6 +57,21 @@ class Parity:
     max_abs: float  # largest difference of any number of any unit-norm embedding
     min_cosine: float
     rank_agreement: float  # share of captions that rank the golden clips in the same order
+    num_captions: int
+    num_clips: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a lower precision costs on captions and clips that did not calibrate it."""
+
+    min_cosine: float  # of any embedding to the trained model's
+    mean_cosine: float
+    top1_agreement: float  # share of captions whose first clip is the trained model's
+    recall_at_1_before: (
+        float | None
+    )  # percent; None where it is not known which caption fits which clip
+    recall_at_1_after: float | None
     num_captions: int
     num_clips: int
 
@@ -69,6 +90,8 @@ class Manifest:
     """Everything a runtime has to know about a bundle."""
 
     schema_version: int
+    format: str  # one of FORMATS
+    precision: str  # one of PRECISIONS
     method: str
     backbone: str
     backbone_sha256: str
@@ -84,6 +107,7 @@ class Manifest:
     clips: Graph
     files: dict[str, str]  # file name -> sha256
     parity: Parity
+    quality: Quality | None  # None for fp32, which parity proves equal
     source: Source
 
     def to_json(self) -> str:
@@ -119,6 +143,7 @@ class Manifest:
                         "captions": _graph(data["captions"]),
                         "clips": _graph(data["clips"]),
                         "parity": _typed(Parity(**data["parity"])),
+                        "quality": _quality(data["quality"]),
                         "source": _typed(Source(**data["source"])),
                     }
                 )
@@ -136,15 +161,24 @@ def _graph(data: dict[str, Any]) -> Graph:
             _typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
         )
 
-    return _typed(Graph(**{**data, "inputs": specs("inputs"), "outputs": specs("outputs")}))
+    tensors = {name: specs(name) for name in ("inputs", "outputs")}
+    return _typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
+
+
+def _quality(data: dict[str, Any] | None) -> Quality | None:
+    return None if data is None else _typed(Quality(**data))
 
 
 def _typed(part: Part) -> Part:
     """Return a part of the manifest if JSON gave its fields the types they are declared with."""
     for field in fields(part):
         value = getattr(part, field.name)
-        kind: Any = get_origin(field.type) or field.type
-        if not isinstance(value, (int, float) if kind is float else kind):
+        kind: Any = field.type
+        if get_origin(kind) is tuple or get_origin(kind) is dict:
+            kind = get_origin(kind)
+        elif kind in (float, float | None):
+            kind = kind | int  # JSON writes 1.0 and 1 alike
+        if not isinstance(value, kind):
             raise TypeError(f"{field.name} is {value!r}")
     return part
 

@@ -10,6 +10,11 @@ from dgl_runtime.errors import DglError
 # Top-level module that is missing -> extra of dgl-retrieval that brings it.
 _EXTRAS = {
     "onnxruntime": "cpu (or gpu)",
+    "openvino": "openvino",
+    "tensorrt": "trt",
+    "tensorrt_rtx": "trt-rtx",
+    "cuda": "trt",
+    "pycuda": "pycuda",
     "usearch": "large",
     "torch": "train",
     "accelerate": "train",

@@ -11,6 +11,7 @@ from dgl_runtime.errors import EngineError
 
 Arrays = dict[str, NDArray[np.generic]]
 DEVICES = ("cpu", "cuda")
+ENGINES = ("onnx", "openvino", "tensorrt", "trt-rtx")
 
 
 class Engine(Protocol):
@@ -23,19 +24,27 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(graph: Path, *, device: str, threads: int) -> Engine:
-    """Load a graph on exactly the device that was asked for.
+def open_engine(
+    graph: Path, *, device: str, threads: int, engine: str = "onnx", precision: str = "fp32"
+) -> Engine:
+    """Load a graph in exactly the engine and on exactly the device that were asked for.
 
     Args:
-        graph: An ONNX file.
+        graph: An ONNX file; for ``openvino`` also its own format.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads; 0 lets the engine choose.
+        engine: One of ``ENGINES``.
+        precision: What the graph's numbers are; see ``dgl_runtime.bundle.PRECISIONS``.
 
     Raises:
-        EngineError: Unknown or missing device; there is no fallback to another.
+        EngineError: Unknown or missing engine or device; there is no fallback to another.
     """
     if device not in DEVICES:
         raise EngineError(f"device is {device!r}; it must be one of {', '.join(DEVICES)}.")
+    if engine == "openvino":
+        from dgl_runtime.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(graph, device=device, threads=threads, precision=precision)
     from dgl_runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(graph, device=device, threads=threads)

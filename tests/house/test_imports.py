@@ -23,9 +23,9 @@ MAY_IMPORT = {
 }
 # Package -> the extras whose distributions it may import, beside the base.
 EXTRAS = {
-    "dgl_runtime": ("cpu", "large"),
+    "dgl_runtime": ("cpu", "large", "openvino", "pycuda", "trt", "trt-rtx"),
     "dgl_train": ("train",),
-    "dgl_export": ("export",),
+    "dgl_export": ("export", "trt", "trt-rtx"),
     "benchmarks": ("export",),
 }
 DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch"}  # where the names differ

@@ -1,0 +1,67 @@
+"""OpenVINO on the CPU: float32, bfloat16 where the CPU has it, int8."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.engines import Arrays
+from dgl_runtime.errors import EngineError, reason_of
+
+# What OpenVINO computes in; int8 graphs carry their own scales, and the rest of them is float32.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine:
+    """One graph in OpenVINO."""
+
+    def __init__(self, graph: Path, *, device: str, threads: int, precision: str) -> None:
+        """Load an ONNX file or an OpenVINO model (.xml).
+
+        Raises:
+            EngineError: Not the CPU, a precision that it does not have, or a graph that does not load.
+        """
+        import openvino
+
+        if device != "cpu":
+            raise EngineError(f"OpenVINO runs on the cpu here, device is {device!r}.")
+        core = openvino.Core()
+        if precision not in _HINTS:
+            raise EngineError(
+                f"OpenVINO on the CPU runs {', '.join(_HINTS)}; the graph is {precision}."
+            )
+        abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in abilities:
+            raise EngineError(
+                f"this CPU has no bfloat16 (it has {', '.join(abilities)}); use a bundle of another precision."
+            )
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.compile_model(str(graph), "CPU", settings)
+        except Exception as error:  # OpenVINO raises RuntimeError and its own
+            raise EngineError(f"{graph} does not load in OpenVINO: {reason_of(error)}") from error
+        self._request = model.create_infer_request()
+        self._outputs = {name: port for port in model.outputs for name in port.names}
+        self.description = f"OpenVINO {openvino.__version__.partition('-')[0]} (cpu, {precision})"
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Named arrays in, named arrays out.
+
+        Raises:
+            EngineError: The graph does not run.
+        """
+        try:
+            results = self._request.infer(dict(inputs), share_inputs=True)
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise EngineError(
+                f"{self.description} could not run the graph on {shapes}: {reason_of(error)}"
+            ) from error
+        return {name: np.array(results[port]) for name, port in self._outputs.items()}
