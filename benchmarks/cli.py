@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.command import Command
+from dgl_runtime.engines import DEVICES
 from dgl_train.options import device_option
 
 if TYPE_CHECKING:
@@ -45,7 +46,17 @@ def bench() -> None:
 @threads_option
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--method", type=click.Choice([*METHODS, "both"]), default="both", show_default=True)
-@click.option("--compile/--no-compile", "with_compile", default=True, help="torch.compile too.")
+@click.option(
+    "--compile",
+    "modes",
+    default="default,max-autotune",
+    show_default=True,
+    help="Modes of torch.compile, with commas; empty for none.",
+)
+@click.option(
+    "--batches", default="1", show_default=True, help="Batch sizes, with commas; 1 is one of them."
+)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @out_option
 def encode(
     backbone: str,
@@ -54,12 +65,14 @@ def encode(
     threads: int,
     rounds: int,
     method: str,
-    with_compile: bool,
+    modes: str,
+    batches: str,
+    device: str,
     out: Path,
 ) -> None:
-    """Latency of one query and one clip: torch as trained, folded, compiled, and ONNX Runtime.
+    """Queries and clips: torch as trained, folded, compiled, and every engine and precision.
 
-    Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2
+    Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2 --batches 1,4,16
     """
     from benchmarks.encode import EncodeSettings, bench_encode
     from benchmarks.encode_report import make_report
@@ -72,9 +85,22 @@ def encode(
         threads=threads,
         rounds=rounds,
         methods=METHODS if method == "both" else (method,),
-        with_compile=with_compile,
+        modes=tuple(modes.split(",")) if modes else (),
+        batches=_sizes(batches),
+        device=device,
     )
     _publish(make_report(bench_encode(settings)), out)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Batch sizes from the command line, always with 1."""
+    try:
+        sizes = {1, *(int(part) for part in text.split(","))}
+    except ValueError:
+        sizes = {0}
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} is not a list of numbers above 0 such as 1,4,16.")
+    return tuple(sorted(sizes))
 
 
 @bench.command(cls=Command)
