@@ -7,7 +7,7 @@ import click
 
 from dgl_runtime.command import Command
 from dgl_runtime.engines import DEVICES
-from dgl_train.options import device_option
+from dgl_train.options import data_root_option, dataset_option, device_option
 
 if TYPE_CHECKING:
     from benchmarks.report import Report
@@ -156,6 +156,29 @@ def train(
         for method in methods.split(",")
     }
     _publish(make_report(bench_train(specs, rounds)), out)
+
+
+@bench.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@dataset_option
+@data_root_option
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
+)
+@click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
+@out_option
+def quality(
+    run: Path, dataset: str, data_root: Path | None, split: str, rounds: int, out: Path
+) -> None:
+    """Export RUN to every format and precision; what each retrieves on a split, and how fast.
+
+    Example: dgl-bench quality demo/run --dataset shapes --data-root demo/shapes
+    """
+    from benchmarks.quality import QualitySettings, bench_quality, make_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    settings = QualitySettings(run, dataset, data_root, split, rounds)
+    _publish(make_report(settings, bench_quality(settings)), out)
 
 
 @bench.command(cls=Command)

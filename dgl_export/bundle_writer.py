@@ -10,11 +10,12 @@ from pathlib import Path
 import onnx
 import torch
 
-from dgl_export.calibration import Calibration, ClipForm, made_calibration
+from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import fold
 from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
 from dgl_export.lower import lower
 from dgl_export.parity import make_golden, measure, require, rerun
+from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.bundle import (
     GOLDEN,
@@ -36,23 +37,6 @@ from dgl_train.prompts import Prompts
 from dgl_train.vocabulary import clip_tokenizer
 
 SAMPLING = "centres of equal segments"
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export."""
-
-    model: RetrievalModel
-    method: str
-    num_frames: int
-    max_words: int
-    checkpoint: str
-    checkpoint_sha256: str
-
-    @property
-    def clip_form(self) -> ClipForm:
-        """How its clips and captions are looked at."""
-        return ClipForm(self.num_frames, self.model.backbone.frame_size, self.max_words)
 
 
 def write_bundle(

@@ -2,15 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dgl_runtime.bundle import FORMATS, PRECISIONS, Parity, Quality
 from dgl_runtime.command import Command
-
-if TYPE_CHECKING:
-    from dgl_export.bundle_writer import ExportRequest
 
 
 @click.command(cls=Command)
@@ -75,6 +71,7 @@ def export(
     from dgl_export.bundle_writer import write_bundle
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
+    from dgl_export.request import tuned_request, untuned_request
     from dgl_train.vocabulary import clip_tokenizer
 
     if (ckpt is None) == (backbone is None):
@@ -83,7 +80,11 @@ def export(
         raise click.UsageError("--backbone alone has no prompts; add --zero-shot, or give --ckpt.")
     target = Target(file_format, precision)
     target.require_calibration(calibrate)
-    request = _tuned(ckpt, zero_shot) if ckpt is not None else _untuned(backbone or "", pretrained)
+    request = (
+        tuned_request(ckpt, zero_shot=zero_shot)
+        if ckpt is not None
+        else untuned_request(backbone or "", pretrained)
+    )
     request = replace(
         request,
         num_frames=num_frames or request.num_frames,
@@ -115,37 +116,4 @@ def _quality(quality: Quality) -> str:
         f"Against the trained model, on {quality.num_captions} captions and {quality.num_clips} clips "
         f"held out: smallest cosine {quality.min_cosine:.5f}, the same first clip for "
         f"{quality.top1_agreement:.1%}{recall}."
-    )
-
-
-def _tuned(ckpt: Path, zero_shot: bool) -> "ExportRequest":
-    from dgl_export.bundle_writer import ExportRequest
-    from dgl_runtime.bundle import sha256_of
-    from dgl_train.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
-    from dgl_train.model import FrameMeanModel
-
-    tuned = load_checkpoint(ckpt)
-    return ExportRequest(
-        model=FrameMeanModel(untuned_backbone(tuned)) if zero_shot else tuned.model,
-        method="zero-shot" if zero_shot else tuned.settings.method,
-        num_frames=tuned.settings.num_frames,
-        max_words=tuned.settings.max_words,
-        checkpoint=str(ckpt),
-        checkpoint_sha256=sha256_of(checkpoint_file(ckpt)),
-    )
-
-
-def _untuned(name: str, pretrained: str) -> "ExportRequest":
-    from dgl_export.bundle_writer import ExportRequest
-    from dgl_train.backbone import BackboneSource, load_backbone
-    from dgl_train.model import FrameMeanModel
-
-    backbone = load_backbone(BackboneSource(name, pretrained))
-    return ExportRequest(
-        model=FrameMeanModel(backbone),
-        method="zero-shot",
-        num_frames=12,
-        max_words=min(32, backbone.context_length),
-        checkpoint=name,
-        checkpoint_sha256=backbone.digest(),
     )

@@ -10,9 +10,10 @@ from tiny_models import NUM_FRAMES, make_model
 
 from dgl_export import lower as lowering
 from dgl_export import quality
-from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_export.bundle_writer import write_bundle
 from dgl_export.calibration import Calibration, Half, made_calibration
 from dgl_export.formats import WRITTEN, Target
+from dgl_export.request import ExportRequest
 from dgl_runtime.bundle import MIN_COSINE, Bundle
 from dgl_runtime.engines import open_engine
 from dgl_runtime.errors import ExportError
