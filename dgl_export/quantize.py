@@ -125,10 +125,14 @@ def to_dynamic(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     excluded = [layer.node for layer in linear_layers(model) if layer.name in keep]
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    # Its warning asks for a preparation that folding and torch's exporter have done.
+    helper.set_model_props(prepared, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with TemporaryDirectory() as folder:
         path = Path(folder) / "dynamic.onnx"
         quantize_dynamic(
-            model,
+            prepared,
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
