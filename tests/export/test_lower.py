@@ -45,7 +45,7 @@ def lowered(request, request_, calibration, tmp_path_factory):
         pytest.importorskip("openvino")
     out = tmp_path_factory.mktemp("lowered") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(quality.MIN_TOP1, "fp8", 0.9)  # random weights put clips close together
+        patch.setitem(quality.MIN_TOP1, "fp8", 0.9)  # to random weights all clips are alike
         write_bundle(request_, out, Target(form, precision), calibration)
     return Bundle(out)
 
