@@ -21,6 +21,7 @@ from dgl_export.observe import (
     weights_of,
 )
 from dgl_export.quantize import Quantizer, to_dynamic, to_qdq
+from dgl_export.smooth import smooth
 from dgl_runtime.bundle import MIN_COSINE, Graph, Quality
 from dgl_runtime.engines import Engine, open_engine
 from dgl_runtime.errors import ExportError
@@ -84,7 +85,10 @@ def _lower_one(
     model = onnx.load(path)
     engine, feeds = exact
     wanted = quality.embed(engine, feeds)
-    layers, rows = linear_layers(model), observe(model, feeds)
+    rows = observe(model, feeds)
+    if target.precision not in LOW_TYPES:
+        model, rows = smooth(model, rows)
+    layers = linear_layers(model)
     way = _conversion(model, target, rows)
     errors = layer_errors(layers, weights_of(model, layers), rows, way.roundings)
     aim = 1 - (1 - MIN_COSINE[target.precision]) / 2
