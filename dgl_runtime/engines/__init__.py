@@ -7,20 +7,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.engines.installed import KINDS, require
 from dgl_runtime.errors import EngineError
 
 Arrays = dict[str, NDArray[np.generic]]
 DEVICES = ("cpu", "cuda")
-ENGINES = ("onnx", "openvino", "tensorrt", "trt-rtx")
+ENGINES = tuple(KINDS)
 
 
 class Engine(Protocol):
-    """A loaded graph."""
+    """A loaded graph; several threads may run it at once."""
 
     description: str
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Named arrays in, named arrays out."""
+        """Named arrays in, named arrays out; what comes out belongs to the caller."""
         ...
 
 
@@ -41,10 +42,11 @@ def open_engine(
     """
     if device not in DEVICES:
         raise EngineError(f"device is {device!r}; it must be one of {', '.join(DEVICES)}.")
+    require(engine, device)
     if engine == "openvino":
         from dgl_runtime.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(graph, device=device, threads=threads, precision=precision)
+        return OpenVinoEngine(graph, threads=threads, precision=precision)
     from dgl_runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(graph, device=device, threads=threads)
