@@ -182,6 +182,11 @@ class Retriever:
                 f"frames are {frames.dtype} {list(frames.shape)}, the clip graph takes "
                 f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.video.read_clips."
             )
+        if not len(frames):
+            no_weights = np.empty(frames.shape[:2], np.float32)
+            return ClipEmbeddings(
+                np.empty((0, self.bundle.manifest.embed_dim), np.float32), no_weights
+            )
         out = self.clip_engine.run({"frames": frames})
         return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
 
