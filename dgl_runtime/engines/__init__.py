@@ -45,6 +45,10 @@ def open_engine(
         from dgl_runtime.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(graph, device=device, threads=threads, precision=precision)
+    if engine in ("tensorrt", "trt-rtx"):
+        from dgl_runtime.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(graph, device=device, library=engine)
     from dgl_runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(graph, device=device, threads=threads)
