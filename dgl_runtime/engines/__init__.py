@@ -20,8 +20,12 @@ class Engine(Protocol):
 
     description: str
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Named arrays in, named arrays out; what comes out belongs to the caller."""
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
+        """Named arrays in, named numpy arrays out, which belong to the caller.
+
+        Engines on cuda also take arrays that lie there: all that speaks DLPack or
+        ``__cuda_array_interface__`` (pycuda, cupy, torch) goes in without a copy through the host.
+        """
         ...
 
 
@@ -47,6 +51,10 @@ def open_engine(
         from dgl_runtime.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(graph, threads=threads, precision=precision)
+    if engine in ("tensorrt", "trt-rtx"):
+        from dgl_runtime.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(graph, device=device, library=engine)
     from dgl_runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(graph, device=device, threads=threads)
