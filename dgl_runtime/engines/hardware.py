@@ -16,12 +16,12 @@ ABILITIES = {
     "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
     "amx": ("amx_tile",),
 }
-_GPU_FIELDS = ("name", "driver_version", "compute_cap")  # as nvidia-smi calls those of Gpu
+_GPU_FIELDS = ("name", "driver_version", "compute_cap")  # as nvidia-smi calls those of NvidiaGpu
 _WAIT_S = 20.0
 
 
 @dataclass(frozen=True)
-class Gpu:
+class NvidiaGpu:
     """A GPU that NVIDIA's driver lists."""
 
     name: str
@@ -51,7 +51,7 @@ def cpu_abilities() -> dict[str, bool] | None:
     return {name: not flags.isdisjoint(any_of) for name, any_of in ABILITIES.items()}
 
 
-def nvidia_gpus() -> list[Gpu]:
+def nvidia_gpus() -> list[NvidiaGpu]:
     """The GPUs of NVIDIA's driver; none without a driver that works."""
     command = shutil.which("nvidia-smi")
     if command is None:
@@ -67,4 +67,15 @@ def nvidia_gpus() -> list[Gpu]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[part.strip() for part in line.split(",")] for line in listed.splitlines()]
-    return [Gpu(*row) for row in rows if len(row) == len(_GPU_FIELDS)]
+    return [NvidiaGpu(*row) for row in rows if len(row) == len(_GPU_FIELDS)]
+
+
+def cuda_of_driver() -> str:
+    """The newest CUDA that the driver runs, such as 13.0; empty without a driver or cuda-python."""
+    try:
+        from cuda.bindings import runtime
+
+        code, number = runtime.cudaDriverGetVersion()
+    except (ImportError, RuntimeError):
+        return ""
+    return f"{number // 1000}.{number % 1000 // 10}" if not int(code) and number else ""
