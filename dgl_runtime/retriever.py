@@ -162,16 +162,28 @@ class Retriever:
         """Embed token ids int32 [Q, L]: unit-norm float32 [Q, E]."""
         return cast(Float32, self.caption_engine.run({"tokens": tokens})["embedding"])
 
-    def embed_clips(self, frames: NDArray[np.uint8]) -> ClipEmbeddings:
+    def embed_clips(self, frames: object) -> ClipEmbeddings:
         """Embed clips.
 
         Args:
-            frames: uint8 [B, F, 3, S, S] RGB. DGL-transformer needs the F of the bundle, other
-                methods take any.
+            frames: uint8 [B, F, 3, S, S] RGB; a numpy array or, on cuda, any array there that speaks
+                DLPack or ``__cuda_array_interface__``, which goes in without a copy through the
+                host. DGL-transformer needs the F of the bundle, other methods take any.
 
         Raises:
             ValueError: Wrong dtype or shape.
+            EngineError: A device array that the engine does not take.
         """
+        if isinstance(frames, np.ndarray):
+            self._check_frames(frames)
+            if not len(frames):
+                no_weights = np.empty(frames.shape[:2], np.float32)
+                no_embeddings = np.empty((0, self.bundle.manifest.embed_dim), np.float32)
+                return ClipEmbeddings(no_embeddings, no_weights)
+        out = self.clip_engine.run({"frames": frames})
+        return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
+
+    def _check_frames(self, frames: NDArray[np.generic]) -> None:
         (spec,) = self.bundle.manifest.clips.inputs
         fits = frames.ndim == len(spec.shape) and all(
             isinstance(want, str) or want == got
@@ -182,13 +194,6 @@ class Retriever:
                 f"frames are {frames.dtype} {list(frames.shape)}, the clip graph takes "
                 f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.video.read_clips."
             )
-        if not len(frames):
-            no_weights = np.empty(frames.shape[:2], np.float32)
-            return ClipEmbeddings(
-                np.empty((0, self.bundle.manifest.embed_dim), np.float32), no_weights
-            )
-        out = self.clip_engine.run({"frames": frames})
-        return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:
         """Find the moments most similar to a text, best first.

@@ -5,8 +5,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from numpy.typing import NDArray
-
 from dgl_runtime.engines import Arrays
 from dgl_runtime.errors import EngineError, reason_of
 
@@ -57,7 +55,7 @@ class OpenVinoEngine:
         self._outputs = {name: port for port in model.outputs for name in port.names}
         self.description = f"OpenVINO {openvino.__version__.partition('-')[0]} (cpu, {precision})"
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
         """Named arrays in, named arrays out.
 
         Raises:
