@@ -6,12 +6,12 @@ No host names, user names or paths: results are published.
 import os
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from dgl_runtime.engines.hardware import cpu_model
 
 PACKAGES = (
     *("dgl-retrieval", "numpy", "torch", "open_clip_torch", "onnx", "onnxruntime"),
@@ -20,7 +20,6 @@ PACKAGES = (
 MATRIX_SIDE = 3072
 MEMORY_BYTES = 2**29  # more than any cache
 _REPEATS = 10
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,6 @@ def describe_machine(packages: Iterable[str] = PACKAGES) -> Machine:
 def load_average() -> float | None:
     """Processes that want a core, mean of the last minute; None where the system does not tell."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def cpu_model() -> str:
-    """The CPU's model as its maker calls it."""
-    found = None
-    if _CPUINFO.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text("utf-8"), re.MULTILINE)
-    elif platform.system() == "Darwin":
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        brand = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        found = re.match(r"(.+)", brand)
-    model = found[1] if found else platform.processor() or f"unknown {platform.machine()}"
-    return " ".join(model.split())
 
 
 def measure_peaks(device: str = "cpu") -> Peaks:

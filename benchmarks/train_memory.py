@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from benchmarks.machine import cpu_model, load_average
+from benchmarks.machine import load_average
 from benchmarks.timing import Spread, rotating_orders
+from dgl_runtime.engines.hardware import cpu_model
 from dgl_runtime.errors import EngineError
 from dgl_train.config import Recipe
 

@@ -179,8 +179,8 @@ class PatchEmbedding(nn.Module):
         self.ln_pre = vision.ln_pre
 
     def forward(self, frames: Tensor) -> Tensor:
-        """[N, 3, S, S] -> [N, T, D]."""
-        patches = F.conv2d(frames.float(), self.weight, stride=self.patch)
+        """Frames as floats [N, 3, S, S] -> [N, T, D]."""
+        patches = F.conv2d(frames, self.weight, stride=self.patch)
         patches = patches.flatten(2).transpose(1, 2) + self.positions
         class_token = self.class_token.expand(patches.shape[0], 1, -1)
         tokens: Tensor = self.ln_pre(torch.cat([class_token, patches], dim=1))
@@ -229,7 +229,7 @@ class ClipEncoder(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips and tell how much each frame counted."""
         batch, num_frames = frames.shape[:2]
-        x = self.embed(frames.flatten(0, 1)).flatten(0, 1)
+        x = self.embed(frames.float().flatten(0, 1)).flatten(0, 1)
         block = self.blocks[0]
         normal = block.ln_1(x)
         q = self.put_in_front(self.global_q, block.q(normal), batch)
@@ -334,7 +334,7 @@ class FrameMeanEncoder(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips; every frame counts the same."""
         sizes = frames.shape[:2]
-        tokens = self.embed(frames.flatten(0, 1))
+        tokens = self.embed(frames.float().flatten(0, 1))
         per_frame = tokens.shape[1]
         x = tokens.flatten(0, 1)
         for block in self.blocks[:-1]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.command import Command, report_error
-from dgl_runtime.engines import DEVICES
+from dgl_runtime.engines.candidates import AUTO, DEVICE_CHOICES, ENGINE_CHOICES
 from dgl_runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -43,7 +43,18 @@ class Seconds(click.ParamType[float]):
 
 
 device_option = click.option(
-    "--device", type=click.Choice(DEVICES), default="cpu", show_default=True, help="No fallback."
+    "--device",
+    type=click.Choice(DEVICE_CHOICES),
+    default="cpu",
+    show_default=True,
+    help="No fallback; auto is cuda where it works.",
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(ENGINE_CHOICES),
+    default=AUTO,
+    show_default=True,
+    help="No fallback; auto is the fastest here.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 lets the engine choose."
@@ -57,6 +68,7 @@ threads_option = click.option(
 @click.option("--window", type=Seconds(), help="Cut videos into windows of this length.")
 @click.option("--stride", type=Seconds(), help="From one window to the next; default the window.")
 @device_option
+@engine_option
 @threads_option
 def index(
     bundle: Path,
@@ -65,6 +77,7 @@ def index(
     window: float | None,
     stride: float | None,
     device: str,
+    engine: str,
     threads: int,
 ) -> None:
     """Index videos (files, or folders of them) into a gallery that dgl-search searches.
@@ -78,7 +91,7 @@ def index(
 
     if stride is not None and window is None:
         raise click.UsageError("--stride needs --window.")
-    with Retriever(bundle, gallery, device=device, threads=threads) as retriever:
+    with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
         report = retriever.add_videos(videos, window_s=window, stride_s=stride, show_progress=True)
         for broken in report.broken:
             report_error(broken.reason)
@@ -98,6 +111,7 @@ def index(
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also draw the hits into this PNG.")
 @device_option
+@engine_option
 @threads_option
 def search(
     gallery: Path,
@@ -107,6 +121,7 @@ def search(
     as_json: bool,
     sheet: Path | None,
     device: str,
+    engine: str,
     threads: int,
 ) -> None:
     """Find the moments of a gallery that fit each query.
@@ -124,7 +139,7 @@ def search(
                 f"{bundle} is not a bundle any more, but gallery {gallery} was made with it. "
                 "If the bundle was moved, name it with --bundle."
             )
-    with Retriever(bundle, gallery, device=device, threads=threads) as retriever:
+    with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
         found = [(query, retriever.search(query, top_k)) for query in queries]
         if as_json:
             rows = [
@@ -179,21 +194,43 @@ def _draw(sheet: Path, found: "list[tuple[str, list[Hit]]]", retriever: "Retriev
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @device_option
+@engine_option
 @threads_option
-def verify(bundle: Path, device: str, threads: int) -> None:
+def verify(bundle: Path, as_json: bool, device: str, engine: str, threads: int) -> None:
     """Check a bundle: every file against its hash, then its golden inputs on this machine.
 
-    Example: dgl-verify bundle --device cuda
+    Example: dgl-verify bundle --device cuda --engine onnx
     """
     from dgl_runtime.retriever import Retriever
+    from dgl_runtime.self_check import GRAPHS, check_graph
 
-    retriever = Retriever(bundle, device=device, threads=threads)
-    for name in retriever.bundle.manifest.files:
-        retriever.bundle.path(name)
-    result = retriever.check()
-    click.echo(
-        f"{click.format_filename(bundle)}: {len(retriever.bundle.manifest.files)} files intact; on "
-        f"{retriever.clip_engine.description} captions differ by {result.captions_max_abs:.1e} and "
-        f"clips by {result.clips_max_abs:.1e} from the exporting machine."
-    )
+    retriever = Retriever(bundle, device=device, engine=engine, threads=threads)
+    opened = retriever.bundle
+    for name in opened.manifest.files:
+        opened.path(name)
+    rows = []
+    for graph in GRAPHS:
+        chosen = retriever.chosen(graph)
+        difference = check_graph(chosen.engine, opened, graph)
+        rows.append(
+            {
+                "graph": graph,
+                "engine": chosen.candidate.engine,
+                "device": chosen.candidate.device,
+                "description": chosen.engine.description,
+                "why": chosen.why,
+                **asdict(difference),
+            }
+        )
+    if as_json:
+        found = {"bundle": str(bundle), "id": opened.id, "files": len(opened.manifest.files)}
+        click.echo(json.dumps({**found, "graphs": rows}, indent=2))
+        return
+    click.echo(f"{click.format_filename(bundle)}: {len(opened.manifest.files)} files intact.")
+    for row in rows:
+        click.echo(
+            f"{row['graph']} in {row['description']} ({row['why']}): differ by "
+            f"{row['max_abs']:.1e}, cosine {row['min_cosine']:.6f}, from the exporting machine."
+        )

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.errors import ConfigError
 from dgl_train.backbone import Backbone
-from dgl_train.cache_folder import cache_folder
 from dgl_train.checkpoint import save_checkpoint
 from dgl_train.config import Recipe
 from dgl_train.data import (

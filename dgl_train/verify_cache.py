@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from stat import S_ISREG
 
+from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.errors import ConfigError
-from dgl_train.cache_folder import cache_folder
 
 _EXAMINATION = 2  # one more whenever examine_video finds something else in the same file
 _WAIT_S = 60.0  # for another process that writes

@@ -7,20 +7,25 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.engines.installed import KINDS, require
 from dgl_runtime.errors import EngineError
 
 Arrays = dict[str, NDArray[np.generic]]
 DEVICES = ("cpu", "cuda")
-ENGINES = ("onnx", "openvino", "tensorrt", "trt-rtx")
+ENGINES = tuple(KINDS)
 
 
 class Engine(Protocol):
-    """A loaded graph."""
+    """A loaded graph; several threads may run it at once."""
 
     description: str
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Named arrays in, named arrays out."""
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
+        """Named arrays in, named numpy arrays out, which belong to the caller.
+
+        Engines on cuda also take arrays that lie there: all that speaks DLPack or
+        ``__cuda_array_interface__`` (pycuda, cupy, torch) goes in without a copy through the host.
+        """
         ...
 
 
@@ -41,10 +46,15 @@ def open_engine(
     """
     if device not in DEVICES:
         raise EngineError(f"device is {device!r}; it must be one of {', '.join(DEVICES)}.")
+    require(engine, device)
     if engine == "openvino":
         from dgl_runtime.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(graph, device=device, threads=threads, precision=precision)
+        return OpenVinoEngine(graph, threads=threads, precision=precision)
+    if engine in ("tensorrt", "trt-rtx"):
+        from dgl_runtime.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(graph, device=device, library=engine)
     from dgl_runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(graph, device=device, threads=threads)

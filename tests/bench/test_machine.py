@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import machine
 from benchmarks.machine import Machine, describe_machine, measure_peaks
 
 
@@ -34,15 +33,6 @@ def test_this_machine_has_a_name_without_its_host_name():
     host = socket.gethostname()
     assert len(host) < 4 or host not in here.describe()
     assert str(Path.home()) not in here.describe()
-
-
-def test_cpu_model_is_read_from_cpuinfo(monkeypatch, tmp_path):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some  CPU 42\nprocessor\t: 1\n")
-    monkeypatch.setattr(machine, "_CPUINFO", cpuinfo)
-    assert machine.cpu_model() == "Some CPU 42"
-    cpuinfo.write_text("processor\t: 0\n")  # as on many ARM boards
-    assert machine.cpu_model()
 
 
 def test_peaks_are_rates(small_peaks):

@@ -270,10 +270,25 @@ def reset_pipe():
 
 
 def test_verify_says_what_it_checked(bundle):
-    said = invoke(cli.verify, bundle)
-    assert said.startswith(f"{bundle}: 6 files intact; on ONNX Runtime ")
-    assert said.endswith("from the exporting machine.\n")
-    assert said.count("\n") == 1
+    first, *graphs = invoke(cli.verify, bundle, "--engine", "onnx").splitlines()
+    assert first == f"{bundle}: 6 files intact."
+    for line, name in zip(graphs, ("captions", "clips"), strict=True):
+        assert line.startswith(f"{name} in ONNX Runtime ")
+        assert "(cpu) (asked for by name): differ by " in line
+        assert line.endswith(", cosine 1.000000, from the exporting machine.")
+
+
+def test_verify_tells_programs_the_same(bundle):
+    found = json.loads(invoke(cli.verify, bundle, "--device", "auto", "--json"))
+    assert (found["bundle"], found["files"]) == (str(bundle), 6)
+    captions, clips = found["graphs"]
+    assert (captions["graph"], clips["graph"]) == ("captions", "clips")
+    for graph in (captions, clips):
+        assert graph["device"] in ("cpu", "cuda")
+        assert graph["engine"] in ("onnx", "openvino")
+        assert graph["why"]
+        assert graph["max_abs"] <= 1e-4
+        assert graph["min_cosine"] == pytest.approx(1, abs=1e-5)
 
 
 def test_verify_names_a_missing_file(bundle, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from dgl_runtime import cli
+from dgl_runtime.bundle import SCHEMA_VERSION
 
 from .commands import failure, run
 
@@ -54,19 +55,27 @@ def test_a_flipped_byte_is_one_line(with_bundle, bundle, tmp_path):
 def test_an_unknown_schema_version_is_one_line(with_bundle, bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     text = (copy / "manifest.json").read_text()
-    (copy / "manifest.json").write_text(text.replace('"schema_version": 1', '"schema_version": 7'))
-    line, _ = failure(*with_bundle(copy))
-    assert line.startswith(f"{copy}/manifest.json has schema_version 7, this version reads 1.")
-
-
-@pytest.mark.parametrize("module", ["onnxruntime"])
-def test_a_missing_extra_is_one_line_that_names_it(with_bundle, bundle, module):
-    command, *arguments = with_bundle(bundle)
-    line, _ = failure(command, *arguments, before=BLOCK.format(module=module))
-    assert line == (
-        f"dgl-{command} needs the package '{module}', which is not installed. "
-        "Install it with: pip install 'dgl-retrieval[cpu]'"
+    (copy / "manifest.json").write_text(
+        text.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
     )
+    line, _ = failure(*with_bundle(copy))
+    assert line.startswith(
+        f"{copy}/manifest.json has schema_version 99, this version reads {SCHEMA_VERSION}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "module", "extra"),
+    [("onnx", "onnxruntime", "cpu"), ("openvino", "openvino", "openvino")],
+)
+def test_a_missing_engine_is_one_line_that_names_its_extra(
+    with_bundle, bundle, engine, module, extra
+):
+    command, *arguments = with_bundle(bundle)
+    before = BLOCK.format(module=module)
+    line, _ = failure(command, *arguments, "--engine", engine, before=before)
+    assert line.startswith(f"engine '{engine}' needs the package '{module}', which is not inst")
+    assert line.endswith(f"Install it with: pip install 'dgl-retrieval[{extra}]'")
 
 
 def test_help_needs_no_engine():
@@ -85,7 +94,7 @@ def test_help_needs_no_engine():
         ("index", ("b", "v", "--gallery", "g", "--threads", "-1"), "x>=0"),
         ("search", ("g",), "Missing argument 'QUERIES...'."),
         ("search", ("g", "q", "--top", "0"), "x>=1"),
-        ("search", ("g", "q", "--device", "tpu"), "'tpu' is not one of 'cpu', 'cuda'."),
+        ("search", ("g", "q", "--device", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'."),
         ("verify", (), "Missing argument 'BUNDLE'."),
         ("verify", ("b", "c"), "unexpected extra argument"),
         *[

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgl_runtime import ClipEmbeddings, DglError, Hit, Retriever
-from dgl_runtime.bundle import Golden, sha256_of
 from dgl_runtime.errors import BundleError, GalleryError, MediaError
+
+from .changed_bundles import changed_bundle
 
 QUERIES = ["a dog jumps into the lake", "cooking", "", "a man " * 40, "猫が走る 😀"]
 
@@ -260,19 +260,41 @@ def test_a_whole_bundle_passes_its_self_check(retriever):
     result = retriever.check()
     assert 0 <= result.captions_max_abs < 1e-5
     assert 0 <= result.clips_max_abs < 1e-5
+    assert result.captions_min_cosine == pytest.approx(1, abs=1e-5)
+    assert result.clips_min_cosine == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.01, np.nan])
 @pytest.mark.parametrize("name", ["caption_embeddings", "clip_embeddings", "frame_weights"])
 def test_changed_golden_outputs_fail_the_self_check(bundle, tmp_path, name, value):
-    folder = shutil.copytree(bundle, tmp_path / "copy")
-    with np.load(folder / "golden.npz") as arrays:
-        golden = dict(arrays)
-    golden[name][1, 2] += value
-    (folder / "golden.npz").unlink()
-    Golden(**golden).save(folder / "golden.npz")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["golden.npz"] = sha256_of(folder / "golden.npz")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"fails its self-check: results differ by .*Export it"):
+    def change(golden):
+        golden[name][1, 2] += value
+
+    folder = changed_bundle(bundle, tmp_path / "copy", golden=change)
+    with pytest.raises(
+        BundleError, match=r"fails its self-check: .* results differ by .*Export it"
+    ):
         Retriever(folder, threads=1).check()
+
+
+@pytest.mark.parametrize(("precision", "angle"), [("fp16", 0.03), ("bf16", 0.03), ("int8", 0.1)])
+@pytest.mark.parametrize("name", ["caption_embeddings", "clip_embeddings"])
+def test_a_lower_precision_is_checked_by_cosine(bundle, tmp_path, name, precision, angle):
+    def turn_by(angle):
+        def turn(golden):
+            row = golden[name][1]
+            aside = np.roll(row, 1) - (np.roll(row, 1) @ row) * row
+            golden[name][1] = np.cos(angle) * row + np.sin(angle) * aside / np.linalg.norm(aside)
+
+        return turn
+
+    near = changed_bundle(bundle, tmp_path / "near", golden=turn_by(angle), precision=precision)
+    found = Retriever(near, engine="onnx", threads=1).check()
+    of = "captions" if name == "caption_embeddings" else "clips"
+    assert getattr(found, f"{of}_min_cosine") == pytest.approx(np.cos(angle), abs=1e-5)
+    far = changed_bundle(bundle, tmp_path / "far", golden=turn_by(2 * angle), precision=precision)
+    with pytest.raises(
+        BundleError,
+        match=rf"fails its self-check: .*{of} an embedding has cosine 0\.9.*{precision}",
+    ):
+        Retriever(far, engine="onnx", threads=1).check()

@@ -1,0 +1,178 @@
+"""ONNX files -> TensorRT engines, with TensorRT 10, 11 or TensorRT for RTX by one code path.
+
+The precision of every tensor is the one the ONNX file says (a strongly typed network): the library may
+choose kernels, never numbers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dgl_runtime.bundle import Bundle, Graph
+from dgl_runtime.engines.cuda_device import CudaDevice
+from dgl_runtime.engines.engine_file import (
+    SCHEMA_VERSION,
+    EngineInfo,
+    Profile,
+    engine_path,
+    graph_digest,
+    save_engines,
+)
+from dgl_runtime.engines.tensorrt_library import (
+    PORTABLE,
+    load_library,
+    make_logger,
+    said_by,
+    version_of,
+)
+from dgl_runtime.errors import ExportError
+
+WORKSPACE_BYTES = 4 << 30  # what a kernel may use beside its tensors, at most
+# Batch sizes: the smallest, the one kernels are chosen for, the largest.
+CAPTION_BATCH, CLIP_BATCH = (1, 8, 64), (1, 4, 16)
+SHORTEST, USUAL = 2, 16  # tokens of a caption: start and end alone; a sentence
+
+
+def rebuild(bundle: Path, library: str) -> list[Path]:
+    """Build the engines of a bundle for this machine.
+
+    Args:
+        bundle: The folder that dgl-export wrote.
+        library: ``tensorrt`` or ``trt-rtx``.
+
+    Returns:
+        The two engine files; their sidecars stand beside them.
+
+    Raises:
+        BundleError: No bundle there, or a damaged one.
+        EngineError: The library is missing or, for ``tensorrt``, a GPU.
+        ExportError: A graph does not build.
+        OSError: The disk is full or cannot be written.
+    """
+    opened = Bundle(bundle)
+    manifest = opened.manifest
+    for graph in (manifest.captions, manifest.clips):
+        opened.graph_path(graph)  # checks the hashes
+    return write_engines(
+        opened.folder,
+        (manifest.captions, manifest.clips),
+        max_words=manifest.max_words,
+        num_frames=manifest.num_frames,
+        library=library,
+    )
+
+
+def write_engines(
+    folder: Path, graphs: tuple[Graph, Graph], *, max_words: int, num_frames: int, library: str
+) -> list[Path]:
+    """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
+    module = load_library(library)
+    gpu = None if library in PORTABLE else CudaDevice().gpu  # before TensorRT, which needs a driver
+    captions, clips = graphs
+    wanted = (
+        (captions, caption_profiles(max_words)),
+        (clips, clip_profiles(clips, num_frames)),
+    )
+    built = {}
+    for graph, profiles in wanted:
+        path = folder / graph.file
+        engine = build_engine(path, profiles, module)
+        info = EngineInfo(
+            schema_version=SCHEMA_VERSION,
+            library=library,
+            library_version=module.__version__,
+            gpu="" if gpu is None else gpu.name,
+            compute_capability="" if gpu is None else gpu.compute_capability,
+            precision=graph.precision,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            profiles=profiles,
+            graph_sha256=graph_digest(path),
+            engine_sha256=hashlib.sha256(engine).hexdigest(),
+        )
+        built[engine_path(path, library, module.__version__, gpu)] = (info, engine)
+    save_engines(built)
+    return list(built)
+
+
+def caption_profiles(max_words: int) -> tuple[Profile, ...]:
+    """One query at a time, and up to 64 captions; any length the tokenizer makes."""
+    usual = min(USUAL, max_words)
+    low, best, high = CAPTION_BATCH
+    return (
+        Profile((1, SHORTEST), (1, usual), (1, max_words)),
+        Profile((low, SHORTEST), (best, usual), (high, max_words)),
+    )
+
+
+def clip_profiles(clips: Graph, num_frames: int) -> tuple[Profile, ...]:
+    """One clip at a time, and up to 16; with the graph's number of frames, or with up to ``num_frames``."""
+    (spec,) = clips.inputs
+    picture = tuple(dim for dim in spec.shape[2:] if isinstance(dim, int))
+    fewest = 1 if isinstance(spec.shape[1], str) else num_frames
+    low, best, high = CLIP_BATCH
+    return (
+        Profile((1, fewest, *picture), (1, num_frames, *picture), (1, num_frames, *picture)),
+        Profile(
+            (low, fewest, *picture), (best, num_frames, *picture), (high, num_frames, *picture)
+        ),
+    )
+
+
+def build_engine(graph: Path, profiles: Sequence[Profile], library: Any) -> bytes:  # noqa: ANN401
+    """Build the engine of an ONNX file with one input.
+
+    Args:
+        graph: The file; its weights lie beside it.
+        profiles: Shapes of the input to prepare for, at least one.
+        library: The module ``tensorrt`` or ``tensorrt_rtx``.
+
+    Returns:
+        The serialized engine; two builds of one graph differ.
+
+    Raises:
+        ExportError: The parser or the builder refuses; the message holds their own words.
+    """
+    log = make_logger(library)
+    try:
+        builder = library.Builder(log)
+    except TypeError as error:  # what the bindings raise when the library gives them nothing
+        raise ExportError(
+            f"{library.__name__} {library.__version__} does not start: {said_by(log)}. Check its "
+            "libraries and the NVIDIA driver."
+        ) from error
+    network = builder.create_network(_network_flags(library))
+    parser = library.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        faults = "; ".join(_fault(parser.get_error(i)) for i in range(parser.num_errors))
+        raise ExportError(
+            f"{library.__name__} {library.__version__} cannot read {graph}: {faults or said_by(log)}."
+        )
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.clear_flag(library.BuilderFlag.TF32)  # it rounds float32 factors to 11 bits
+    name = network.get_input(0).name
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(name, shapes.minimum, shapes.best, shapes.maximum)
+        config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ExportError(
+            f"{library.__name__} {library.__version__} cannot build {graph} for "
+            f"{' and '.join(map(str, profiles))}: {said_by(log)}."
+        )
+    return bytes(engine)
+
+
+def _network_flags(library: Any) -> int:  # noqa: ANN401
+    """Strongly typed; from TensorRT 11 on every network is, and the flag is deprecated."""
+    if library.__name__.startswith("tensorrt_rtx") or version_of(library) < (11, 0):
+        return 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    return 0
+
+
+def _fault(error: Any) -> str:  # noqa: ANN401
+    reason = " ".join(error.desc().split())[:300]
+    return f"node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"

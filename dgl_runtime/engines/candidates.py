@@ -1,0 +1,70 @@
+"""The engines that could run a bundle here: installed, on the device, and able to read its format."""
+
+from dataclasses import dataclass
+
+from dgl_runtime.engines import DEVICES, ENGINES
+from dgl_runtime.engines.installed import KINDS, how_to_install, is_installed
+from dgl_runtime.errors import EngineError
+
+AUTO = "auto"
+DEVICE_CHOICES, ENGINE_CHOICES = (AUTO, *DEVICES), (AUTO, *ENGINES)
+_ORDER = ("cuda", "cpu")  # of devices, for ``auto``
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine on a device."""
+
+    engine: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} on {self.device}"
+
+
+def candidates(bundle_format: str, device: str, engine: str) -> list[Candidate]:
+    """The installed engines that read a format on a device, preferred devices first.
+
+    Raises:
+        EngineError: There is none, or what was asked for by name is unknown or does not fit.
+    """
+    check_names(device, engine)
+    devices = _ORDER if device == AUTO else (device,)
+    readers = [name for name in ENGINES if bundle_format in KINDS[name].formats]
+    if engine != AUTO:
+        if engine not in readers:
+            raise EngineError(
+                f"engine {engine!r} does not read bundles of format {bundle_format}; "
+                f"engines that do: {', '.join(readers)}."
+            )
+        fitting = [Candidate(engine, on) for on in devices if on in KINDS[engine].devices]
+        # Whatever is missing, opening it says so.
+        return fitting or [Candidate(engine, devices[0])]
+    possible = [
+        Candidate(name, on) for on in devices for name in readers if on in KINDS[name].devices
+    ]
+    if found := [one for one in possible if is_installed(one.engine)]:
+        return found
+    if not possible:
+        listed = ", ".join(f"{name} ({', '.join(KINDS[name].devices)})" for name in readers)
+        raise EngineError(
+            f"bundles of format {bundle_format} do not run on {device}; their engines are {listed}."
+        )
+    commands = [how_to_install(one.engine, one.device) for one in possible]
+    raise EngineError(
+        f"no engine for a bundle of format {bundle_format} on {possible[-1].device} is installed. "
+        f"Install one with: {' or '.join(dict.fromkeys(commands))}"
+    )
+
+
+def check_names(device: str, engine: str) -> None:
+    """Refuse a device or engine that does not exist.
+
+    Raises:
+        EngineError: Lists those that do.
+    """
+    for what, value, known in (("device", device, DEVICES), ("engine", engine, ENGINES)):
+        if value != AUTO and value not in known:
+            raise EngineError(
+                f"{what} is {value!r}; it must be one of {', '.join((AUTO, *known))}."
+            )

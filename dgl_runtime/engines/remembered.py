@@ -1,0 +1,70 @@
+"""Choices of an engine that earlier starts made, in the user's cache folder; losing them costs seconds."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from dgl_runtime.cache_folder import cache_folder
+from dgl_runtime.engines.candidates import Candidate
+from dgl_runtime.engines.hardware import cpu_model, nvidia_gpus
+from dgl_runtime.engines.installed import installed_version
+
+_FORMAT = 1  # one more whenever an earlier choice may not be used any more
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A choice, and why it was made."""
+
+    candidate: Candidate
+    why: str
+
+
+class ChoiceMemory:
+    """The one choice that fits a graph, the candidates, their versions, the machine and the threads."""
+
+    def __init__(self, graph: str, candidates: Sequence[Candidate], threads: int) -> None:
+        """Find the file; ``graph`` is a name that no other graph of any bundle has."""
+        on_gpu = any(one.device == "cuda" for one in candidates)
+        key = [
+            _FORMAT,
+            [[one.engine, one.device, installed_version(one.engine)] for one in candidates],
+            [cpu_model(), os.cpu_count(), threads],
+            [asdict(gpu) for gpu in nvidia_gpus()] if on_gpu else [],
+        ]
+        digest = sha256(json.dumps(key).encode()).hexdigest()[:16]
+        self._candidates = candidates
+        try:
+            self._path: Path | None = cache_folder() / "engines" / f"{graph}-{digest}.json"
+        except RuntimeError:  # this user has no home folder
+            self._path = None
+
+    def read(self) -> Remembered | None:
+        """The choice; None if there is none, or what is there is no choice among the candidates."""
+        if self._path is None:
+            return None
+        try:
+            kept = json.loads(self._path.read_text("utf-8"))
+            candidate = Candidate(kept["engine"], kept["device"])
+            why = str(kept["why"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return Remembered(candidate, why) if candidate in self._candidates else None
+
+    def write(self, choice: Remembered) -> None:
+        """Keep a choice; where nothing can be written, the next start measures again."""
+        if self._path is None:
+            return
+        making = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({**asdict(choice.candidate), "why": choice.why})
+            making.write_text(text, encoding="utf-8")
+            making.replace(self._path)
+        except OSError as error:
+            _LOG.info("the choice of %s is not kept: %s", choice.candidate.engine, error)

@@ -1,0 +1,69 @@
+"""TensorRT and TensorRT for RTX as Python modules: one family, imported and checked in one place."""
+
+import importlib
+import re
+from typing import Any
+
+from dgl_runtime.errors import EngineError, reason_of
+
+# Name of the engine -> module, what to install for it.
+LIBRARIES = {
+    "tensorrt": ("tensorrt", "dgl-retrieval[trt]"),
+    "trt-rtx": ("tensorrt_rtx", "dgl-retrieval[trt-rtx]"),
+}
+PORTABLE = ("trt-rtx",)  # builds without a GPU, for all that it supports
+OLDEST = (10, 12)  # of TensorRT: strongly typed networks with everything our graphs hold
+
+
+def load_library(name: str) -> Any:  # noqa: ANN401
+    """Import the module of an engine.
+
+    Args:
+        name: A key of ``LIBRARIES``.
+
+    Raises:
+        EngineError: Not installed, installed without its libraries, or too old.
+    """
+    if name not in LIBRARIES:
+        raise EngineError(f"library is {name!r}; it must be one of {', '.join(LIBRARIES)}.")
+    module, extra = LIBRARIES[name]
+    try:
+        library = importlib.import_module(module)
+    except (ImportError, OSError) as error:  # bindings without their libraries raise either
+        raise EngineError(
+            f"{name} needs the Python module {module}, which does not import: {reason_of(error)}. "
+            f"Install {extra} (pip install '{extra}')."
+        ) from error
+    if name == "tensorrt" and version_of(library) < OLDEST:
+        raise EngineError(
+            f"tensorrt is {library.__version__}; {'.'.join(map(str, OLDEST))} or newer is needed. "
+            f"Install {extra} (pip install '{extra}')."
+        )
+    return library
+
+
+def version_of(library: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Major and minor version of a library."""
+    major, minor = re.findall(r"\d+", library.__version__)[:2]
+    return int(major), int(minor)
+
+
+def make_logger(library: Any) -> Any:  # noqa: ANN401
+    """A logger that keeps errors as texts in ``messages``: the library itself only returns None."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            kinds = library.ILogger.Severity
+            if severity in (kinds.INTERNAL_ERROR, kinds.ERROR):
+                self.messages.append(" ".join(message.split()))
+
+    return Logger()
+
+
+def said_by(logger: Any) -> str:  # noqa: ANN401
+    """What a logger has kept, on one line."""
+    return " | ".join(dict.fromkeys(logger.messages))[:600] or "it gave no reason"

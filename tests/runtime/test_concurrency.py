@@ -1,0 +1,101 @@
+"""One Retriever for many threads and for a long time: the same answers, and flat memory."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+
+from dgl_runtime import Retriever
+from dgl_runtime.engines import choice
+
+MODULES = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Captions of 3 to 32 tokens in batches of 1 to 8, and some clips.
+CLIP_EVERY = 20
+STATM = Path("/proc/self/statm")
+
+
+@pytest.fixture(params=MODULES)
+def retriever(bundle, request):
+    if find_spec(MODULES[request.param]) is None:
+        pytest.skip(f"{MODULES[request.param]} is not installed")
+    return Retriever(bundle, engine=request.param, threads=1)
+
+
+def request_of(number):
+    """Tokens int32 [B, L] or frames uint8 [B, 4, 3, 32, 32], the same for the same number."""
+    rng = np.random.default_rng(number)
+    if number % CLIP_EVERY == 0:
+        return rng.integers(0, 256, (rng.integers(1, 5), 4, 3, 32, 32), np.uint8)
+    tokens = rng.integers(1, 49406, (rng.integers(1, 9), rng.integers(3, 33)), np.int32)
+    tokens[:, -1] = 49407
+    return tokens
+
+
+def answer(retriever, number):
+    request = request_of(number)
+    if request.dtype == np.uint8:
+        encoded = retriever.embed_clips(request)
+        return np.hstack([encoded.embeddings, encoded.frame_weights])
+    return retriever.embed_tokens(request)
+
+
+@pytest.mark.parametrize("num_threads", [2, 8])
+def test_threads_that_share_a_retriever_get_the_single_threads_answers(retriever, num_threads):
+    numbers = range(200)
+    alone = [answer(retriever, number) for number in numbers]
+    with ThreadPoolExecutor(num_threads) as pool:
+        together = list(pool.map(lambda number: answer(retriever, number), numbers))
+    for ours, theirs in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_threads_that_come_first_together_load_each_graph_once(retriever, monkeypatch):
+    opened = []
+    real = choice.open_engine
+    monkeypatch.setattr(
+        choice, "open_engine", lambda path, **how: opened.append(path.name) or real(path, **how)
+    )
+    texts = ["a dog jumps into the lake", "cooking"]
+    barrier = Barrier(8)
+
+    def first(number):
+        barrier.wait()
+        return retriever.embed_texts(texts) if number % 2 else answer(retriever, 0)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(first, range(8)))
+    assert sorted(opened) == ["caption.onnx", "clip.onnx"]
+    for number, ours in enumerate(found):
+        np.testing.assert_array_equal(ours, found[number % 2])
+
+
+def memory_mb():
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def mean_memory_mb(retriever, numbers):
+    """Resident memory while requests are answered, mean over them."""
+    measured = []
+    for number in numbers:
+        answer(retriever, number)
+        measured.append(memory_mb())
+    return float(np.mean(measured))
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize(
+    "count", [6_000, pytest.param(100_000, marks=pytest.mark.slow)], ids=["short", "full"]
+)
+def test_memory_is_flat_over_requests_of_mixed_shapes(retriever, count):
+    window, limit_mb = 1_000, 8
+    for number in range(window):  # every shape has been seen
+        answer(retriever, number)
+    first = mean_memory_mb(retriever, range(window))
+    for number in range(count - 3 * window):
+        answer(retriever, number)
+    last = mean_memory_mb(retriever, range(window))
+    assert last - first < limit_mb, f"{first:.1f} MB, after {count} requests {last:.1f} MB"

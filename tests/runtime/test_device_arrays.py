@@ -1,0 +1,175 @@
+import ctypes
+
+import numpy as np
+import pytest
+
+from dgl_runtime.engines.device_arrays import LEGACY_DEFAULT_STREAM, DeviceArray, _tensor_in
+from dgl_runtime.errors import EngineError
+
+OUR_STREAM = 77
+
+
+class CudaInterface:
+    """Like a pycuda or cupy array: tells its address in ``__cuda_array_interface__``."""
+
+    def __init__(self, array, **changes):
+        given = array.__array_interface__
+        kept = {name: given[name] for name in ("shape", "typestr", "data")}
+        strides = None if array.flags.c_contiguous else array.strides
+        self.__cuda_array_interface__ = {**kept, "strides": strides, "version": 3, **changes}
+
+
+class CudaDlpack:
+    """Like a torch tensor: its DLPack capsule says that it lies on a CUDA device."""
+
+    def __init__(self, array, device=0, kind=2):
+        self.array, self.device, self.kind, self.streams = array, device, kind, []
+
+    def __dlpack_device__(self):
+        return (self.kind, self.device)
+
+    def __dlpack__(self, *, stream):
+        self.streams.append(stream)
+        capsule = self.array.__dlpack__()
+        tensor = _tensor_in(capsule)
+        tensor.device_type, tensor.device_id = self.kind, self.device
+        return capsule
+
+
+def describe(array, device=0):
+    return DeviceArray.of(array, device=device, stream=OUR_STREAM)
+
+
+def address_of(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("kind", [CudaInterface, CudaDlpack])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "bool"])
+def test_address_shape_and_dtype_are_those_of_the_array(kind, dtype):
+    array = np.zeros((2, 3, 4), dtype)
+    found = describe(kind(array))
+    assert (found.pointer, found.shape, found.dtype) == (address_of(array), (2, 3, 4), dtype)
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), [1, 2], "text", CudaDlpack(np.zeros(3), kind=1)])
+def test_what_lies_in_host_memory_is_no_device_array(array):
+    assert describe(array) is None
+
+
+@pytest.mark.parametrize("kind", [CudaInterface, CudaDlpack])
+def test_a_part_of_an_array_starts_where_the_part_does(kind):
+    array = np.zeros((4, 64), np.int32)
+    found = describe(kind(array[2:]))
+    assert found.pointer == address_of(array) + 2 * 64 * 4
+    assert found.shape == (2, 64)
+
+
+@pytest.mark.parametrize("kind", [CudaInterface, CudaDlpack])
+@pytest.mark.parametrize(
+    "view", [lambda x: x.T, lambda x: x[:, ::2], lambda x: x[::-1], lambda x: x[:, :3]]
+)
+def test_strided_arrays_are_refused(kind, view):
+    with pytest.raises(EngineError, match=r"is not C-contiguous .* Make it contiguous"):
+        describe(kind(view(np.zeros((4, 6), np.float32))))
+
+
+@pytest.mark.parametrize("kind", [CudaInterface, CudaDlpack])
+def test_an_axis_of_one_may_have_any_stride(kind):
+    assert describe(kind(np.zeros((4, 6), np.float32)[1:2])).shape == (1, 6)
+    array = np.lib.stride_tricks.as_strided(np.zeros(8, np.int32), (1, 8), (999, 4))
+    assert describe(kind(array)).shape == (1, 8)
+
+
+@pytest.mark.parametrize(("stream", "waits_for"), [(None, None), (1, 1), (2, 2), (4711, 4711)])
+def test_the_stream_of_the_interface_is_waited_for(stream, waits_for):
+    assert describe(CudaInterface(np.zeros(2), stream=stream)).stream == waits_for
+
+
+def test_an_interface_too_old_to_name_its_stream_means_the_default_one():
+    assert describe(CudaInterface(np.zeros(2), version=2)).stream == LEGACY_DEFAULT_STREAM
+
+
+def test_dlpack_is_told_our_stream_and_orders_its_own_work():
+    array = CudaDlpack(np.zeros(2))
+    assert describe(array).stream is None
+    assert array.streams == [OUR_STREAM]
+
+
+def test_dlpack_goes_before_the_interface():
+    array = CudaDlpack(np.zeros(2))
+    array.__cuda_array_interface__ = None
+    assert describe(array).stream is None
+
+
+def test_dlpack_of_another_device_is_refused():
+    with pytest.raises(EngineError, match=r"lies on CUDA device 1, the engine runs on 0\."):
+        describe(CudaDlpack(np.zeros(2), device=1))
+
+
+def test_a_masked_array_is_refused():
+    with pytest.raises(EngineError, match="has a mask"):
+        describe(CudaInterface(np.zeros(2), mask=object()))
+
+
+def test_a_type_that_numpy_lacks_is_refused():
+    class Bfloat(CudaDlpack):
+        def __dlpack__(self, *, stream):
+            capsule = super().__dlpack__(stream=stream)
+            _tensor_in(capsule).code = 4
+            return capsule
+
+    with pytest.raises(EngineError, match="DLPack type 4 with 1 lanes, which numpy does not know"):
+        describe(Bfloat(np.zeros(2, np.float16)))
+
+
+def test_a_producer_that_refuses_is_quoted():
+    class Refusing(CudaDlpack):
+        def __dlpack__(self, *, stream):
+            raise BufferError("it requires grad")
+
+    with pytest.raises(EngineError, match=r"cannot be shared: it requires grad\."):
+        describe(Refusing(np.zeros(2)))
+
+
+def test_a_capsule_that_was_used_up_is_refused():
+    array = CudaDlpack(np.zeros(2))
+    rename = ctypes.pythonapi.PyCapsule_SetName
+    rename.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    capsule = array.__dlpack__(stream=1)
+    rename(capsule, b"used_dltensor")
+    array.__dlpack__ = lambda **_: capsule
+    with pytest.raises(EngineError, match="cannot be shared: PyCapsule_GetPointer"):
+        describe(array)
+    rename(capsule, b"dltensor")  # so that it is freed
+
+
+def test_the_memory_lives_as_long_as_the_description():
+    array = np.full(1 << 20, 7, np.uint8)
+    found = describe(CudaDlpack(array))
+    del array
+    content = (ctypes.c_uint8 * (1 << 20)).from_address(found.pointer)
+    assert set(bytes(content)) == {7}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["torch", "cupy", "pycuda"])
+def test_real_device_arrays_are_found_where_they_lie(library):
+    array, address = real_array(library)
+    found = describe(array)
+    assert (found.pointer, found.shape, found.dtype) == (address, (2, 3), np.uint8)
+
+
+def real_array(library):
+    """uint8 [2, 3] on the GPU, and its address."""
+    module = pytest.importorskip(library)
+    if library == "torch":
+        tensor = module.ones((2, 3), dtype=module.uint8, device="cuda")
+        return tensor, tensor.data_ptr()
+    if library == "cupy":
+        made = module.ones((2, 3), dtype=module.uint8)
+        return made, made.data.ptr
+    pytest.importorskip("pycuda.autoprimaryctx")
+    gpuarray = pytest.importorskip("pycuda.gpuarray")
+    made = gpuarray.to_gpu(np.ones((2, 3), np.uint8))
+    return made, int(made.gpudata)
