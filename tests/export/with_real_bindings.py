@@ -29,6 +29,7 @@ def like(real):
 def make_builder(trt):
     """A builder whose every object knows the names of its real class and no others."""
     builder, network = like(trt.Builder), like(trt.INetworkDefinition)
+    network.num_inputs = 1
     network.get_input.return_value = like(trt.ITensor)
     network.get_input.return_value.name = "tokens"
     builder.create_network.return_value = network
