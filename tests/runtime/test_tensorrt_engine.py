@@ -176,6 +176,20 @@ def test_an_engine_that_cannot_be_captured_says_so_once_and_runs_on(
     assert cuda.calls.count("instantiate") == 0
 
 
+def test_nothing_is_captured_while_the_library_still_compiles(captions, cuda, monkeypatch):
+    ready = []
+    context = fake_tensorrt.IExecutionContext
+    monkeypatch.setattr(context, "is_stream_capturable", lambda *_: bool(ready), raising=False)
+    for _ in range(4):
+        captions.run({"tokens": tokens(2, 5)})
+    assert cuda.calls.count("instantiate") == 0
+    ready.append(True)
+    for _ in range(3):
+        x = tokens(2, 5)
+        np.testing.assert_array_equal(captions.run({"tokens": x})["embedding"], compute(x, 5))
+    assert (cuda.calls.count("instantiate"), cuda.calls.count("launch graph")) == (1, 2)
+
+
 # ---- arrays on the device --------------------------------------------------------------------
 
 
@@ -318,6 +332,21 @@ def test_a_refusal_of_tensorrt_is_an_error(captions, monkeypatch, method):
     monkeypatch.setattr(fake_tensorrt.IExecutionContext, method, lambda *_: False)
     with pytest.raises(EngineError, match=rf"TensorRT's {method} failed: it gave no reason\."):
         captions.run({"tokens": tokens(1, 4)})
+
+
+def test_a_refusal_quotes_the_last_words_of_tensorrt_and_those_only(captions, monkeypatch):
+    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "execute_async_v3", refuse)
+    for number in range(2):
+        with pytest.raises(EngineError) as caught:
+            captions.run({"tokens": tokens(2 + number, 4)})
+        assert (
+            str(caught.value) == f"TensorRT's execute_async_v3 failed: no luck with {2 + number}."
+        )
+
+
+def refuse(context, stream):
+    context._engine.log(f"no luck\n  with {context._shape[0]}")
+    return False
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("No module"), ImportError("no libnvinfer.so"), OSError("no .so")])  # fmt: skip  # noqa: E501
