@@ -65,6 +65,16 @@ def test_a_part_of_an_array_starts_where_the_part_does(kind):
     assert found.shape == (2, 64)
 
 
+def test_rows_of_a_description_are_those_of_the_array():
+    array = np.zeros((5, 6, 2), np.int32)
+    found = describe(CudaInterface(array))
+    assert len(found) == 5
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 9)):
+        part = found[rows]
+        assert (part.pointer, part.shape) == (address_of(array[rows]), array[rows].shape)
+        assert part.owner is found.owner
+
+
 @pytest.mark.parametrize("kind", [CudaInterface, CudaDlpack])
 @pytest.mark.parametrize(
     "view", [lambda x: x.T, lambda x: x[:, ::2], lambda x: x[::-1], lambda x: x[:, :3]]
