@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_cuda
 import numpy as np
 import pytest
 from precisions import fp8_product, strange_node, to_fp16, to_int8
@@ -17,6 +18,8 @@ from dgl_export import to_tensorrt
 from dgl_export.bundle_writer import ExportRequest, write_bundle
 from dgl_export.to_tensorrt import build_engine, caption_profiles, clip_profiles, rebuild
 from dgl_runtime.bundle import Bundle
+from dgl_runtime.engines import tensorrt_library
+from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
@@ -124,6 +127,19 @@ def test_frames_are_free_where_the_graph_is(bundle):
     assert profile == Profile((1, fewest, 3, 16, 16), (4, 3, 3, 16, 16), (16, 3, 3, 16, 16))
 
 
+def test_engines_of_tensorrt_are_kept_for_each_gpu(export, tmp_path, monkeypatch):
+    fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)  # the same family
+    monkeypatch.setattr(tensorrt_library, "OLDEST", (1, 0))
+    folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
+    names = [path.name for path in rebuild(folder, "tensorrt")]
+    key = f"tensorrt-{trt.__version__}-nvidia-fake-1-sm86"
+    assert names == [f"caption.{key}.engine", f"clip.{key}.engine"]
+    path = folder / "engines" / names[0]
+    info, _ = read_engine(path, folder / "caption.onnx", Gpu("NVIDIA Fake 1", "8.6"))
+    assert (info.gpu, info.compute_capability) == ("NVIDIA Fake 1", "8.6")
+
+
 # ---- refusals: one line with the library's own words ------------------------------------------
 
 
@@ -225,6 +241,14 @@ def test_without_tensorrt_one_line_says_what_to_install(bundle, monkeypatch):
     with pytest.raises(EngineError, match=r"Install dgl-retrieval\[trt\] \(pip install") as caught:
         rebuild(bundle.folder, "tensorrt")
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_driver_tensorrt_is_not_started(export, monkeypatch):
+    cuda = fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
+    cuda.code = 35
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4.0"))
+    with pytest.raises(EngineError, match="CUDA does not start: CUDA driver version is insuff"):
+        rebuild(export("dgl-linear").folder, "tensorrt")
 
 
 @pytest.mark.gpu

@@ -43,16 +43,26 @@ def make_graph(folder, kind="caption"):
     return graph
 
 
-def make_engine(graph, *, library="tensorrt", version=VERSION, gpu=FAKE_GPU, plan=None):
-    """Write an engine for a graph of ``make_graph``; its path."""
-    inputs, outputs = TENSORS[graph.stem]
+def make_engine(
+    graph,
+    *,
+    library="tensorrt",
+    version=VERSION,
+    gpu=FAKE_GPU,
+    plan=None,
+    tensors=None,
+    profiles=None,
+):
+    """Write an engine for a graph, of ``make_graph`` unless its tensors are given; its path."""
+    inputs, outputs = tensors or TENSORS[graph.stem]
+    profiles = profiles or PROFILES[graph.stem]
     digest = graph_digest(graph)
     name, capability = (gpu.name, gpu.compute_capability) if gpu else ("", "")
 
     def info(engine):
         sha256 = hashlib.sha256(engine).hexdigest()
         about = (SCHEMA_VERSION, library, version, name, capability, "fp16")
-        return EngineInfo(*about, inputs, outputs, PROFILES[graph.stem], digest, sha256)
+        return EngineInfo(*about, inputs, outputs, profiles, digest, sha256)
 
     plan = make_plan(info(b"")) if plan is None else plan
     path = engine_path(graph, library, version, gpu)

@@ -113,6 +113,12 @@ def test_threads_that_share_an_engine_get_their_own_answers(captions):
         np.testing.assert_array_equal(answer, compute(batch, 5))
 
 
+def test_a_thread_that_used_another_device_is_set_right(captions, cuda):
+    cuda.current_device = 3
+    captions.run({"tokens": tokens(1, 4)})
+    assert cuda.current_device == 0
+
+
 # ---- CUDA graphs -----------------------------------------------------------------------------
 
 
