@@ -122,15 +122,32 @@ def test_a_masked_array_is_refused():
         describe(CudaInterface(np.zeros(2), mask=object()))
 
 
-def test_a_type_that_numpy_lacks_is_refused():
-    class Bfloat(CudaDlpack):
-        def __dlpack__(self, *, stream):
-            capsule = super().__dlpack__(stream=stream)
-            _tensor_in(capsule).code = 4
-            return capsule
+class Changed(CudaDlpack):
+    """Its capsule says something else, by ``change``."""
 
-    with pytest.raises(EngineError, match="DLPack type 4 with 1 lanes, which numpy does not know"):
-        describe(Bfloat(np.zeros(2, np.float16)))
+    def __init__(self, array, change):
+        super().__init__(array)
+        self.change = change
+
+    def __dlpack__(self, *, stream):
+        capsule = super().__dlpack__(stream=stream)
+        self.change(_tensor_in(capsule))
+        return capsule
+
+
+@pytest.mark.parametrize(("field", "value"), [("code", 4), ("lanes", 2)])
+def test_a_type_that_numpy_lacks_is_refused(field, value):
+    array = Changed(np.zeros(2, np.float16), lambda tensor: setattr(tensor, field, value))
+    with pytest.raises(EngineError, match=r"DLPack type . with . lanes, which numpy does not know"):
+        describe(array)
+
+
+def test_an_offset_in_bytes_counts():
+    def shift(tensor):
+        tensor.data, tensor.byte_offset = tensor.data - 64, 64
+
+    array = np.zeros(2)
+    assert describe(Changed(array, shift)).pointer == address_of(array)
 
 
 def test_a_producer_that_refuses_is_quoted():

@@ -155,6 +155,22 @@ def test_the_number_of_graphs_is_bounded_and_the_oldest_goes(captions, cuda):
     assert (cuda.calls.count("launch graph"), cuda.calls.count("execute")) == (1, 1)
 
 
+def test_a_shape_seen_once_is_forgotten_after_many_others(captions, cuda):
+    others = [(3, length) for length in range(2, 33)] + [(4, 2)]
+    for shape in [(2, 5), *others, (2, 5)]:
+        captions.run({"tokens": tokens(*shape)})
+    assert cuda.calls.count("instantiate") == 0
+
+
+def test_graphs_go_with_the_engine(cuda, tmp_path):
+    captions = load(tmp_path)
+    for _ in range(2):
+        captions.run({"tokens": tokens(1, 5)})
+    del captions
+    assert cuda.calls.count("destroy graph") == 1
+    assert cuda.blocks == {}
+
+
 def test_an_engine_that_cannot_be_captured_says_so_once_and_runs_on(
     cuda, tmp_path, monkeypatch, caplog
 ):
@@ -232,6 +248,13 @@ def test_a_device_array_at_an_odd_address_is_refused(clips, cuda):
 def test_an_array_that_does_not_lie_on_the_device_is_refused(clips):
     with pytest.raises(EngineError, match="frames does not lie on CUDA device 0"):
         clips.run({"frames": CudaInterface(frames(1, 4, 3, 8, 8))})
+
+
+def test_an_array_on_another_device_is_refused(clips, cuda):
+    given, _ = on_device(cuda, frames(1, 4, 3, 8, 8))
+    cuda.device_of_memory = 1
+    with pytest.raises(EngineError, match="frames does not lie on CUDA device 0"):
+        clips.run({"frames": given})
 
 
 def test_a_device_array_of_another_dtype_is_refused(clips, cuda):
