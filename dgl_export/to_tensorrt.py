@@ -107,13 +107,16 @@ def caption_profiles(max_words: int) -> tuple[Profile, ...]:
 
 
 def clip_profiles(clips: Graph, num_frames: int) -> tuple[Profile, ...]:
-    """One clip at a time, and up to 16; with the graph's number of frames, or with up to ``num_frames``."""
+    """1 to 16 clips of ``num_frames`` frames or, where the graph allows it, of fewer.
+
+    There is none for a single clip: with a batch fixed at 1, TensorRT for RTX 1.7 fails on the float16
+    graph that averages frames (MyelinCheckException in formats.cpp).
+    """
     (spec,) = clips.inputs
     picture = tuple(dim for dim in spec.shape[2:] if isinstance(dim, int))
     fewest = 1 if isinstance(spec.shape[1], str) else num_frames
     low, best, high = CLIP_BATCH
     return (
-        Profile((1, fewest, *picture), (1, num_frames, *picture), (1, num_frames, *picture)),
         Profile(
             (low, fewest, *picture), (best, num_frames, *picture), (high, num_frames, *picture)
         ),
@@ -149,6 +152,8 @@ def build_engine(graph: Path, profiles: Sequence[Profile], library: Any) -> byte
         raise ExportError(
             f"{library.__name__} {library.__version__} cannot read {graph}: {faults or said_by(log)}."
         )
+    if network.num_inputs != 1:
+        raise ExportError(f"{graph} has {network.num_inputs} inputs, expected 1. Export it again.")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(library.BuilderFlag.TF32)  # it rounds float32 factors to 11 bits
@@ -175,4 +180,5 @@ def _network_flags(library: Any) -> int:  # noqa: ANN401
 
 def _fault(error: Any) -> str:  # noqa: ANN401
     reason = " ".join(error.desc().split())[:300]
-    return f"node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"
+    name, operator = error.node_name(), error.node_operator()
+    return f"node {name} ({operator}): {reason}" if operator else reason

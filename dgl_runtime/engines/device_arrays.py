@@ -6,7 +6,8 @@ order its work before ours; torch's ``__cuda_array_interface__`` says nothing ab
 """
 
 import ctypes
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,16 @@ class DeviceArray:
             return _from_dlpack(array, device, stream)
         interface = getattr(array, "__cuda_array_interface__", None)
         return None if interface is None else _from_interface(interface, array)
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    def __getitem__(self, rows: slice) -> "DeviceArray":
+        """Some of the rows, where they lie."""
+        start, stop, _ = rows.indices(len(self))
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, pointer=self.pointer + start * row_bytes, shape=shape)
 
 
 def _dlpack_device(array: object) -> tuple[int, int]:

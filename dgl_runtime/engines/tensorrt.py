@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dgl_runtime.bundle import TensorSpec
 from dgl_runtime.engines import Arrays
@@ -79,7 +80,7 @@ class TensorRtEngine:
         return tuple(dim if isinstance(dim, int) else free[dim] for dim in spec.shape)
 
     def run(self, inputs: Mapping[str, Any]) -> Arrays:
-        """Named arrays in, named numpy arrays out.
+        """Named arrays in, named numpy arrays out; more rows than the engine takes run in parts.
 
         Args:
             inputs: Numpy arrays, or arrays on the CUDA device (see ``DeviceArray``); those are read
@@ -92,29 +93,38 @@ class TensorRtEngine:
             raise EngineError(
                 f"inputs are {', '.join(sorted(inputs))}, the engine takes {self._input.name}."
             )
+        given = inputs[self._input.name]
         with self._lock:
             self._cuda.make_current()
-            addresses = {name: block.address for name, block in self._memory.items()}
-            given = inputs[self._input.name]
             # Named until the end: it keeps the producer's memory alive while the GPU reads it.
             array = DeviceArray.of(given, device=self._cuda.index, stream=self._cuda.stream)
-            if array is None:
-                host = np.ascontiguousarray(given)
-                profile = self._choose_profile(host.shape, host.dtype)
-                shape: Shape = host.shape
-                self._cuda.upload(host, addresses[self._input.name])
-            else:
-                profile, shape = self._choose_profile(array.shape, array.dtype), array.shape
-                addresses[self._input.name] = self._take(array)
-            self._contexts.run(profile, self._input.name, shape, addresses)
-            results = {
-                spec.name: self._cuda.download(
-                    addresses[spec.name], self._shape_of(spec, shape), spec.dtype
-                )
-                for spec in self._info.outputs
-            }
+            if array is not None and array.stream is not None:
+                self._cuda.wait_for(array.stream)
+            rows = np.ascontiguousarray(given) if array is None else array
+            largest = max(profile.maximum[0] for profile in self._info.profiles)
+            starts = range(0, max(len(rows), 1), largest)
+            parts = [self._run_part(rows[start : start + largest]) for start in starts]
             self._cuda.synchronize()
-        return results
+        return {
+            spec.name: np.concatenate([part[spec.name] for part in parts])
+            for spec in self._info.outputs
+        }
+
+    def _run_part(self, rows: "NDArray[Any] | DeviceArray") -> Arrays:
+        """Queue a run and the copies of its outputs, which are filled after ``synchronize``."""
+        profile = self._choose_profile(rows.shape, rows.dtype)
+        addresses = {name: block.address for name, block in self._memory.items()}
+        if isinstance(rows, DeviceArray):
+            addresses[self._input.name] = self._address_of(rows)
+        else:
+            self._cuda.upload(rows, addresses[self._input.name])
+        self._contexts.run(profile, self._input.name, rows.shape, addresses)
+        return {
+            spec.name: self._cuda.download(
+                addresses[spec.name], self._shape_of(spec, rows.shape), spec.dtype
+            )
+            for spec in self._info.outputs
+        }
 
     def _choose_profile(self, shape: Shape, dtype: "np.dtype[Any]") -> int:
         if dtype != self._input.dtype:
@@ -126,11 +136,11 @@ class TensorRtEngine:
                 return number
         known = " or ".join(map(str, self._info.profiles))
         raise EngineError(
-            f"{self._input.name} has shape {list(shape)}, the engine takes {known}. Give fewer at once, "
-            "or export again for other sizes."
+            f"{self._input.name} has shape {list(shape)}, the engine takes {known}. "
+            "Export again for other sizes."
         )
 
-    def _take(self, array: DeviceArray) -> int:
+    def _address_of(self, array: DeviceArray) -> int:
         if not self._cuda.holds(array.pointer):
             raise EngineError(
                 f"{self._input.name} does not lie on CUDA device {self._cuda.index}, where the engine "
@@ -141,8 +151,6 @@ class TensorRtEngine:
                 f"{self._input.name} starts at device address {array.pointer:#x}, TensorRT needs a "
                 f"multiple of {ALIGNMENT}. Copy it into an array of its own on the device first."
             )
-        if array.stream is not None:
-            self._cuda.wait_for(array.stream)
         return array.pointer
 
 

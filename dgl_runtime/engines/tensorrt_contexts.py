@@ -77,7 +77,7 @@ class Contexts:
             self._graphs.move_to_end(launch)
             graph, _ = self._graphs[launch]
             self._cuda.call("cudaGraphLaunch", graph, self._cuda.stream)
-        elif self._can_capture and launch in self._seen:
+        elif launch in self._seen and self._is_capturable(profile):
             del self._seen[launch]
             context = self._make(profile)
             self._execute(context, launch, name)  # the warm-up is the run that was asked for
@@ -87,6 +87,11 @@ class Contexts:
             self._seen[launch] = None
             if len(self._seen) > MAX_GRAPHS:
                 self._seen.popitem(last=False)
+
+    def _is_capturable(self, profile: int) -> bool:
+        """Whether to try: TensorRT for RTX says no while it still compiles kernels for a shape."""
+        ask = getattr(self._contexts[profile], "is_stream_capturable", None)
+        return self._can_capture and (ask is None or ask(self._cuda.stream))
 
     def _execute(self, context: Any, launch: Launch, name: str) -> None:  # noqa: ANN401
         self._check(context.set_input_shape(name, launch.shape), "set_input_shape")
@@ -99,9 +104,6 @@ class Contexts:
     def _capture(self, context: Any, launch: Launch) -> None:  # noqa: ANN401
         """Keep a launch as a CUDA graph; an engine that cannot be captured runs on without."""
         cuda, stream = self._cuda, self._cuda.stream
-        capturable = getattr(context, "is_stream_capturable", None)  # RTX compiles on first use
-        if capturable is not None and not capturable(stream):
-            return
         # Not the global mode: there, another thread's engine that allocates would end our capture.
         mode = cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         try:

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections import deque
 from typing import Any
 
 from dgl_runtime.errors import EngineError, reason_of
@@ -49,12 +50,12 @@ def version_of(library: Any) -> tuple[int, int]:  # noqa: ANN401
 
 
 def make_logger(library: Any) -> Any:  # noqa: ANN401
-    """A logger that keeps errors as texts in ``messages``: the library itself only returns None."""
+    """A logger that keeps the last errors in ``messages``: the library itself only returns None."""
 
     class Logger(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             library.ILogger.__init__(self)
-            self.messages: list[str] = []
+            self.messages: deque[str] = deque(maxlen=50)
 
         def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
             kinds = library.ILogger.Severity
@@ -65,5 +66,7 @@ def make_logger(library: Any) -> Any:  # noqa: ANN401
 
 
 def said_by(logger: Any) -> str:  # noqa: ANN401
-    """What a logger has kept, on one line."""
-    return " | ".join(dict.fromkeys(logger.messages))[:600] or "it gave no reason"
+    """What a logger has kept since it was last asked, on one line."""
+    text = " | ".join(dict.fromkeys(logger.messages))
+    logger.messages.clear()
+    return text[:600] or "it gave no reason"

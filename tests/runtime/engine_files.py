@@ -1,10 +1,15 @@
 """Folders with graphs that only look like graphs, and engines for the stand-in of TensorRT."""
 
 import hashlib
+import sys
 
+import fake_cuda
+import fake_tensorrt
+import numpy as np
 from fake_tensorrt import make_plan
 
 from dgl_runtime.bundle import TensorSpec
+from dgl_runtime.engines import open_engine
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
@@ -15,6 +20,7 @@ from dgl_runtime.engines.engine_file import (
     save_engines,
 )
 
+VERSION = "11.4.0.106"
 FAKE_GPU = Gpu("NVIDIA Fake 1", "8.6")
 EMBEDDING = TensorSpec("embedding", "float32", ("batch", 5))
 TENSORS = {
@@ -37,18 +43,53 @@ def make_graph(folder, kind="caption"):
     return graph
 
 
-def make_engine(graph, *, library="tensorrt", version="11.4.0.106", gpu=FAKE_GPU, plan=None):
-    """Write an engine for a graph of ``make_graph``; its path."""
-    inputs, outputs = TENSORS[graph.stem]
+def make_engine(
+    graph,
+    *,
+    library="tensorrt",
+    version=VERSION,
+    gpu=FAKE_GPU,
+    plan=None,
+    tensors=None,
+    profiles=None,
+):
+    """Write an engine for a graph, of ``make_graph`` unless its tensors are given; its path."""
+    inputs, outputs = tensors or TENSORS[graph.stem]
+    profiles = profiles or PROFILES[graph.stem]
     digest = graph_digest(graph)
     name, capability = (gpu.name, gpu.compute_capability) if gpu else ("", "")
 
     def info(engine):
         sha256 = hashlib.sha256(engine).hexdigest()
         about = (SCHEMA_VERSION, library, version, name, capability, "fp16")
-        return EngineInfo(*about, inputs, outputs, PROFILES[graph.stem], digest, sha256)
+        return EngineInfo(*about, inputs, outputs, profiles, digest, sha256)
 
     plan = make_plan(info(b"")) if plan is None else plan
     path = engine_path(graph, library, version, gpu)
     save_engines({path: (info(plan), plan)})
     return path
+
+
+def install_stand_ins(monkeypatch):
+    """Let tensorrt, tensorrt_rtx and cuda-python be the stand-ins; the one of CUDA."""
+    cuda = fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
+    monkeypatch.setattr(fake_tensorrt.Runtime, "cuda", cuda)
+    monkeypatch.setattr(fake_tensorrt, "__version__", VERSION, raising=False)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, fake_tensorrt)
+    return cuda
+
+
+def load(folder, kind="caption", **options):
+    """An engine of the stand-in."""
+    graph = make_graph(folder, kind)
+    make_engine(graph, **options)
+    return open_engine(graph, device="cuda", threads=0, engine="tensorrt")
+
+
+def tokens(*shape):
+    return np.random.default_rng(0).integers(0, 99, shape).astype(np.int32)
+
+
+def frames(*shape):
+    return np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A stand-in for ``cuda.bindings.runtime``: device memory is host memory, streams keep the order of calls.
+"""A stand-in for ``cuda.bindings.runtime``: device memory is host memory, work on a stream waits for its end.
 
 Each function returns a tuple that starts with an error code, as the real ones do.
 """
@@ -7,6 +7,8 @@ Each function returns a tuple that starts with an error code, as the real ones d
 
 import ctypes
 import sys
+import threading
+import time
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 
@@ -44,7 +46,8 @@ class FakeCuda:
         self.code, self.count = 0, 1  # of cudaGetDeviceCount
         self.blocks, self.calls, self.waits = {}, [], []
         self.capturing = None  # what a capture has recorded so far
-        self.current_device = 0
+        self.current_device, self.device_of_memory = 0, 0
+        self.work, self.user = [], None  # queued on the stream, by this thread
 
     def array(self, values):
         """Copy an array into new device memory; its address."""
@@ -103,17 +106,22 @@ class FakeCuda:
     def cudaPointerGetAttributes(self, address):
         mine = any(start <= address < start + size for start, (size, _) in self.blocks.items())
         kind = cudaMemoryType.cudaMemoryTypeDevice if mine else cudaMemoryType(0)
-        return 0, SimpleNamespace(type=kind, device=0 if mine else -2)
+        return 0, SimpleNamespace(type=kind, device=self.device_of_memory if mine else -2)
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         assert stream == 77
         self.calls.append(kind.name)
-        ctypes.memmove(target, source, size)
+        self.queue(lambda: ctypes.memmove(target, source, size))
         return (0,)
 
     def cudaStreamSynchronize(self, _):
         self.calls.append("synchronize")
-        return (900,) if self.capturing is not None else (0,)
+        if self.capturing is not None:
+            return (900,)
+        for work in self.work:
+            work()
+        self.work, self.user = [], None
+        return (0,)
 
     def cudaEventRecord(self, event, stream):
         self.waits.append(("record", event, stream))
@@ -124,11 +132,12 @@ class FakeCuda:
         return (0,)
 
     def queue(self, work):
-        """Do work that a library puts on the stream, or record it while a capture is on."""
-        if self.capturing is None:
-            work()
-        else:
-            self.capturing.append(work)
+        """Put work on the stream, where it waits for ``cudaStreamSynchronize``, or into a capture."""
+        me = threading.get_ident()
+        assert self.user in (None, me), "two threads use one stream at a time"
+        self.user = me
+        time.sleep(0)  # let another thread try
+        (self.work if self.capturing is None else self.capturing).append(work)
 
     def cudaStreamBeginCapture(self, stream, mode):
         assert (stream, mode) == (77, cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
@@ -158,8 +167,7 @@ class FakeCuda:
     def cudaGraphLaunch(self, graph, stream):
         assert stream == 77
         self.calls.append("launch graph")
-        for work in graph:
-            work()
+        self.work += graph
         return (0,)
 
 

@@ -65,6 +65,16 @@ def test_a_part_of_an_array_starts_where_the_part_does(kind):
     assert found.shape == (2, 64)
 
 
+def test_rows_of_a_description_are_those_of_the_array():
+    array = np.zeros((5, 6, 2), np.int32)
+    found = describe(CudaInterface(array))
+    assert len(found) == 5
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 9)):
+        part = found[rows]
+        assert (part.pointer, part.shape) == (address_of(array[rows]), array[rows].shape)
+        assert part.owner is found.owner
+
+
 @pytest.mark.parametrize("kind", [CudaInterface, CudaDlpack])
 @pytest.mark.parametrize(
     "view", [lambda x: x.T, lambda x: x[:, ::2], lambda x: x[::-1], lambda x: x[:, :3]]
@@ -112,15 +122,32 @@ def test_a_masked_array_is_refused():
         describe(CudaInterface(np.zeros(2), mask=object()))
 
 
-def test_a_type_that_numpy_lacks_is_refused():
-    class Bfloat(CudaDlpack):
-        def __dlpack__(self, *, stream):
-            capsule = super().__dlpack__(stream=stream)
-            _tensor_in(capsule).code = 4
-            return capsule
+class Changed(CudaDlpack):
+    """Its capsule says something else, by ``change``."""
 
-    with pytest.raises(EngineError, match="DLPack type 4 with 1 lanes, which numpy does not know"):
-        describe(Bfloat(np.zeros(2, np.float16)))
+    def __init__(self, array, change):
+        super().__init__(array)
+        self.change = change
+
+    def __dlpack__(self, *, stream):
+        capsule = super().__dlpack__(stream=stream)
+        self.change(_tensor_in(capsule))
+        return capsule
+
+
+@pytest.mark.parametrize(("field", "value"), [("code", 4), ("lanes", 2)])
+def test_a_type_that_numpy_lacks_is_refused(field, value):
+    array = Changed(np.zeros(2, np.float16), lambda tensor: setattr(tensor, field, value))
+    with pytest.raises(EngineError, match=r"DLPack type . with . lanes, which numpy does not know"):
+        describe(array)
+
+
+def test_an_offset_in_bytes_counts():
+    def shift(tensor):
+        tensor.data, tensor.byte_offset = tensor.data - 64, 64
+
+    array = np.zeros(2)
+    assert describe(Changed(array, shift)).pointer == address_of(array)
 
 
 def test_a_producer_that_refuses_is_quoted():

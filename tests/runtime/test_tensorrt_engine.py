@@ -1,38 +1,23 @@
+"""Running engines on stand-ins of TensorRT and CUDA that keep their rules."""
+
 import ctypes
 import logging
-import sys
 import threading
-from types import SimpleNamespace
 
-import fake_cuda
 import fake_tensorrt
 import numpy as np
 import pytest
-from engine_files import make_engine, make_graph
+from engine_files import frames, install_stand_ins, load, tokens
 from fake_tensorrt import compute
 from test_device_arrays import CudaDlpack, CudaInterface
 
-from dgl_runtime.engines import open_engine
 from dgl_runtime.engines.tensorrt_contexts import MAX_GRAPHS
 from dgl_runtime.errors import EngineError
-
-VERSION = "11.4.0.106"
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    cuda = fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
-    monkeypatch.setattr(fake_tensorrt.Runtime, "cuda", cuda)
-    monkeypatch.setattr(fake_tensorrt, "__version__", VERSION, raising=False)
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, name, fake_tensorrt)
-    return cuda
-
-
-def load(folder, kind="caption", **options):
-    graph = make_graph(folder, kind)
-    make_engine(graph, **options)
-    return open_engine(graph, device="cuda", threads=0, engine="tensorrt")
+    return install_stand_ins(monkeypatch)
 
 
 @pytest.fixture
@@ -43,14 +28,6 @@ def captions(cuda, tmp_path):
 @pytest.fixture
 def clips(cuda, tmp_path):
     return load(tmp_path, "clip")
-
-
-def tokens(*shape):
-    return np.random.default_rng(0).integers(0, 99, shape).astype(np.int32)
-
-
-def frames(*shape):
-    return np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
 
 
 def on_device(cuda, array, **changes):
@@ -77,6 +54,16 @@ def test_clips_give_both_outputs_whatever_their_frames(clips):
         out = clips.run({"frames": x})
         np.testing.assert_array_equal(out["embedding"], compute(x, 5))
         np.testing.assert_array_equal(out["frame_weights"], compute(x, num_frames))
+
+
+def test_more_rows_than_the_engine_takes_run_in_parts(captions, clips, cuda):
+    x = tokens(37, 9)
+    np.testing.assert_array_equal(captions.run({"tokens": x})["embedding"], compute(x, 5))
+    x = frames(9, 4, 3, 8, 8)
+    for given in (x, on_device(cuda, x)[0]):
+        out = clips.run({"frames": given})
+        np.testing.assert_array_equal(out["embedding"], compute(x, 5))
+        np.testing.assert_array_equal(out["frame_weights"], compute(x, 4))
 
 
 def test_the_description_names_library_version_gpu_and_precision(captions):
@@ -126,6 +113,12 @@ def test_threads_that_share_an_engine_get_their_own_answers(captions):
         np.testing.assert_array_equal(answer, compute(batch, 5))
 
 
+def test_a_thread_that_used_another_device_is_set_right(captions, cuda):
+    cuda.current_device = 3
+    captions.run({"tokens": tokens(1, 4)})
+    assert cuda.current_device == 0
+
+
 # ---- CUDA graphs -----------------------------------------------------------------------------
 
 
@@ -162,6 +155,22 @@ def test_the_number_of_graphs_is_bounded_and_the_oldest_goes(captions, cuda):
     assert (cuda.calls.count("launch graph"), cuda.calls.count("execute")) == (1, 1)
 
 
+def test_a_shape_seen_once_is_forgotten_after_many_others(captions, cuda):
+    others = [(3, length) for length in range(2, 33)] + [(4, 2)]
+    for shape in [(2, 5), *others, (2, 5)]:
+        captions.run({"tokens": tokens(*shape)})
+    assert cuda.calls.count("instantiate") == 0
+
+
+def test_graphs_go_with_the_engine(cuda, tmp_path):
+    captions = load(tmp_path)
+    for _ in range(2):
+        captions.run({"tokens": tokens(1, 5)})
+    del captions
+    assert cuda.calls.count("destroy graph") == 1
+    assert cuda.blocks == {}
+
+
 def test_an_engine_that_cannot_be_captured_says_so_once_and_runs_on(
     cuda, tmp_path, monkeypatch, caplog
 ):
@@ -174,6 +183,20 @@ def test_an_engine_that_cannot_be_captured_says_so_once_and_runs_on(
     assert len(caplog.records) == 1
     assert "no CUDA graphs for this engine" in caplog.text
     assert cuda.calls.count("instantiate") == 0
+
+
+def test_nothing_is_captured_while_the_library_still_compiles(captions, cuda, monkeypatch):
+    ready = []
+    context = fake_tensorrt.IExecutionContext
+    monkeypatch.setattr(context, "is_stream_capturable", lambda *_: bool(ready), raising=False)
+    for _ in range(4):
+        captions.run({"tokens": tokens(2, 5)})
+    assert cuda.calls.count("instantiate") == 0
+    ready.append(True)
+    for _ in range(3):
+        x = tokens(2, 5)
+        np.testing.assert_array_equal(captions.run({"tokens": x})["embedding"], compute(x, 5))
+    assert (cuda.calls.count("instantiate"), cuda.calls.count("launch graph")) == (1, 2)
 
 
 # ---- arrays on the device --------------------------------------------------------------------
@@ -227,139 +250,14 @@ def test_an_array_that_does_not_lie_on_the_device_is_refused(clips):
         clips.run({"frames": CudaInterface(frames(1, 4, 3, 8, 8))})
 
 
+def test_an_array_on_another_device_is_refused(clips, cuda):
+    given, _ = on_device(cuda, frames(1, 4, 3, 8, 8))
+    cuda.device_of_memory = 1
+    with pytest.raises(EngineError, match="frames does not lie on CUDA device 0"):
+        clips.run({"frames": given})
+
+
 def test_a_device_array_of_another_dtype_is_refused(clips, cuda):
     given, _ = on_device(cuda, frames(1, 4, 3, 8, 8).astype(np.float32))
     with pytest.raises(EngineError, match="frames is float32, the engine takes uint8"):
         clips.run({"frames": given})
-
-
-# ---- refusals --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(17, 4), (1, 33), (1, 1), (4,), (0, 4)])
-def test_a_shape_outside_all_profiles_names_them(captions, shape):
-    with pytest.raises(EngineError) as caught:
-        captions.run({"tokens": tokens(*shape)})
-    assert str(caught.value) == (
-        f"tokens has shape {list(shape)}, the engine takes [1, 2] to [1, 32] or [1, 2] to [16, 32]. "
-        "Give fewer at once, or export again for other sizes."
-    )
-
-
-def test_another_dtype_is_refused_not_converted(captions):
-    with pytest.raises(EngineError, match="tokens is int64, the engine takes int32"):
-        captions.run({"tokens": np.zeros((1, 4), np.int64)})
-
-
-@pytest.mark.parametrize("names", [[], ["frames"], ["tokens", "lengths"]])
-def test_other_inputs_are_refused(captions, names):
-    with pytest.raises(EngineError, match="the engine takes tokens"):
-        captions.run(dict.fromkeys(names, tokens(1, 4)))
-
-
-def test_the_cpu_is_refused(cuda, tmp_path):
-    with pytest.raises(EngineError, match="tensorrt runs on cuda, device is 'cpu'"):
-        open_engine(make_graph(tmp_path), device="cpu", threads=0, engine="tensorrt")
-
-
-@pytest.mark.parametrize(
-    ("code", "count", "reason"),
-    [(35, None, "CUDA driver version is insufficient"), (0, 0, "it sees no GPU")],
-)
-def test_without_a_driver_tensorrt_is_never_touched(
-    cuda, tmp_path, monkeypatch, code, count, reason
-):
-    cuda.code, cuda.count = code, count
-    graph = make_graph(tmp_path)
-    make_engine(graph)
-    monkeypatch.delattr(fake_tensorrt, "Runtime")
-    with pytest.raises(EngineError, match=rf"CUDA does not start: {reason}\. Install an NVIDIA"):
-        open_engine(graph, device="cuda", threads=0, engine="tensorrt")
-
-
-def test_a_missing_cuda_python_names_the_extra(cuda, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(
-        EngineError, match=r"cuda-python, which does not import: .*dgl-retrieval\[trt"
-    ):
-        load(tmp_path)
-
-
-def test_an_engine_for_another_gpu_is_refused_with_the_remedy(cuda, tmp_path):
-    cuda.name = b"NVIDIA Fake 2"
-    with pytest.raises(
-        EngineError, match=r"nvidia-fake-2-sm86\.engine is missing.*there is .*fake-1"
-    ):
-        load(tmp_path)
-
-
-def test_a_portable_engine_serves_any_gpu(cuda, tmp_path):
-    cuda.name = b"NVIDIA Fake 2"
-    graph = make_graph(tmp_path)
-    make_engine(graph, library="trt-rtx", gpu=None)
-    engine = open_engine(graph, device="cuda", threads=0, engine="trt-rtx")
-    assert engine.description == "trt-rtx 11.4.0.106 (cuda, NVIDIA Fake 2, fp16)"
-
-
-def test_a_plan_that_does_not_deserialize_shows_tensorrts_words(cuda, tmp_path):
-    words = "Serialization assertion failed: magic tag does not match"
-    with pytest.raises(EngineError, match=rf"does not load on NVIDIA Fake 1 \(8\.6\): {words}\."):
-        load(tmp_path, plan=b"no plan")
-
-
-def test_too_little_memory_is_said(cuda, tmp_path):
-    cuda.free = 2000
-    with pytest.raises(EngineError, match=r"cudaMalloc failed: out of memory\."):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("method", ["execute_async_v3", "set_tensor_address", "set_input_shape"])
-def test_a_refusal_of_tensorrt_is_an_error(captions, monkeypatch, method):
-    monkeypatch.setattr(fake_tensorrt.IExecutionContext, method, lambda *_: False)
-    with pytest.raises(EngineError, match=rf"TensorRT's {method} failed: it gave no reason\."):
-        captions.run({"tokens": tokens(1, 4)})
-
-
-@pytest.mark.parametrize("error", [ModuleNotFoundError("No module"), ImportError("no libnvinfer.so"), OSError("no .so")])  # fmt: skip  # noqa: E501
-@pytest.mark.parametrize(("engine", "extra"), [("tensorrt", "trt"), ("trt-rtx", "trt-rtx")])
-def test_a_missing_library_says_what_to_install(tmp_path, monkeypatch, error, engine, extra):
-    def fail(name):
-        raise error
-
-    library = sys.modules["dgl_runtime.engines.tensorrt_library"]
-    monkeypatch.setattr(library, "importlib", SimpleNamespace(import_module=fail))
-    with pytest.raises(EngineError) as caught:
-        open_engine(make_graph(tmp_path), device="cuda", threads=0, engine=engine)
-    assert str(error) in str(caught.value)
-    assert str(caught.value).endswith(
-        f"Install dgl-retrieval[{extra}] (pip install 'dgl-retrieval[{extra}]')."
-    )
-
-
-def test_a_tensorrt_that_is_too_old_is_refused(cuda, tmp_path, monkeypatch):
-    monkeypatch.setattr(fake_tensorrt, "__version__", "10.9.0.34")
-    with pytest.raises(EngineError, match=r"tensorrt is 10\.9\.0\.34; 10\.12 or newer is needed"):
-        load(tmp_path)
-
-
-# ---- the stand-ins are like the real ones ----------------------------------------------------
-
-
-def test_the_stand_in_of_tensorrt_has_no_name_that_the_real_one_lacks():
-    real = pytest.importorskip("tensorrt_rtx")
-    assert fake_tensorrt.unknown_names(real) == []
-
-
-def test_the_stand_in_of_cuda_has_no_name_that_the_real_one_lacks():
-    real = pytest.importorskip("cuda.bindings.runtime")
-    assert [name for name in dir(fake_cuda.FakeCuda) if name.startswith("cuda") and not hasattr(real, name)] == []  # fmt: skip  # noqa: E501
-
-
-def test_cuda_without_a_driver_is_one_line(tmp_path):
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    pytest.importorskip("tensorrt_rtx")
-    if int(runtime.cudaGetDeviceCount()[0]) == 0:
-        pytest.skip("this machine has a GPU")
-    graph = make_graph(tmp_path)
-    with pytest.raises(EngineError, match=r"CUDA does not start: .*driver.*, or use device cpu\.$"):
-        open_engine(graph, device="cuda", threads=0, engine="trt-rtx")
