@@ -5,10 +5,12 @@ one by one. So a similarity depends on the two embeddings alone, never on batch,
 """
 
 import hashlib
+import math
 import mmap
 import os
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +31,18 @@ APPROXIMATE_PAYS_FROM = 100_000
 _QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time
 # More than a float32 dot product of unit vectors can be off: width * 2^-24 = 5e-5 at 800 numbers.
 _ROUNDING = 1e-4
-# At least so many are fetched from the graph and compared exactly. recall@10 with 128, 256, 512:
-# 100 k clustered clips 1.00 each; 50 k clips spread evenly over 64 dimensions 0.85, 0.95, 0.99.
-_CANDIDATES = 512
+# How many clips the search of the graph keeps in view. A key is a row, so none is looked up; USearch
+# would read the whole graph at opening to be able to.
+_OPTIONS: dict[str, Any] = {"expansion_search": 512, "enable_key_lookups": False}
+_CANDIDATES = 128  # of them, so many are compared exactly: more than int8 can put out of order
 
-_SEAL = b"dgl-ann1"  # ends the index file, before the sha256 of all that stands in front
-_SEAL_BYTES = len(_SEAL) + 32
+_DIMENSIONS = struct.Struct("<II")  # begin USearch's file: its vectors' number and width in bytes
+_GRAPH = b"usearch"  # follows its vectors
+_SEAL = b"dgl-ann2"  # ends the file, before the digests of the graph and of the vectors
+_SEAL_BYTES = len(_SEAL) + 2 * 32
+_HASH_BLOCK = 2**20
 _SAMPLE = 64  # rows whose stored vectors are compared when an index is opened
-_FLOAT16_STEP = 1e-3
+_INT8_STEP = 0.01  # USearch keeps 127 times a number, cut to a whole one
 
 
 def exact_top_k(embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
@@ -92,10 +98,13 @@ def _stacked(hits: list[tuple[Int64, Float32]], top_k: int) -> tuple[Int64, Floa
 
 
 class ApproximateIndex:
-    """A USearch graph (HNSW, inner product, float16) over the first clips of a gallery.
+    """A USearch graph (HNSW, inner product, int8) over the first clips of a gallery.
 
-    The file is USearch's own, followed by a seal with its sha256: a damaged graph could crash the
-    process, so it is refused before USearch reads it.
+    The file is USearch's own, followed by a seal: two sha256, of the graph and of the vectors. A
+    damaged graph could crash the process, so it is checked before USearch sees it: a quarter of the
+    file. Damaged vectors could only make the search miss clips, because every candidate is compared
+    with the gallery's own embedding: a sample is checked, and all of them before they are written
+    again.
     """
 
     def __init__(self, index: "Index", contents: memoryview | None = None) -> None:
@@ -120,22 +129,14 @@ class ApproximateIndex:
         """
         from usearch.index import Index
 
-        contents = _unsealed(path)
+        contents = _unsealed(path, check_vectors=extend)
+        _require_clips_of(path, _vectors(contents), embeddings)
         try:
-            index = Index.restore(contents, view=not extend)
+            index = Index.restore(contents, view=not extend, **_OPTIONS)
         except (RuntimeError, ValueError) as error:
             raise _refused(path, f"USearch cannot read it ({error})") from error
-        num_clips, embed_dim = embeddings.shape
-        if index is None or index.ndim != embed_dim:
-            raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
-        if len(index) > num_clips:
-            raise _refused(
-                path, f"it covers {len(index)} clips, the gallery opened here {num_clips}"
-            )
-        for row in np.linspace(0, len(index) - 1, min(len(index), _SAMPLE)).astype(np.int64):
-            stored = np.asarray(index.get(int(row)), np.float32)  # NaN if there is no such row
-            if not np.allclose(stored, embeddings[row], rtol=0, atol=_FLOAT16_STEP):
-                raise _refused(path, f"row {row} differs from the gallery's embedding")
+        if index is None or index.ndim != embeddings.shape[1]:
+            raise _refused(path, "USearch does not know it")
         return cls(index, contents)
 
     @classmethod
@@ -143,7 +144,7 @@ class ApproximateIndex:
         """Make an index without clips, to ``add`` to."""
         from usearch.index import Index
 
-        return cls(Index(ndim=embed_dim, metric="ip", dtype="f16"))
+        return cls(Index(ndim=embed_dim, metric="ip", dtype="i8", **_OPTIONS))
 
     def add(self, embeddings: Float32, *, threads: int) -> None:
         """Add the rows of ``embeddings`` [N, E] after those covered; 0 threads = all cores."""
@@ -157,9 +158,11 @@ class ApproximateIndex:
         temporary = path.with_name(path.name + ".tmp")
         self._index.save(temporary)
         with temporary.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.seek(0, os.SEEK_END)
-            file.write(_SEAL + digest)
+            size = file.seek(0, os.SEEK_END)
+            start = _graph_start(file, size)
+            digests = _graph_digest(file, start, size) + _digest(file, _DIMENSIONS.size, start)
+            file.seek(size)
+            file.write(_SEAL + digests)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -184,16 +187,66 @@ class ApproximateIndex:
         return _stacked(hits, min(top_k, len(embeddings)))
 
 
-def _unsealed(path: Path) -> memoryview:
+def _unsealed(path: Path, *, check_vectors: bool) -> memoryview:
+    """Map a file that is as it was written; digests are read, not mapped, and so not resident."""
     try:
         with path.open("rb") as file:
             contents = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            size = len(contents) - _SEAL_BYTES
+            seal = bytes(contents[max(size, 0) :])
+            start = _graph_start(file, size)
+            found = _SEAL + _graph_digest(file, start, size)
+            if check_vectors:
+                found += _digest(file, _DIMENSIONS.size, start)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise _refused(path, f"it cannot be read ({error})") from error
-    body, seal = contents[:-_SEAL_BYTES], contents[-_SEAL_BYTES:]
-    if bytes(seal) != _SEAL + hashlib.sha256(body).digest():
+    if len(seal) != _SEAL_BYTES or not seal.startswith(found):
         raise _refused(path, "its checksum differs from its contents")
-    return body
+    return contents[:size]
+
+
+def _graph_start(file: BinaryIO, size: int) -> int:
+    """Return where USearch's vectors end, which stand between their dimensions and the graph."""
+    file.seek(0)
+    head = file.read(_DIMENSIONS.size)
+    if len(head) == _DIMENSIONS.size:
+        start: int = _DIMENSIONS.size + math.prod(_DIMENSIONS.unpack(head))
+        file.seek(min(start, size))
+        if start < size and file.read(len(_GRAPH)) == _GRAPH:
+            return start
+    raise ValueError("no vectors and graph as USearch writes them")
+
+
+def _graph_digest(file: BinaryIO, start: int, size: int) -> bytes:
+    return _digest(file, 0, _DIMENSIONS.size, start, size)
+
+
+def _digest(file: BinaryIO, *spans: int) -> bytes:
+    """Hash parts of a file: from the first position to the second, the third to the fourth, ..."""
+    digest = hashlib.sha256()
+    for first, end in zip(spans[::2], spans[1::2], strict=True):
+        file.seek(first)
+        for position in range(first, end, _HASH_BLOCK):
+            digest.update(file.read(min(_HASH_BLOCK, end - position)))
+    return digest.digest()
+
+
+def _vectors(contents: memoryview) -> NDArray[np.int8]:
+    rows, width = _DIMENSIONS.unpack(contents[: _DIMENSIONS.size])
+    vectors = np.frombuffer(contents, np.int8, rows * width, _DIMENSIONS.size)
+    return vectors.reshape(rows, width)
+
+
+def _require_clips_of(path: Path, vectors: NDArray[np.int8], embeddings: Float32) -> None:
+    covered, width = vectors.shape
+    num_clips, embed_dim = embeddings.shape
+    if covered and width != embed_dim:
+        raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
+    if covered > num_clips:
+        raise _refused(path, f"it covers {covered} clips, the gallery opened here {num_clips}")
+    for row in np.linspace(0, covered - 1, min(covered, _SAMPLE)).astype(np.int64):
+        if not np.allclose(vectors[row] / 127, embeddings[row], rtol=0, atol=_INT8_STEP):
+            raise _refused(path, f"row {row} differs from the gallery's embedding")
 
 
 def _refused(path: Path, reason: str) -> GalleryError:
