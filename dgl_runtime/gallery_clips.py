@@ -6,6 +6,7 @@ then.
 """
 
 import json
+import mmap
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
 
@@ -64,7 +64,7 @@ class ClipRows(Sequence[Clip]):
     def __init__(self, path: Path, num_clips: int) -> None:
         self._path = path
         self._ends = _line_ends(path, num_clips)
-        self._bytes: NDArray[np.uint8] | None = None
+        self._contents: mmap.mmap | None = None
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -92,17 +92,22 @@ class ClipRows(Sequence[Clip]):
         """Count lines that were appended to the file."""
         for line in lines:
             self._ends.append(self.num_bytes + len(line))
-        self._bytes = None
+        self._contents = None
 
     def _parse(self, row: int) -> Clip:
-        contents = self._bytes
-        if contents is None:
-            contents = self._bytes = np.memmap(self._path, np.uint8, "r", shape=self.num_bytes)
-        line = contents[self._ends[row - 1] if row else 0 : self._ends[row]].tobytes()
+        line = self._mapped()[self._ends[row - 1] if row else 0 : self._ends[row]]
         try:
             return Clip(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise damaged(self._path, f"line {row + 1} is no clip ({error})") from error
+
+    def _mapped(self) -> mmap.mmap:
+        contents = self._contents
+        if contents is None:
+            with self._path.open("rb") as file:
+                contents = mmap.mmap(file.fileno(), self.num_bytes, access=mmap.ACCESS_READ)
+            self._contents = contents
+        return contents
 
 
 def encode_clip(clip: Clip) -> bytes:

@@ -41,7 +41,7 @@ def test_a_failed_open_does_not_keep_the_lock(tmp_path):
     folder = gallery_of(tmp_path, 1)
     good = (folder / "clips.jsonl").read_bytes()
     (folder / "clips.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(GalleryError, match="holds 1 whole lines, gallery.json says 4"):
+    with pytest.raises(GalleryError, match=r"holds 1 whole lines, gallery.json says 4"):
         Gallery.open(folder, writable=True)
     (folder / "clips.jsonl").write_bytes(good)
     Gallery.open(folder, writable=True).close()
