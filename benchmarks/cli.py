@@ -169,6 +169,43 @@ def experiments(
     _publish(make_report(suite, outcomes, described), out)
 
 
+def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        sizes = (0,)
+    if min(sizes) < 1:
+        raise click.BadParameter(f"got {text!r}, expected numbers above 0 with commas.")
+    return sizes
+
+
+@bench.command(cls=Command)
+@click.option(
+    "--sizes",
+    callback=_sizes,
+    default="10000,100000,1000000",
+    show_default=True,
+    help="Numbers of clips, with commas.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=300, show_default=True, help="Queries timed."
+)
+@out_option
+def search(sizes: tuple[int, ...], rounds: int, out: Path) -> None:
+    """Ours, FAISS and hnswlib on one thread: latency, recall, building, opening, memory.
+
+    A million clips take 10 GB of disk under TMPDIR, 5 GB of memory and an hour or two.
+
+    Example: dgl-bench search --sizes 10000,100000 --rounds 300
+    """
+    from benchmarks.search import SearchSettings, bench_search
+    from benchmarks.search_report import make_report, write_plots
+
+    out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
+    result = bench_search(SearchSettings(sizes, rounds))
+    _publish(make_report(result, write_plots(result, out)), out)
+
+
 def _settings_of(method: str) -> tuple[str, ...]:
     from benchmarks.variants import ALTERNATIVES
 

@@ -18,7 +18,7 @@ from dgl_runtime import gallery_files as files
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery_clips import Clip, ClipRows, encode_clip
 from dgl_runtime.gallery_files import Header
-from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, ApproximateIndex, exact_top_k
+from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, BREADTH, ApproximateIndex, exact_top_k
 
 __all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "Gallery"]
 
@@ -242,11 +242,23 @@ class Gallery:
             raise ValueError(f"top_k is {top_k}, expected at least 1.")
         files.require_matrix("queries", queries, ("Q", self.embed_dim), is_unit=True)
         embeddings = self.embeddings
-        if approximate and self._index is None and self._index_path.exists():
-            self._index = ApproximateIndex.open(self._index_path, embeddings)
+        if approximate and self._index is None:
+            self.open_approximate_index()
         if approximate and self._index is not None:
             return self._index.top_k(embeddings, queries, top_k)
         return exact_top_k(embeddings, queries, top_k)
+
+    def open_approximate_index(self, *, breadth: int = BREADTH) -> None:
+        """Open the index, if there is one, now instead of at the first approximate search.
+
+        Args:
+            breadth: Clips that a search keeps in view: more finds more and takes longer.
+
+        Raises:
+            GalleryError: The index is damaged or belongs to other embeddings.
+        """
+        if self._index_path.exists():
+            self._index = ApproximateIndex.open(self._index_path, self.embeddings, breadth=breadth)
 
     def build_approximate_index(self, *, threads: int = 0) -> None:
         """Write the index for approximate search over all clips, or extend the one that is there.

@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,7 @@ APPROXIMATE_PAYS_FROM = 100_000
 _QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time
 # More than a float32 dot product of unit vectors can be off: width * 2^-24 = 5e-5 at 800 numbers.
 _ROUNDING = 1e-4
-# How many clips the search of the graph keeps in view. A key is a row, so none is looked up; USearch
-# would read the whole graph at opening to be able to.
-_OPTIONS: dict[str, Any] = {"expansion_search": 512, "enable_key_lookups": False}
+BREADTH = 512  # clips that a search of the graph keeps in view
 _CANDIDATES = 128  # of them, so many are compared exactly: more than int8 can put out of order
 
 _DIMENSIONS = struct.Struct("<II")  # begin USearch's file: its vectors' number and width in bytes
@@ -116,13 +114,16 @@ class ApproximateIndex:
         return len(self._index)
 
     @classmethod
-    def open(cls, path: Path, embeddings: Float32, *, extend: bool = False) -> Self:
+    def open(
+        cls, path: Path, embeddings: Float32, *, extend: bool = False, breadth: int = BREADTH
+    ) -> Self:
         """Map an index file, or load it into memory to ``extend`` it, if it belongs to these clips.
 
         Args:
             path: The index file.
             embeddings: The gallery's embeddings, float32 [N, E].
             extend: Load a copy that ``add`` can change.
+            breadth: Clips that a search keeps in view: more finds more and takes longer.
 
         Raises:
             GalleryError: The file is damaged, or was not made of the first rows of ``embeddings``.
@@ -132,7 +133,9 @@ class ApproximateIndex:
         contents = _unsealed(path, check_vectors=extend)
         _require_clips_of(path, _vectors(contents), embeddings)
         try:
-            index = Index.restore(contents, view=not extend, **_OPTIONS)
+            index = Index.restore(
+                contents, view=not extend, expansion_search=breadth, enable_key_lookups=False
+            )
         except (RuntimeError, ValueError) as error:
             raise _refused(path, f"USearch cannot read it ({error})") from error
         if index is None or index.ndim != embeddings.shape[1]:
@@ -144,7 +147,8 @@ class ApproximateIndex:
         """Make an index without clips, to ``add`` to."""
         from usearch.index import Index
 
-        return cls(Index(ndim=embed_dim, metric="ip", dtype="i8", **_OPTIONS))
+        # A key is a row: none is looked up, and opening need not read the graph to be able to.
+        return cls(Index(ndim=embed_dim, metric="ip", dtype="i8", enable_key_lookups=False))
 
     def add(self, embeddings: Float32, *, threads: int) -> None:
         """Add the rows of ``embeddings`` [N, E] after those covered; 0 threads = all cores."""

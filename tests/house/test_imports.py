@@ -28,7 +28,11 @@ EXTRAS = {
     "dgl_export": ("export", "trt", "trt-rtx"),
     "benchmarks": ("bench", "export"),
 }
-DISTRIBUTIONS = {"PIL": "pillow", "faiss": "faiss-cpu", "open_clip": "open-clip-torch"}  # where the names differ
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "open_clip": "open-clip-torch",
+}  # where the names differ
 TYPING_ONLY = {"_typeshed"}
 
 HEAVY = "torch torchvision onnx onnxruntime openvino tensorrt av tokenizers PIL usearch ftfy tqdm"
