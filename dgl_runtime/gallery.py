@@ -279,7 +279,7 @@ class Gallery:
                 index = ApproximateIndex.open(self._index_path, self.embeddings, extend=True)
         index.add(self.embeddings, threads=threads)
         try:
-            index.save(self._index_path)
+            index.save(self._index_path, self.embeddings)
         except (OSError, RuntimeError) as error:  # RuntimeError: USearch could not write
             raise GalleryError(
                 f"approximate index {self._index_path} cannot be written: {error}. "

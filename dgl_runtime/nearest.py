@@ -36,11 +36,10 @@ _CANDIDATES = 128  # of them, so many are compared exactly: more than int8 can p
 
 _DIMENSIONS = struct.Struct("<II")  # begin USearch's file: its vectors' number and width in bytes
 _GRAPH = b"usearch"  # follows its vectors
-_SEAL = b"dgl-ann2"  # ends the file, before the digests of the graph and of the vectors
-_SEAL_BYTES = len(_SEAL) + 2 * 32
+_SEAL = b"dgl-ann2"  # begins the end of the file; then digests: of embeddings, graph and vectors
+_SEAL_PARTS = struct.Struct("8s32s64s")
 _HASH_BLOCK = 2**20
-_SAMPLE = 64  # rows whose stored vectors are compared when an index is opened
-_INT8_STEP = 0.01  # USearch keeps 127 times a number, cut to a whole one
+_SAMPLE = 64  # embeddings that tell whether an index belongs to a gallery
 
 
 def exact_top_k(embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
@@ -98,11 +97,11 @@ def _stacked(hits: list[tuple[Int64, Float32]], top_k: int) -> tuple[Int64, Floa
 class ApproximateIndex:
     """A USearch graph (HNSW, inner product, int8) over the first clips of a gallery.
 
-    The file is USearch's own, followed by a seal: two sha256, of the graph and of the vectors. A
-    damaged graph could crash the process, so it is checked before USearch sees it: a quarter of the
-    file. Damaged vectors could only make the search miss clips, because every candidate is compared
-    with the gallery's own embedding: a sample is checked, and all of them before they are written
-    again.
+    The file is USearch's own, followed by a seal of three sha256: of the graph, of the vectors, and
+    of a sample of the gallery's embeddings. A damaged graph could crash the process, so it is checked
+    before USearch sees it: a fifth of the file. Damaged vectors could only make a search miss clips,
+    because every candidate is compared with the gallery's own embedding; they are checked before
+    they are written again.
     """
 
     def __init__(self, index: "Index", contents: memoryview | None = None) -> None:
@@ -130,16 +129,22 @@ class ApproximateIndex:
         """
         from usearch.index import Index
 
-        contents = _unsealed(path, check_vectors=extend)
-        _require_clips_of(path, _vectors(contents), embeddings)
+        contents, clips_digest = _unsealed(path, check_vectors=extend)
+        num_clips, embed_dim = embeddings.shape
         try:
             index = Index.restore(
                 contents, view=not extend, expansion_search=breadth, enable_key_lookups=False
             )
         except (RuntimeError, ValueError) as error:
             raise _refused(path, f"USearch cannot read it ({error})") from error
-        if index is None or index.ndim != embeddings.shape[1]:
-            raise _refused(path, "USearch does not know it")
+        if index is None or index.ndim != embed_dim:
+            raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
+        if len(index) > num_clips:
+            raise _refused(
+                path, f"it covers {len(index)} clips, the gallery opened here {num_clips}"
+            )
+        if clips_digest != _clips_digest(embeddings, len(index)):
+            raise _refused(path, "it was made of other embeddings")
         return cls(index, contents)
 
     @classmethod
@@ -157,16 +162,22 @@ class ApproximateIndex:
             keys = np.arange(first, len(embeddings), dtype=np.uint64)
             self._index.add(keys, embeddings[first:], threads=threads)
 
-    def save(self, path: Path) -> None:
-        """Write the file in one step: a crash leaves the old one or the new one."""
+    def save(self, path: Path, embeddings: Float32) -> None:
+        """Write the file in one step: a crash leaves the old one or the new one.
+
+        Args:
+            path: The file.
+            embeddings: What was added, float32 [N, E].
+        """
         temporary = path.with_name(path.name + ".tmp")
         self._index.save(temporary)
         with temporary.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             start = _graph_start(file, size)
-            digests = _graph_digest(file, start, size) + _digest(file, _DIMENSIONS.size, start)
+            seal = _SEAL + _clips_digest(embeddings, len(self)) + _graph_digest(file, start, size)
+            seal += _digest(file, _DIMENSIONS.size, start)
             file.seek(size)
-            file.write(_SEAL + digests)
+            file.write(seal)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -191,22 +202,26 @@ class ApproximateIndex:
         return _stacked(hits, min(top_k, len(embeddings)))
 
 
-def _unsealed(path: Path, *, check_vectors: bool) -> memoryview:
-    """Map a file that is as it was written; digests are read, not mapped, and so not resident."""
+def _unsealed(path: Path, *, check_vectors: bool) -> tuple[memoryview, bytes]:
+    """Map a file that is as it was written, and return what it says of the gallery's embeddings.
+
+    For the digests it is read, not mapped, so that it does not become resident.
+    """
     try:
         with path.open("rb") as file:
             contents = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            size = len(contents) - _SEAL_BYTES
-            seal = bytes(contents[max(size, 0) :])
+            size = max(len(contents) - _SEAL_PARTS.size, 0)
+            seal = contents[size:]
             start = _graph_start(file, size)
-            found = _SEAL + _graph_digest(file, start, size)
+            found = _graph_digest(file, start, size)
             if check_vectors:
                 found += _digest(file, _DIMENSIONS.size, start)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise _refused(path, f"it cannot be read ({error})") from error
-    if len(seal) != _SEAL_BYTES or not seal.startswith(found):
+    magic, clips_digest, written = _SEAL_PARTS.unpack(seal)
+    if magic != _SEAL or not written.startswith(found):
         raise _refused(path, "its checksum differs from its contents")
-    return contents[:size]
+    return contents[:size], clips_digest
 
 
 def _graph_start(file: BinaryIO, size: int) -> int:
@@ -235,22 +250,9 @@ def _digest(file: BinaryIO, *spans: int) -> bytes:
     return digest.digest()
 
 
-def _vectors(contents: memoryview) -> NDArray[np.int8]:
-    rows, width = _DIMENSIONS.unpack(contents[: _DIMENSIONS.size])
-    vectors = np.frombuffer(contents, np.int8, rows * width, _DIMENSIONS.size)
-    return vectors.reshape(rows, width)
-
-
-def _require_clips_of(path: Path, vectors: NDArray[np.int8], embeddings: Float32) -> None:
-    covered, width = vectors.shape
-    num_clips, embed_dim = embeddings.shape
-    if covered and width != embed_dim:
-        raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
-    if covered > num_clips:
-        raise _refused(path, f"it covers {covered} clips, the gallery opened here {num_clips}")
-    for row in np.linspace(0, covered - 1, min(covered, _SAMPLE)).astype(np.int64):
-        if not np.allclose(vectors[row] / 127, embeddings[row], rtol=0, atol=_INT8_STEP):
-            raise _refused(path, f"row {row} differs from the gallery's embedding")
+def _clips_digest(embeddings: Float32, covered: int) -> bytes:
+    rows = np.linspace(0, covered - 1, min(covered, _SAMPLE)).astype(np.int64)
+    return hashlib.sha256(embeddings[rows].tobytes()).digest()
 
 
 def _refused(path: Path, reason: str) -> GalleryError:
