@@ -34,6 +34,9 @@ _ROUNDING = 1e-4
 BREADTH = 512  # clips that a search of the graph keeps in view
 _CANDIDATES = 128  # of them, so many are compared exactly: more than int8 can put out of order
 
+# Of a unit vector's numbers, in units of their root mean square: what is above is cut to it.
+_INT8_LIMIT = 6
+
 _DIMENSIONS = struct.Struct("<II")  # begin USearch's file: its vectors' number and width in bytes
 _GRAPH = b"usearch"  # follows its vectors
 _SEAL = b"dgl-ann2"  # begins the end of the file; then digests: of embeddings, graph and vectors
@@ -157,10 +160,11 @@ class ApproximateIndex:
 
     def add(self, embeddings: Float32, *, threads: int) -> None:
         """Add the rows of ``embeddings`` [N, E] after those covered; 0 threads = all cores."""
-        first = len(self)
-        if first < len(embeddings):
-            keys = np.arange(first, len(embeddings), dtype=np.uint64)
-            self._index.add(keys, embeddings[first:], threads=threads)
+        limit = min(1.0, _INT8_LIMIT / embeddings.shape[1] ** 0.5)
+        for first in range(len(self), len(embeddings), _ROW_BLOCK):
+            block = _int8(embeddings[first : first + _ROW_BLOCK], limit)
+            keys = np.arange(first, first + len(block), dtype=np.uint64)
+            self._index.add(keys, block, threads=threads)
 
     def save(self, path: Path, embeddings: Float32) -> None:
         """Write the file in one step: a crash leaves the old one or the new one.
@@ -193,13 +197,22 @@ class ApproximateIndex:
         tail, _ = exact_top_k(embeddings[covered:], queries, top_k)
         hits = []
         for query, after in zip(queries, tail + covered, strict=True):
-            found = np.asarray(self._index.search(query, wanted, threads=1).keys, np.int64)
+            matches = self._index.search(_int8(query, np.abs(query).max()), wanted, threads=1)
+            found = np.asarray(matches.keys, np.int64)
             if len(found) < min(top_k, covered):
                 hits += _exact_block(embeddings, query[None], top_k)
                 continue
             rows = np.concatenate([found, after])
             hits.append(_sorted(rows, _similarity(embeddings, query, rows), top_k))
         return _stacked(hits, min(top_k, len(embeddings)))
+
+
+def _int8(numbers: Float32, limit: float) -> NDArray[np.int8]:
+    """Round to 127 steps up to ``limit``; USearch's own are up to 1, and cut off, not rounded."""
+    steps: NDArray[np.int8] = np.rint(np.clip(numbers, -limit, limit) * (127 / limit)).astype(
+        np.int8
+    )
+    return steps
 
 
 def _unsealed(path: Path, *, check_vectors: bool) -> tuple[memoryview, bytes]:
