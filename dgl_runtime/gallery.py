@@ -5,6 +5,7 @@ What is on disk, and why a killed writer does no harm: ``gallery_files.py``. How
 """
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from dgl_runtime import gallery_files as files
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery_files import Clip, Header
-from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, ApproximateIndex, exact_top_k
+from dgl_runtime.gallery_clips import Clip, ClipRows, encode_clip
+from dgl_runtime.gallery_files import Header
+from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, BREADTH, ApproximateIndex, exact_top_k
 
 __all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "Gallery"]
 
@@ -33,8 +35,8 @@ class Gallery:
     def __init__(self, folder: Path, header: Header) -> None:
         self._folder = folder
         self._header = header
-        self._clips, self._clips_bytes = files.read_clips(folder, header)
-        self._keys = {clip.key for clip in self._clips}
+        self._clips = ClipRows(folder / files.CLIPS, header.num_clips)
+        self._keys: set[tuple[str, float, float]] | None = None  # until has() or append()
         self._lock: contextlib.ExitStack | None = None  # held while writable
         self._is_closed = False
         self._maps: dict[str, Float32] = {}
@@ -110,7 +112,7 @@ class Gallery:
                     lock.enter_context(files.writer_lock(folder))
                     header = files.read_header(folder)  # a writer may have finished meanwhile
                 gallery = cls(folder, header)
-                sizes = header.data_sizes(gallery._clips_bytes)
+                sizes = header.data_sizes(gallery._clips.num_bytes)
                 files.require_sizes(folder, sizes)
                 if writable:
                     files.cut(folder, sizes)
@@ -160,7 +162,7 @@ class Gallery:
 
     @property
     def clips(self) -> Sequence[Clip]:
-        """The clips, row by row."""
+        """The clips, row by row; a row is read from the file when it is asked for."""
         return self._clips
 
     @property
@@ -174,8 +176,11 @@ class Gallery:
         return self._mapped(files.FRAME_WEIGHTS, self.num_frames)
 
     def has(self, content_sha256: str, start_s: float, end_s: float) -> bool:
-        """Whether this span of a video with this content is in the gallery, to the last bit."""
-        return (content_sha256, float(start_s), float(end_s)) in self._keys
+        """Whether this span of a video with this content is in the gallery, to the last bit.
+
+        The first call reads every clip.
+        """
+        return (content_sha256, float(start_s), float(end_s)) in self._known_keys()
 
     def append(self, clips: Sequence[Clip], embeddings: Float32, frame_weights: Float32) -> None:
         """Add clips in one atomic, durable step: after a crash all of them are there, or none.
@@ -196,13 +201,13 @@ class Gallery:
         if not clips:
             return
         header = replace(self._header, num_clips=len(self) + len(clips))
-        rows = files.encode_clips(clips)
+        lines = [encode_clip(clip) for clip in clips]
         try:
             files.append_rows(
                 self._folder,
-                committed=(self._header, self._clips_bytes),
+                committed=(self._header, self._clips.num_bytes),
                 header=header,
-                rows=(embeddings, frame_weights, rows),
+                rows=(embeddings, frame_weights, b"".join(lines)),
             )
         except OSError as error:
             raise GalleryError(
@@ -210,9 +215,8 @@ class Gallery:
                 f"It keeps the {len(self)} it had; make room, then append again."
             ) from error
         self._header = header
-        self._clips.extend(clips)
-        self._keys.update(clip.key for clip in clips)
-        self._clips_bytes += len(rows)
+        self._clips.extend(lines)
+        self._known_keys().update(clip.key for clip in clips)
         self._maps.clear()
         files.sync_folder(self._folder)
 
@@ -238,11 +242,23 @@ class Gallery:
             raise ValueError(f"top_k is {top_k}, expected at least 1.")
         files.require_matrix("queries", queries, ("Q", self.embed_dim), is_unit=True)
         embeddings = self.embeddings
-        if approximate and self._index is None and self._index_path.exists():
-            self._index = ApproximateIndex.open(self._index_path, embeddings)
+        if approximate and self._index is None:
+            self.open_approximate_index()
         if approximate and self._index is not None:
             return self._index.top_k(embeddings, queries, top_k)
         return exact_top_k(embeddings, queries, top_k)
+
+    def open_approximate_index(self, *, breadth: int = BREADTH) -> None:
+        """Open the index, if there is one, now instead of at the first approximate search.
+
+        Args:
+            breadth: Clips that a search keeps in view: more finds more and takes longer.
+
+        Raises:
+            GalleryError: The index is damaged or belongs to other embeddings.
+        """
+        if self._index_path.exists():
+            self._index = ApproximateIndex.open(self._index_path, self.embeddings, breadth=breadth)
 
     def build_approximate_index(self, *, threads: int = 0) -> None:
         """Write the index for approximate search over all clips, or extend the one that is there.
@@ -263,7 +279,7 @@ class Gallery:
                 index = ApproximateIndex.open(self._index_path, self.embeddings, extend=True)
         index.add(self.embeddings, threads=threads)
         try:
-            index.save(self._index_path)
+            index.save(self._index_path, self.embeddings)
         except (OSError, RuntimeError) as error:  # RuntimeError: USearch could not write
             raise GalleryError(
                 f"approximate index {self._index_path} cannot be written: {error}. "
@@ -288,10 +304,16 @@ class Gallery:
                 f"gallery {self._folder} is not open for writing. Open it with writable=True."
             )
 
+    def _known_keys(self) -> set[tuple[str, float, float]]:
+        if self._keys is None:
+            # interned, because the clips of a video have the same text
+            self._keys = {(sys.intern(key[0]), *key[1:]) for key in (c.key for c in self._clips)}
+        return self._keys
+
     def _require_new(self, clips: Sequence[Clip]) -> None:
-        seen = set()
+        keys, seen = self._known_keys(), set()
         for clip in clips:
-            if clip.key in self._keys or clip.key in seen:
+            if clip.key in keys or clip.key in seen:
                 raise ValueError(
                     f"clip {clip.start_s} to {clip.end_s} s of {clip.video!r} would be in gallery "
                     f"{self._folder} twice. Ask has() before you append."

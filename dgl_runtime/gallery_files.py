@@ -5,10 +5,9 @@ synced first, then that file is replaced in one step. So a crash loses the batch
 most, and never leaves half a row.
 """
 
-import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery_clips import damaged
 
 SCHEMA_VERSION = 1
 HEADER = "gallery.json"
@@ -29,36 +29,6 @@ _DATA_FILES = (EMBEDDINGS, FRAME_WEIGHTS, CLIPS)
 _HEADER_TEMPORARY = HEADER + ".tmp"
 _LOCK = "writer.lock"
 _NORM_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A segment of a video: one row of a gallery. ``duration_s`` is that of the whole video.
-
-    Raises:
-        ValueError: If not ``0 <= start_s < end_s``, a time is not finite, or a text is empty.
-    """
-
-    video: str
-    content_sha256: str
-    start_s: float
-    end_s: float
-    duration_s: float
-
-    def __post_init__(self) -> None:
-        for text in (self.video, self.content_sha256):
-            if not isinstance(text, str) or not text:
-                raise ValueError(f"a clip needs video and content_sha256 as texts, got {text!r}.")
-        if not (0 <= self.start_s < self.end_s < np.inf and 0 < self.duration_s < np.inf):
-            raise ValueError(
-                f"clip of {self.video!r} spans {self.start_s} to {self.end_s} s of a video of "
-                f"{self.duration_s} s; expected 0 <= start_s < end_s and a duration_s above 0."
-            )
-
-    @property
-    def key(self) -> tuple[str, float, float]:
-        """What makes a clip the same clip: content and span; the path of the video may change."""
-        return self.content_sha256, float(self.start_s), float(self.end_s)
 
 
 @dataclass(frozen=True)
@@ -112,7 +82,7 @@ def read_header(folder: Path) -> Header:
         values = json.loads(path.read_bytes())
         version = values["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it is not the JSON of a gallery ({error!r})") from error
+        raise damaged(path, f"it is not the JSON of a gallery ({error!r})") from error
     if version != SCHEMA_VERSION:
         raise GalleryError(
             f"{path} has schema_version {version!r}, this build reads {SCHEMA_VERSION}. "
@@ -120,10 +90,10 @@ def read_header(folder: Path) -> Header:
         )
     expected = {field.name: field.type for field in fields(Header)}
     if {name: type(value) for name, value in values.items()} != expected:
-        raise _damaged(path, f"expected {', '.join(expected)}, it holds {values}")
+        raise damaged(path, f"expected {', '.join(expected)}, it holds {values}")
     header = Header(**values)
     if header.embed_dim < 1 or header.num_frames < 1 or header.num_clips < 0:
-        raise _damaged(path, f"a size is out of range in {values}")
+        raise damaged(path, f"a size is out of range in {values}")
     return header
 
 
@@ -137,36 +107,12 @@ def write_header(folder: Path, header: Header) -> None:
     temporary.replace(folder / HEADER)
 
 
-def read_clips(folder: Path, header: Header) -> tuple[list[Clip], int]:
-    """Read the first ``num_clips`` rows of ``clips.jsonl`` and count their bytes."""
-    path = folder / CLIPS
-    clips, size = [], 0
-    with path.open("rb") as file:
-        for line in itertools.islice(file, header.num_clips):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                clips.append(Clip(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise _damaged(path, f"line {len(clips) + 1} is no clip ({error})") from error
-            size += len(line)
-    if len(clips) < header.num_clips:
-        raise _damaged(path, f"it holds {len(clips)} whole lines, {HEADER} says {header.num_clips}")
-    return clips, size
-
-
-def encode_clips(clips: Sequence[Clip]) -> bytes:
-    """Return rows of ``clips.jsonl``."""
-    # default: times may be NumPy numbers
-    return b"".join(json.dumps(asdict(clip), default=float).encode() + b"\n" for clip in clips)
-
-
 def require_sizes(folder: Path, sizes: dict[str, int]) -> None:
     """Raise GalleryError if a data file is shorter than ``gallery.json`` says."""
     for name, size in sizes.items():
         found = (folder / name).stat().st_size
         if found < size:
-            raise _damaged(folder / name, f"it holds {found} bytes, its clips need {size}")
+            raise damaged(folder / name, f"it holds {found} bytes, its clips need {size}")
 
 
 def map_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -283,10 +229,3 @@ def writer_lock(folder: Path) -> Iterator[IO[bytes]]:
                 "Wait until that one has finished, or open it for reading."
             ) from error
         yield file
-
-
-def _damaged(path: Path, reason: str) -> GalleryError:
-    return GalleryError(
-        f"{path} is damaged: {reason}. "
-        "Restore it from a copy, or index the videos into a new folder."
-    )

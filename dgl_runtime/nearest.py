@@ -5,10 +5,12 @@ one by one. So a similarity depends on the two embeddings alone, never on batch,
 """
 
 import hashlib
+import math
 import mmap
 import os
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +31,18 @@ APPROXIMATE_PAYS_FROM = 100_000
 _QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time
 # More than a float32 dot product of unit vectors can be off: width * 2^-24 = 5e-5 at 800 numbers.
 _ROUNDING = 1e-4
-# At least so many are fetched from the graph and compared exactly. recall@10 with 128, 256, 512:
-# 100 k clustered clips 1.00 each; 50 k clips spread evenly over 64 dimensions 0.85, 0.95, 0.99.
-_CANDIDATES = 512
+BREADTH = 512  # clips that a search of the graph keeps in view
+_CANDIDATES = 128  # of them, so many are compared exactly: more than int8 can put out of order
 
-_SEAL = b"dgl-ann1"  # ends the index file, before the sha256 of all that stands in front
-_SEAL_BYTES = len(_SEAL) + 32
-_SAMPLE = 64  # rows whose stored vectors are compared when an index is opened
-_FLOAT16_STEP = 1e-3
+# Of a unit vector's numbers, in units of their root mean square: what is above is cut to it.
+_INT8_LIMIT = 6
+
+_DIMENSIONS = struct.Struct("<II")  # begin USearch's file: its vectors' number and width in bytes
+_GRAPH = b"usearch"  # follows its vectors
+_SEAL = b"dgl-ann2"  # begins the end of the file; then digests: of embeddings, graph and vectors
+_SEAL_PARTS = struct.Struct("8s32s64s")
+_HASH_BLOCK = 2**20
+_SAMPLE = 64  # embeddings that tell whether an index belongs to a gallery
 
 
 def exact_top_k(embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
@@ -92,10 +98,13 @@ def _stacked(hits: list[tuple[Int64, Float32]], top_k: int) -> tuple[Int64, Floa
 
 
 class ApproximateIndex:
-    """A USearch graph (HNSW, inner product, float16) over the first clips of a gallery.
+    """A USearch graph (HNSW, inner product, int8) over the first clips of a gallery.
 
-    The file is USearch's own, followed by a seal with its sha256: a damaged graph could crash the
-    process, so it is refused before USearch reads it.
+    The file is USearch's own, followed by a seal of three sha256: of the graph, of the vectors, and
+    of a sample of the gallery's embeddings. A damaged graph could crash the process, so it is checked
+    before USearch sees it: a fifth of the file. Damaged vectors could only make a search miss clips,
+    because every candidate is compared with the gallery's own embedding; they are checked before
+    they are written again.
     """
 
     def __init__(self, index: "Index", contents: memoryview | None = None) -> None:
@@ -107,35 +116,38 @@ class ApproximateIndex:
         return len(self._index)
 
     @classmethod
-    def open(cls, path: Path, embeddings: Float32, *, extend: bool = False) -> Self:
+    def open(
+        cls, path: Path, embeddings: Float32, *, extend: bool = False, breadth: int = BREADTH
+    ) -> Self:
         """Map an index file, or load it into memory to ``extend`` it, if it belongs to these clips.
 
         Args:
             path: The index file.
             embeddings: The gallery's embeddings, float32 [N, E].
             extend: Load a copy that ``add`` can change.
+            breadth: Clips that a search keeps in view: more finds more and takes longer.
 
         Raises:
             GalleryError: The file is damaged, or was not made of the first rows of ``embeddings``.
         """
         from usearch.index import Index
 
-        contents = _unsealed(path)
+        contents, clips_digest = _unsealed(path, check_vectors=extend)
+        num_clips, embed_dim = embeddings.shape
         try:
-            index = Index.restore(contents, view=not extend)
+            index = Index.restore(
+                contents, view=not extend, expansion_search=breadth, enable_key_lookups=False
+            )
         except (RuntimeError, ValueError) as error:
             raise _refused(path, f"USearch cannot read it ({error})") from error
-        num_clips, embed_dim = embeddings.shape
         if index is None or index.ndim != embed_dim:
             raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
         if len(index) > num_clips:
             raise _refused(
                 path, f"it covers {len(index)} clips, the gallery opened here {num_clips}"
             )
-        for row in np.linspace(0, len(index) - 1, min(len(index), _SAMPLE)).astype(np.int64):
-            stored = np.asarray(index.get(int(row)), np.float32)  # NaN if there is no such row
-            if not np.allclose(stored, embeddings[row], rtol=0, atol=_FLOAT16_STEP):
-                raise _refused(path, f"row {row} differs from the gallery's embedding")
+        if clips_digest != _clips_digest(embeddings, len(index)):
+            raise _refused(path, "it was made of other embeddings")
         return cls(index, contents)
 
     @classmethod
@@ -143,23 +155,33 @@ class ApproximateIndex:
         """Make an index without clips, to ``add`` to."""
         from usearch.index import Index
 
-        return cls(Index(ndim=embed_dim, metric="ip", dtype="f16"))
+        # A key is a row: none is looked up, and opening need not read the graph to be able to.
+        return cls(Index(ndim=embed_dim, metric="ip", dtype="i8", enable_key_lookups=False))
 
     def add(self, embeddings: Float32, *, threads: int) -> None:
         """Add the rows of ``embeddings`` [N, E] after those covered; 0 threads = all cores."""
-        first = len(self)
-        if first < len(embeddings):
-            keys = np.arange(first, len(embeddings), dtype=np.uint64)
-            self._index.add(keys, embeddings[first:], threads=threads)
+        limit = min(1.0, _INT8_LIMIT / embeddings.shape[1] ** 0.5)
+        for first in range(len(self), len(embeddings), _ROW_BLOCK):
+            block = _int8(embeddings[first : first + _ROW_BLOCK], limit)
+            keys = np.arange(first, first + len(block), dtype=np.uint64)
+            self._index.add(keys, block, threads=threads)
 
-    def save(self, path: Path) -> None:
-        """Write the file in one step: a crash leaves the old one or the new one."""
+    def save(self, path: Path, embeddings: Float32) -> None:
+        """Write the file in one step: a crash leaves the old one or the new one.
+
+        Args:
+            path: The file.
+            embeddings: What was added, float32 [N, E].
+        """
         temporary = path.with_name(path.name + ".tmp")
         self._index.save(temporary)
         with temporary.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.seek(0, os.SEEK_END)
-            file.write(_SEAL + digest)
+            size = file.seek(0, os.SEEK_END)
+            start = _graph_start(file, size)
+            seal = _SEAL + _clips_digest(embeddings, len(self)) + _graph_digest(file, start, size)
+            seal += _digest(file, _DIMENSIONS.size, start)
+            file.seek(size)
+            file.write(seal)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -175,7 +197,8 @@ class ApproximateIndex:
         tail, _ = exact_top_k(embeddings[covered:], queries, top_k)
         hits = []
         for query, after in zip(queries, tail + covered, strict=True):
-            found = np.asarray(self._index.search(query, wanted, threads=1).keys, np.int64)
+            matches = self._index.search(_int8(query, np.abs(query).max()), wanted, threads=1)
+            found = np.asarray(matches.keys, np.int64)
             if len(found) < min(top_k, covered):
                 hits += _exact_block(embeddings, query[None], top_k)
                 continue
@@ -184,16 +207,65 @@ class ApproximateIndex:
         return _stacked(hits, min(top_k, len(embeddings)))
 
 
-def _unsealed(path: Path) -> memoryview:
+def _int8(numbers: Float32, limit: float) -> NDArray[np.int8]:
+    """Round to 127 steps up to ``limit``; USearch's own are up to 1, and cut off, not rounded."""
+    steps: NDArray[np.int8] = np.rint(np.clip(numbers, -limit, limit) * (127 / limit)).astype(
+        np.int8
+    )
+    return steps
+
+
+def _unsealed(path: Path, *, check_vectors: bool) -> tuple[memoryview, bytes]:
+    """Map a file that is as it was written, and return what it says of the gallery's embeddings.
+
+    For the digests it is read, not mapped, so that it does not become resident.
+    """
     try:
         with path.open("rb") as file:
             contents = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            size = max(len(contents) - _SEAL_PARTS.size, 0)
+            seal = contents[size:]
+            start = _graph_start(file, size)
+            found = _graph_digest(file, start, size)
+            if check_vectors:
+                found += _digest(file, _DIMENSIONS.size, start)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise _refused(path, f"it cannot be read ({error})") from error
-    body, seal = contents[:-_SEAL_BYTES], contents[-_SEAL_BYTES:]
-    if bytes(seal) != _SEAL + hashlib.sha256(body).digest():
+    magic, clips_digest, written = _SEAL_PARTS.unpack(seal)
+    if magic != _SEAL or not written.startswith(found):
         raise _refused(path, "its checksum differs from its contents")
-    return body
+    return contents[:size], clips_digest
+
+
+def _graph_start(file: BinaryIO, size: int) -> int:
+    """Return where USearch's vectors end, which stand between their dimensions and the graph."""
+    file.seek(0)
+    head = file.read(_DIMENSIONS.size)
+    if len(head) == _DIMENSIONS.size:
+        start: int = _DIMENSIONS.size + math.prod(_DIMENSIONS.unpack(head))
+        file.seek(min(start, size))
+        if start < size and file.read(len(_GRAPH)) == _GRAPH:
+            return start
+    raise ValueError("no vectors and graph as USearch writes them")
+
+
+def _graph_digest(file: BinaryIO, start: int, size: int) -> bytes:
+    return _digest(file, 0, _DIMENSIONS.size, start, size)
+
+
+def _digest(file: BinaryIO, *spans: int) -> bytes:
+    """Hash parts of a file: from the first position to the second, the third to the fourth, ..."""
+    digest = hashlib.sha256()
+    for first, end in zip(spans[::2], spans[1::2], strict=True):
+        file.seek(first)
+        for position in range(first, end, _HASH_BLOCK):
+            digest.update(file.read(min(_HASH_BLOCK, end - position)))
+    return digest.digest()
+
+
+def _clips_digest(embeddings: Float32, covered: int) -> bytes:
+    rows = np.linspace(0, covered - 1, min(covered, _SAMPLE)).astype(np.int64)
+    return hashlib.sha256(embeddings[rows].tobytes()).digest()
 
 
 def _refused(path: Path, reason: str) -> GalleryError:

@@ -146,7 +146,7 @@ def test_a_wrong_variant_fails_and_writes_nothing(run, stand_in, task, wrong):
 def test_batch_sizes_that_are_none_are_refused(run, batches):
     result = CliRunner().invoke(bench, ["encode", "--batches", batches])
     assert result.exit_code == 2
-    assert "is not a list of numbers above 0 such as 1,4,16." in result.output
+    assert "expected numbers above 0 with commas." in result.output
 
 
 def test_an_unknown_backbone_is_one_line(tmp_path):

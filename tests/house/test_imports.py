@@ -26,11 +26,12 @@ EXTRAS = {
     "dgl_runtime": ("cpu", "large", "openvino", "pycuda", "trt", "trt-rtx"),
     "dgl_train": ("train",),
     "dgl_export": ("export", "trt", "trt-rtx"),
-    "benchmarks": ("export",),
+    "benchmarks": ("bench", "export"),
 }
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "cuda": "cuda-python",
+    "faiss": "faiss-cpu",
     "open_clip": "open-clip-torch",
 }  # where the names differ
 TYPING_ONLY = {"_typeshed"}

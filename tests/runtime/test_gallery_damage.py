@@ -41,7 +41,7 @@ def test_a_failed_open_does_not_keep_the_lock(tmp_path):
     folder = gallery_of(tmp_path, 1)
     good = (folder / "clips.jsonl").read_bytes()
     (folder / "clips.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(GalleryError, match="line 1 is no clip"):
+    with pytest.raises(GalleryError, match=r"holds 1 whole lines, gallery.json says 4"):
         Gallery.open(folder, writable=True)
     (folder / "clips.jsonl").write_bytes(good)
     Gallery.open(folder, writable=True).close()
@@ -115,12 +115,20 @@ def test_a_header_that_is_not_json_of_ours_is_refused(tmp_path, text):
 @pytest.mark.parametrize(
     "line", [b"{}", b"no json", b"[1]", b"3", b"\xff", b'{"video": "a", "start_s": "x"}']
 )
-def test_a_clip_row_that_is_none_is_refused(tmp_path, line):
+def test_a_clip_row_that_is_none_is_refused_when_it_is_read_and_by_writers(tmp_path, line):
     folder = gallery_of(tmp_path, 1)
     rows = (folder / "clips.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "clips.jsonl").write_bytes(b"".join([*rows[:2], line + b"\n", *rows[2:]]))
-    with pytest.raises(GalleryError, match=r"clips.jsonl is damaged: line 3 is no clip"):
-        Gallery.open(folder)
+    with Gallery.open(folder) as reader, Gallery.open(folder, writable=True) as writer:
+        assert [reader.clips[row].start_s for row in (0, 1)] == [0.0, 0.1]
+        for read in (
+            lambda: reader.clips[2],
+            lambda: list(reader.clips),
+            lambda: writer.has("sha", 0.0, 1.0),
+            lambda: writer.append(*batch(1)),
+        ):
+            with pytest.raises(GalleryError, match=r"clips.jsonl is damaged: line 3 is no clip"):
+                read()
 
 
 @pytest.mark.parametrize("name", DATA)

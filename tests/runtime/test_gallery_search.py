@@ -1,5 +1,6 @@
 """Exact and approximate search of galleries."""
 
+import hashlib
 from types import SimpleNamespace
 from unittest import mock
 
@@ -111,6 +112,16 @@ def indexed(tmp_path):
         yield gallery
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A path, what a good index file there holds, and its embeddings."""
+    path, embeddings = tmp_path_factory.mktemp("built") / "clips.usearch", clustered(200)
+    index = ApproximateIndex.empty(E)
+    index.add(embeddings, threads=1)
+    index.save(path, embeddings)
+    return path, path.read_bytes(), embeddings
+
+
 def test_approximate_hits_are_nearly_complete_and_their_similarities_exact(indexed):
     queries = clustered(50, seed=3)
     exact, exact_similarity = indexed.search(queries, 10)
@@ -210,7 +221,7 @@ def test_an_index_of_other_embeddings_is_refused(indexed, tmp_path):
         embeddings = clustered(2000, seed=9)
         fill(other, embeddings)
         (tmp_path / "other" / "clips.usearch").write_bytes(theirs)
-        with pytest.raises(GalleryError, match="row 0 differs from the gallery's embedding"):
+        with pytest.raises(GalleryError, match="it was made of other embeddings"):
             other.search(clustered(1), 1, approximate=True)
         other.build_approximate_index(threads=1)
         rows, _ = other.search(embeddings[:20], 1, approximate=True)
@@ -227,12 +238,38 @@ def test_an_index_of_other_embeddings_is_refused(indexed, tmp_path):
 
 
 def test_a_sealed_file_that_usearch_cannot_read_is_refused(tmp_path):
-    import hashlib
-
     path = tmp_path / "clips.usearch"
-    path.write_bytes(b"x" * 500 + b"dgl-ann1" + hashlib.sha256(b"x" * 500).digest())
+    no_vectors, garbage = bytes(8), b"usearch" + b"x" * 500
+    digest = hashlib.sha256(no_vectors + garbage).digest()
+    path.write_bytes(no_vectors + garbage + b"dgl-ann2" + bytes(32) + digest + bytes(32))
     with pytest.raises(GalleryError, match="USearch cannot read it"):
         ApproximateIndex.open(path, clustered(10))
+
+
+def test_damaged_vectors_make_no_similarity_wrong_and_are_not_written_again(indexed):
+    path = indexed._folder / "clips.usearch"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + whole[8 : 8 + E] + bytes(E) * 9 + whole[8 + 10 * E :])
+    queries = clustered(20, seed=3)
+    rows, similarity = indexed.search(queries, 10, approximate=True)
+    for query, found, values in zip(queries, rows, similarity, strict=True):
+        np.testing.assert_allclose(values, indexed.embeddings[found] @ query, atol=1e-6)
+    with pytest.raises(GalleryError, match="its checksum differs from its contents"):
+        ApproximateIndex.open(path, indexed.embeddings, extend=True)
+    indexed.build_approximate_index(threads=1)
+    assert path.read_bytes()[8 : 8 + 2000 * E] == whole[8 : 8 + 2000 * E]
+
+
+@given(place=st.integers(0, 10**6), mask=st.integers(1, 255))
+def test_any_damage_to_the_graph_is_refused_at_opening(built, place, mask):
+    path, whole, embeddings = built
+    vectors = len(embeddings) * E
+    places = [*range(8), *range(8 + vectors, len(whole) - 32)]  # the last 32 seal the vectors
+    damaged = bytearray(whole)
+    damaged[places[place % len(places)]] ^= mask
+    path.write_bytes(damaged)
+    with pytest.raises(GalleryError, match="does not fit the gallery"):
+        ApproximateIndex.open(path, embeddings)
 
 
 def test_an_index_that_cannot_be_written_leaves_the_old_one(indexed):
