@@ -1,15 +1,18 @@
-"""Chosen frames of one video, in one forward pass that decodes as little as it can.
+"""Chosen frames of one video, in forward passes that decode as little as they can.
 
-Two things are skipped: stretches up to a keyframe (by a seek), and frames nobody wants that no
-other frame refers to. Each frame found must then have exactly the time the packet index says;
-where a file does not keep to its index, the pass begins again and decodes everything.
+Three things are skipped: stretches up to a keyframe (by a seek), frames nobody wants that no other
+frame refers to, and the frames behind the last one before a seek (the decoder is emptied instead).
+Each frame found must then have exactly the time the packet index says; where a file does not keep
+to its index, the pass begins again and decodes everything.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -23,7 +26,7 @@ from dgl_runtime.packet_index import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from av import Packet, VideoFrame, VideoStream
@@ -39,6 +42,78 @@ Measured on mp4, a seek wins from 4 packets on; it costs more where there is no 
 
 MAX_LOST_S = 1.0
 """Seconds a frame may stand in for frames that do not decode; a longer loss is an error."""
+
+_PIECE = 16
+"""Frames a decoder of several reads without a pause: a bound on what waits to be taken."""
+
+Shaped = TypeVar("Shaped")
+
+
+def read_frames(
+    path: Path,
+    index: PacketIndex,
+    numbers: Sequence[int],
+    shape: Callable[[NDArray[np.uint8]], Shaped],
+    *,
+    threads: int = 1,
+) -> Iterator[tuple[int, Shaped]]:
+    """Yield chosen frames, each as ``shape`` makes it, with as many decoders as pay.
+
+    Frames that hang on different keyframes are decoded side by side, which uses threads better
+    than one decoder with several; only where there are none, one decoder gets all threads.
+
+    Args:
+        path: The video.
+        index: Its packet index.
+        numbers: Frame numbers in order of display, ascending.
+        shape: Called with each picture, uint8 [H, W, 3] RGB, in a thread of its own.
+        threads: Threads at work, 1 or more.
+
+    Yields:
+        The number and what ``shape`` returned, in the order of ``numbers``.
+
+    Raises:
+        MediaError: If the file cannot be opened, or frames are lost for too long.
+    """
+    runs = [numbers] if index.is_counted else _runs(index, numbers)
+    count = min(threads, len(runs))
+    if count <= 1:
+        for number, picture in FrameReader(path, index, threads=threads).read(numbers):
+            yield number, shape(picture)
+        return
+    passes = [
+        FrameReader(path, index, threads=threads // count).read(list(chain(*runs[place::count])))
+        for place in range(count)
+    ]
+
+    def read_piece(place: int, length: int) -> list[tuple[int, Shaped]]:
+        return [(number, shape(picture)) for number, picture in islice(passes[place], length)]
+
+    waiting: deque[Future[list[tuple[int, Shaped]]]] = deque()
+    with ExitStack() as opened:
+        for one in passes:
+            opened.callback(one.close)
+        workers = [opened.enter_context(ThreadPoolExecutor(1)) for _ in passes]
+        opened.callback(lambda: [future.cancel() for future in waiting])
+        for turn, run in enumerate(runs):
+            place = turn % count
+            for start in range(0, len(run), _PIECE):
+                length = min(_PIECE, len(run) - start)
+                waiting.append(workers[place].submit(read_piece, place, length))
+                if len(waiting) > 2 * count:
+                    yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _runs(index: PacketIndex, numbers: Sequence[int]) -> list[Sequence[int]]:
+    """Cut ascending frame numbers at keyframes so far apart that a seek pays."""
+    keys = index.keyframes_before(index.shown[list(numbers)])
+    starts = [0]
+    for place, key in enumerate(keys):
+        if key - keys[starts[-1]] >= SEEK_SAVES_PACKETS:
+            starts.append(place)
+    return [numbers[a:b] for a, b in zip(starts, [*starts[1:], len(numbers)], strict=True)]
 
 
 class FrameReader:
@@ -66,10 +141,11 @@ class FrameReader:
         self._may_skip = may_skip and not index.is_counted
         self._may_seek = True
         self._wanted: frozenset[int] = frozenset()
+        self._stop = -1
         self._opened = ExitStack()
         self._fault = "the stream ends early"
 
-    def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def read(self, numbers: Sequence[int]) -> Generator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames; to be called once.
 
         A packet that the decoder refuses is skipped and the frame before it stays on display, as
@@ -88,10 +164,17 @@ class FrameReader:
         from av.video.reformatter import VideoReformatter
 
         reformatter = VideoReformatter()
-        self._wanted = frozenset(self._index.shown[list(numbers)].tolist())
+        shown = self._index.shown[list(numbers)]
+        keys = self._index.keyframes_before(shown).tolist()
+        stops = self._index.positions_at(shown).tolist()
+        self._wanted = frozenset(shown.tolist())
         with self._opened:
             self._start()
-            for number in numbers:
+            for number, key, stop, next_key in zip(
+                numbers, keys, stops, [*keys[1:], None], strict=True
+            ):
+                self._seek_if_it_saves(key)
+                self._stop = stop if next_key is None or self._pays(next_key, stop + 1) else -1
                 frame = self._frame_on_display(int(self._index.shown[number]))
                 try:
                     # One thread: by default swscale starts one per core.
@@ -126,7 +209,6 @@ class FrameReader:
 
     def _frame_on_display(self, target: int) -> VideoFrame:
         """The last frame shown at or before a time in ticks, else the first that decodes."""
-        self._seek_if_it_saves(target)
         while self._ahead is None or self._ahead[0] <= target:
             if self._ahead is not None:
                 self._shown, self._ahead = self._ahead, None
@@ -147,13 +229,18 @@ class FrameReader:
         return found[1]
 
     def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[tuple[int, VideoFrame]]:
-        """Yield frames in order of display with their display times, ticks."""
+        """Yield frames in order of display with their display times, ticks.
+
+        Behind the packet to stop at the decoder gives what it holds and nothing more.
+        """
         codec = self._stream.codec_context
         for packet in packets:
             self._position += 1
             is_wanted = packet_time(packet) in self._wanted or not self._may_skip
             codec.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield from self._decode_packet(packet)
+            if self._may_skip and self._position == self._stop + 1:
+                break
         yield from self._decode_packet(None)
 
     def _decode_packet(
@@ -176,14 +263,17 @@ class FrameReader:
         stamps = (frame.pts, frame.dts, self._shown and self._shown[0])
         return next((stamp for stamp in stamps if stamp is not None), int(shown[0]))
 
-    def _seek_if_it_saves(self, target: int) -> None:
-        """Jump to the keyframe before a time, or leave the pass where it is.
+    def _pays(self, key: int, position: int) -> bool:
+        """Whether to seek to a keyframe from a position in file order."""
+        return self._may_skip and self._may_seek and key - position >= SEEK_SAVES_PACKETS
+
+    def _seek_if_it_saves(self, key: int) -> None:
+        """Jump to a keyframe, or leave the pass where it is.
 
         A jump that lands behind the keyframe or before the current position is useless: the pass
         then begins again. One that saves nothing is the last that is tried.
         """
-        key = self._index.keyframe_before(target)
-        if not (self._may_skip and self._may_seek) or key - self._position < SEEK_SAVES_PACKETS:
+        if not self._pays(key, self._position):
             return
         # Containers disagree on whether a seek goes by display time or by decode time.
         for times in (self._index.times, self._index.decode_times):
