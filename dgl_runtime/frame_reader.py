@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,6 +46,9 @@ MAX_LOST_S = 1.0
 _PIECE = 16
 """Frames a decoder of several reads without a pause: a bound on what waits to be taken."""
 
+_AHEAD = 2
+"""Pictures decoded while an earlier one is shaped."""
+
 Shaped = TypeVar("Shaped")
 
 
@@ -77,9 +80,12 @@ def read_frames(
     """
     runs = [numbers] if index.is_counted else _runs(index, numbers)
     count = min(threads, len(runs))
-    if count <= 1:
-        for number, picture in FrameReader(path, index, threads=threads).read(numbers):
+    if threads == 1:
+        for number, picture in FrameReader(path, index).read(numbers):
             yield number, shape(picture)
+        return
+    if count <= 1:
+        yield from _shape_aside(FrameReader(path, index, threads=threads).read(numbers), shape)
         return
     passes = [
         FrameReader(path, index, threads=threads // count).read(list(chain(*runs[place::count])))
@@ -104,6 +110,21 @@ def read_frames(
                     yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+def _shape_aside(
+    frames: Generator[tuple[int, NDArray[np.uint8]]], shape: Callable[[NDArray[np.uint8]], Shaped]
+) -> Iterator[tuple[int, Shaped]]:
+    """Shape each picture in a second thread while the next ones are decoded."""
+    waiting: deque[tuple[int, Future[Shaped]]] = deque()
+    with closing(frames), ThreadPoolExecutor(1) as shaper:
+        for number, picture in frames:
+            waiting.append((number, shaper.submit(shape, picture)))
+            if len(waiting) > _AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
 
 
 def _runs(index: PacketIndex, numbers: Sequence[int]) -> list[Sequence[int]]:

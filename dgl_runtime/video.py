@@ -209,8 +209,11 @@ def preprocess(picture: Image | NDArray[np.uint8], frame_size: int) -> NDArray[n
     image = image if image.mode == "RGB" else image.convert("RGB")
     shorter = min(image.size)
     width, height = (int(frame_size * side / shorter) for side in image.size)
-    if shorter != frame_size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - frame_size) / 2), round((height - frame_size) / 2)
-    image = image.crop((left, top, left + frame_size, top + frame_size))
+    # Pillow resizes across, then down. In two calls, what is cut off is not resized down.
+    bicubic = Image.Resampling.BICUBIC
+    image = image.resize((width, image.height), bicubic)
+    image = image.crop((left, 0, left + frame_size, image.height))
+    image = image.resize((frame_size, height), bicubic)
+    image = image.crop((0, top, frame_size, top + frame_size))
     return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
