@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import av
 import click
@@ -107,11 +108,11 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.ui
     for scale, weight in ((128, 1.0), (32, 0.7), (8, 0.4)):
         coarse = rng.random((height // scale + 2, width // scale + 2), dtype=np.float32)
         total += weight * _enlarge(coarse, scale)[:height, :width]
-    total -= total.min()
-    return (20 + 220 * total / total.max()).astype(np.uint8)
+    total = 20 + 220 * (total - total.min()) / np.ptp(total)
+    return np.asarray(total, np.uint8)
 
 
-def _enlarge(values: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+def _enlarge(values: NDArray[np.floating[Any]], scale: int) -> NDArray[np.floating[Any]]:
     """Enlarge by linear interpolation, [H, W] to [(H - 1) * scale, (W - 1) * scale]."""
     part = (np.arange(scale, dtype=np.float32) / scale)[:, None]
     for _ in range(2):

@@ -26,9 +26,14 @@ EXTRAS = {
     "dgl_runtime": ("cpu", "large", "openvino", "pycuda", "trt", "trt-rtx"),
     "dgl_train": ("train",),
     "dgl_export": ("export", "trt", "trt-rtx"),
-    "benchmarks": ("export",),
+    "benchmarks": ("bench", "export"),
 }
-DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch"}  # where the names differ
+DISTRIBUTIONS = {  # where the names differ
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "decord": "decord2",
+    "open_clip": "open-clip-torch",
+}
 TYPING_ONLY = {"_typeshed"}
 
 HEAVY = "torch torchvision onnx onnxruntime openvino tensorrt av tokenizers PIL usearch ftfy tqdm"
