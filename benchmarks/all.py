@@ -21,8 +21,13 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 """Benchmark -> what makes it quick: it tells whether everything runs, not how fast."""
 
 _BENCH = ("-c", "from benchmarks.cli import bench; bench(prog_name='dgl-bench')")
-_EXPORT = ("-c", "from dgl_export.cli import export; export(prog_name='dgl-export')")
-_EXPORT += ("--zero-shot", "--backbone", "ViT-B-32-quickgelu")
+_EXPORT = (
+    "-c",
+    "from dgl_export.cli import export; export(prog_name='dgl-export')",
+    "--zero-shot",
+    "--backbone",
+    "ViT-B-32-quickgelu",
+)
 
 
 @dataclass(frozen=True)

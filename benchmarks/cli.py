@@ -178,11 +178,10 @@ def startup(
 ) -> None:
     """Time from an empty process to the first query and clip, and the size of installations.
 
-    \b
-    Example, with random weights:
-      dgl-export --zero-shot --backbone ViT-B-32-quickgelu --out bundle
-      dgl-bench startup bundle
-    """  # noqa: D301 - click's own marker
+    A bundle with random weights will do: dgl-export --zero-shot --backbone ViT-B-32-quickgelu.
+
+    Example: dgl-bench startup bundle --rounds 7
+    """
     from benchmarks.startup import bench_startup
     from benchmarks.startup_report import make_report
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -15,7 +16,8 @@ class InstalledSize:
     Attributes:
         requirement: What pip would be asked for.
         sizes: Bytes of each distribution it needs, itself included.
-        missing: Distributions it needs that are not installed here, so that its size is unknown.
+        missing: Distributions and extras it needs that are not installed here, so that its size is
+            unknown.
     """
 
     requirement: str
@@ -43,8 +45,11 @@ def measure_size(requirement: str) -> InstalledSize:
             missing.add(name)
             continue
         sizes.setdefault(name, _bytes_of(found))
+        known = {canonicalize_name(one) for one in found.metadata.get_all("Provides-Extra") or []}
         for extra in ("", *asked.extras):
-            if (name, extra) not in seen:
+            if extra and canonicalize_name(extra) not in known:
+                missing.add(f"{name}[{extra}]")
+            elif (name, extra) not in seen:
                 seen.add((name, extra))
                 waiting += _needed(found, extra)
     return InstalledSize(requirement, sizes, tuple(sorted(missing)))
@@ -67,6 +72,6 @@ def _bytes_of(found: Distribution) -> int:
     for file in found.files or []:
         if file.size is not None:
             total += file.size
-        elif (path := file.locate()).exists():  # type: ignore[attr-defined]
+        elif (path := Path(file.locate())).exists():
             total += path.stat().st_size
     return total

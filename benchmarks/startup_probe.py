@@ -23,28 +23,24 @@ def cold_start(bundle_folder: Path, engine: str, device: str, threads: int) -> d
     import numpy as np
 
     from dgl_runtime import Retriever
-    from dgl_runtime.engines import open_engine
+    from dgl_runtime.bundle import Graph
+    from dgl_runtime.engines import Engine, open_engine
 
     imported = time.perf_counter()
     retriever = Retriever(bundle_folder)
     opened = time.perf_counter()
     bundle, manifest = retriever.bundle, retriever.bundle.manifest
-    captions, clips = (
-        lambda graph=graph: open_engine(
-            bundle.graph_path(graph),
-            device=device,
-            threads=threads,
-            engine=engine,
-            precision=graph.precision,
-        )
-        for graph in (manifest.captions, manifest.clips)
-    )
+
+    def load(graph: Graph) -> Engine:
+        file, precision = bundle.graph_path(graph), graph.precision
+        return open_engine(file, device=device, threads=threads, engine=engine, precision=precision)
+
     tokens = retriever.tokenizer([QUERY], manifest.max_words)
-    caption_engine = captions()
+    caption_engine = load(manifest.captions)
     caption_engine.run({"tokens": tokens})
     answered = time.perf_counter()
     size = (1, manifest.num_frames, 3, manifest.frame_size, manifest.frame_size)
-    clips().run({"frames": np.zeros(size, np.uint8)})
+    load(manifest.clips).run({"frames": np.zeros(size, np.uint8)})
     embedded = time.perf_counter()
     return {
         "engine": caption_engine.description,

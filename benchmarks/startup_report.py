@@ -46,16 +46,17 @@ def _start_table(result: StartupResult) -> Table:
     rows = [
         [
             engine,
+            result.starts[engine][0].engine,
             *(f"{1000 * result.spread_s(engine, step).median:.0f}" for step in STEPS),
             *spread_cells(result.answer_s(engine), 2),
             f"{result.process_s(engine).median:.2f}",
         ]
         for engine in result.starts
     ]
-    rows += [[f"{engine}: left out, {why}", *[""] * 8] for engine, why in result.skipped.items()]
-    columns = ["engine", "import ms", "open ms", "query ms", "clip ms"]
+    rows += [[engine, f"left out: {why}", *[""] * 8] for engine, why in result.skipped.items()]
+    columns = ["engine", "is", "import ms", "open ms", "query ms", "clip ms"]
     columns += ["answer s", "p10", "p90", "process s"]
-    return Table("First answers", columns, rows)
+    return Table("First answers", columns, rows, text_columns=2)
 
 
 def _size_table(sizes: list[InstalledSize]) -> Table:

@@ -166,10 +166,11 @@ def test_frames_that_all_fail_to_decode(tmp_path):
     assert "cannot be decoded at second 0.00 (" in message_for(path)
 
 
-def test_a_long_loss_in_the_middle_names_the_second(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_loss_in_the_middle_names_the_second(tmp_path, threads):
     path = write_video(tmp_path / "hole.mp4", 100, codec="libx264", gop=10)
     damage(path, 0.3, 0.6)
-    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), 5, SIZE)
+    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), 5, SIZE, threads=threads)
     assert numbers_of(next(clips)) == [1, 3, 5, 7, 9]
     with pytest.raises(MediaError, match=r"cannot be decoded at second [2-6]\.\d\d \(Invalid data"):
         list(clips)
