@@ -57,6 +57,7 @@ class Work:
 
     num_frames: int
     keyframes: int
+    packets_read: int
     frames_decoded: int
     open_ms: float
     index_ms: float
@@ -216,6 +217,7 @@ def measure_work(path: Path) -> Work:
     return Work(
         num_frames=len(index.shown),
         keyframes=index.keyframes.size,
+        packets_read=reader.packets_read,
         frames_decoded=reader.frames_decoded,
         open_ms=_second_ms(opened),
         index_ms=_second_ms(indexed),

@@ -92,6 +92,7 @@ def _work_table(clips: Sequence[ClipResult]) -> Table:
             clip.name,
             str(clip.work.num_frames),
             str(clip.work.keyframes),
+            str(clip.work.packets_read),
             str(clip.work.frames_decoded),
             f"{clip.work.open_ms:.1f}",
             f"{clip.work.index_ms:.1f}",
@@ -100,7 +101,17 @@ def _work_table(clips: Sequence[ClipResult]) -> Table:
         ]
         for clip in clips
     ]
-    columns = ["clip", "frames", "keyframes", "decoded", "open", "index", "frames ms", "resize"]
+    columns = [
+        "clip",
+        "frames",
+        "keyframes",
+        "read",
+        "decoded",
+        "open",
+        "index",
+        "frames ms",
+        "resize",
+    ]
     return Table(f"Where the time of {OURS} goes, one thread, ms", columns, rows)
 
 
@@ -119,7 +130,8 @@ def _notes(result: DecodeResult) -> list[str]:
         f"The frames of {OURS} are equal to the plain pass, or there would be no report.",
         f"Pixels off: mean absolute difference of the small frames from those of {OURS}, which are bit-equal "
         "to the bicubic resize CLIP was trained with; the largest of all clips.",
-        "open, index and frames: the first is part of each of the other two; the index is read once a file.",
+        f"read: packets given to the decoder of {OURS}; decoded: frames that came out, the others were "
+        "skipped or dropped at a seek. open: part of index and of frames. index: read once a file.",
         *(f"{name} failed on {why}." for name, why in failed.items()),
         f"Load average before the run: {result.load_before}.",
     ]

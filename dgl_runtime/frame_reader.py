@@ -1,4 +1,4 @@
-"""Chosen frames of one video, in forward passes that decode as little as they can.
+"""Chosen frames of one video, in one forward pass that decodes as little as it can.
 
 Three things are skipped: stretches up to a keyframe (by a seek), frames nobody wants that no other
 frame refers to, and the frames behind the last one before a seek (the decoder is emptied instead).
@@ -8,11 +8,9 @@ to its index, the pass begins again and decodes everything.
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import ExitStack
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +24,7 @@ from dgl_runtime.packet_index import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from av import Packet, VideoFrame, VideoStream
@@ -43,105 +41,13 @@ Measured on mp4, a seek wins from 4 packets on; it costs more where there is no 
 MAX_LOST_S = 1.0
 """Seconds a frame may stand in for frames that do not decode; a longer loss is an error."""
 
-_PIECE = 16
-"""Frames a decoder of several reads without a pause: a bound on what waits to be taken."""
-
-_AHEAD = 2
-"""Pictures decoded while an earlier one is shaped."""
-
-Shaped = TypeVar("Shaped")
-
-
-def read_frames(
-    path: Path,
-    index: PacketIndex,
-    numbers: Sequence[int],
-    shape: Callable[[NDArray[np.uint8]], Shaped],
-    *,
-    threads: int = 1,
-) -> Iterator[tuple[int, Shaped]]:
-    """Yield chosen frames, each as ``shape`` makes it, with as many decoders as pay.
-
-    Frames that hang on different keyframes are decoded side by side, which uses threads better
-    than one decoder with several; only where there are none, one decoder gets all threads.
-
-    Args:
-        path: The video.
-        index: Its packet index.
-        numbers: Frame numbers in order of display, ascending.
-        shape: Called with each picture, uint8 [H, W, 3] RGB, in a thread of its own.
-        threads: Threads at work, 1 or more.
-
-    Yields:
-        The number and what ``shape`` returned, in the order of ``numbers``.
-
-    Raises:
-        MediaError: If the file cannot be opened, or frames are lost for too long.
-    """
-    runs = [numbers] if index.is_counted else _runs(index, numbers)
-    count = min(threads, len(runs))
-    if threads == 1:
-        for number, picture in FrameReader(path, index).read(numbers):
-            yield number, shape(picture)
-        return
-    if count <= 1:
-        yield from _shape_aside(FrameReader(path, index, threads=threads).read(numbers), shape)
-        return
-    passes = [
-        FrameReader(path, index, threads=threads // count).read(list(chain(*runs[place::count])))
-        for place in range(count)
-    ]
-
-    def read_piece(place: int, length: int) -> list[tuple[int, Shaped]]:
-        return [(number, shape(picture)) for number, picture in islice(passes[place], length)]
-
-    waiting: deque[Future[list[tuple[int, Shaped]]]] = deque()
-    with ExitStack() as opened:
-        for one in passes:
-            opened.callback(one.close)
-        workers = [opened.enter_context(ThreadPoolExecutor(1)) for _ in passes]
-        opened.callback(lambda: [future.cancel() for future in waiting])
-        for turn, run in enumerate(runs):
-            place = turn % count
-            for start in range(0, len(run), _PIECE):
-                length = min(_PIECE, len(run) - start)
-                waiting.append(workers[place].submit(read_piece, place, length))
-                if len(waiting) > 2 * count:
-                    yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _shape_aside(
-    frames: Generator[tuple[int, NDArray[np.uint8]]], shape: Callable[[NDArray[np.uint8]], Shaped]
-) -> Iterator[tuple[int, Shaped]]:
-    """Shape each picture in a second thread while the next ones are decoded."""
-    waiting: deque[tuple[int, Future[Shaped]]] = deque()
-    with closing(frames), ThreadPoolExecutor(1) as shaper:
-        for number, picture in frames:
-            waiting.append((number, shaper.submit(shape, picture)))
-            if len(waiting) > _AHEAD:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
-
-
-def _runs(index: PacketIndex, numbers: Sequence[int]) -> list[Sequence[int]]:
-    """Cut ascending frame numbers at keyframes so far apart that a seek pays."""
-    keys = index.keyframes_before(index.shown[list(numbers)])
-    starts = [0]
-    for place, key in enumerate(keys):
-        if key - keys[starts[-1]] >= SEEK_SAVES_PACKETS:
-            starts.append(place)
-    return [numbers[a:b] for a, b in zip(starts, [*starts[1:], len(numbers)], strict=True)]
-
 
 class FrameReader:
     """Reads frames of a video by their number in order of display.
 
     Attributes:
-        frames_decoded: Frames that came out of the decoder so far.
+        packets_read: Packets that went into the decoder so far.
+        frames_decoded: Frames that came out of it.
     """
 
     def __init__(
@@ -155,7 +61,7 @@ class FrameReader:
             threads: Decoder threads, 1 or more.
             may_skip: False: decode every frame from the first on.
         """
-        self.frames_decoded = 0
+        self.packets_read = self.frames_decoded = 0
         self._path = path
         self._index = index
         self._threads = threads
@@ -257,6 +163,7 @@ class FrameReader:
         codec = self._stream.codec_context
         for packet in packets:
             self._position += 1
+            self.packets_read += 1
             is_wanted = packet_time(packet) in self._wanted or not self._may_skip
             codec.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield from self._decode_packet(packet)

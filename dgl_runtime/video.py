@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.frame_reader import FrameReader, read_frames
+from dgl_runtime.frame_reader import FrameReader
 from dgl_runtime.packet_index import one_line, read_index
+from dgl_runtime.side_by_side import read_frames
 from dgl_runtime.windows import Span, cut_windows, frame_times
 
 if TYPE_CHECKING:

@@ -176,6 +176,20 @@ def test_a_long_loss_in_the_middle_names_the_second(tmp_path, threads):
         list(clips)
 
 
+def test_frames_before_a_loss_come_before_its_error_however_many_threads(tmp_path):
+    path = write_video(tmp_path / "tail.mp4", 100, codec="libx264", gop=400)
+    damage(path, 0.3, 0.6)
+    outcomes = []
+    for threads in (1, 2):
+        clips = read_clips(path, cut_windows(10.0, 0.5, 0.5), 5, SIZE, threads=threads)
+        read = []
+        with pytest.raises(MediaError) as fault:
+            read.extend(numbers_of(clip) for clip in clips)
+        outcomes.append((read, str(fault.value)))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][0]) > 2
+
+
 def test_a_file_that_changes_is_read_again(tmp_path):
     path = write_video(tmp_path / "a.mp4", 20)
     assert probe(path).num_frames == 20
