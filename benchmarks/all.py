@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "encode": ("--rounds", "3", "--no-compile"),
+    "encode": ("--rounds", "3", "--compile", ""),
     "decode": ("--quick", "--rounds", "2"),
     "search": ("--sizes", "10000", "--rounds", "20"),
     "startup": ("--rounds", "2"),
-    "quality": (),
+    "quality": ("--rounds", "3"),
     "train": ("--steps", "1", "--rounds", "1"),
 }
 """Benchmark -> what makes it quick: it tells whether everything runs, not how fast."""
@@ -39,22 +39,25 @@ class Outcome:
     seconds: float
 
 
-def run_all(out: Path, bundle: Path, *, quick: bool) -> list[Outcome]:
+def run_all(out: Path, bundle: Path, demo: Path, *, quick: bool) -> list[Outcome]:
     """Run all benchmarks one after another; one that fails does not stop the others.
 
     Args:
         out: Folder for their results.
         bundle: What startup opens; made from random weights if it is not there.
+        demo: What demo.sh made: its run and its shapes are what quality measures.
         quick: A few rounds only.
     """
     outcomes = []
     if not bundle.exists():
         outcomes.append(_timed("export", [*_EXPORT, "--out", str(bundle)]))
+    subjects = {
+        "startup": (str(bundle),),
+        "quality": (str(demo / "run"), "--dataset", "shapes", "--data-root", str(demo / "shapes")),
+    }
     for name, less in BENCHMARKS.items():
-        place = [str(bundle)] if name == "startup" else []
-        outcomes.append(
-            _timed(name, [*_BENCH, name, *place, *(less if quick else ()), "--out", str(out)])
-        )
+        options = (*subjects.get(name, ()), *(less if quick else ()), "--out", str(out))
+        outcomes.append(_timed(name, [*_BENCH, name, *options]))
     return outcomes
 
 

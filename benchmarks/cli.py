@@ -7,7 +7,7 @@ import click
 
 from dgl_runtime.command import Command, fail
 from dgl_runtime.engines import DEVICES, ENGINES
-from dgl_train.options import device_option
+from dgl_train.options import data_root_option, dataset_option, device_option
 
 if TYPE_CHECKING:
     from benchmarks.report import Report
@@ -46,7 +46,17 @@ def bench() -> None:
 @threads_option
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--method", type=click.Choice([*METHODS, "both"]), default="both", show_default=True)
-@click.option("--compile/--no-compile", "with_compile", default=True, help="torch.compile too.")
+@click.option(
+    "--compile",
+    "modes",
+    default="default,max-autotune",
+    show_default=True,
+    help="Modes of torch.compile, with commas; empty for none.",
+)
+@click.option(
+    "--batches", default="1", show_default=True, help="Batch sizes, with commas; 1 is one of them."
+)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @out_option
 def encode(
     backbone: str,
@@ -55,12 +65,14 @@ def encode(
     threads: int,
     rounds: int,
     method: str,
-    with_compile: bool,
+    modes: str,
+    batches: str,
+    device: str,
     out: Path,
 ) -> None:
-    """Latency of one query and one clip: torch as trained, folded, compiled, and ONNX Runtime.
+    """Queries and clips: torch as trained, folded, compiled, and every engine and precision.
 
-    Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2
+    Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2 --batches 1,4,16
     """
     from benchmarks.encode import EncodeSettings, bench_encode
     from benchmarks.encode_report import make_report
@@ -73,9 +85,22 @@ def encode(
         threads=threads,
         rounds=rounds,
         methods=METHODS if method == "both" else (method,),
-        with_compile=with_compile,
+        modes=tuple(modes.split(",")) if modes else (),
+        batches=_sizes(batches),
+        device=device,
     )
     _publish(make_report(bench_encode(settings)), out)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Batch sizes from the command line, always with 1."""
+    try:
+        sizes = {1, *(int(part) for part in text.split(","))}
+    except ValueError:
+        sizes = {0}
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} is not a list of numbers above 0 such as 1,4,16.")
+    return tuple(sorted(sizes))
 
 
 @bench.command(cls=Command)
@@ -137,15 +162,13 @@ def train(
 @click.option(
     "--clips",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("benchmarks/clips"),
-    show_default=True,
-    help="Folder of the clips; made there, some 300 MB, unless they are there.",
+    help="Folder of the clips, some 300 MB, made unless they are there; default: among the caches.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--quick", is_flag=True, help="Two small clips only.")
 @threads_option
 @out_option
-def decode(clips: Path, rounds: int, quick: bool, threads: int, out: Path) -> None:
+def decode(clips: Path | None, rounds: int, quick: bool, threads: int, out: Path) -> None:
     """Time to read 12 frames of a clip: ours, decord2, OpenCV and torchcodec.
 
     Example: dgl-bench decode --threads 1
@@ -153,10 +176,12 @@ def decode(clips: Path, rounds: int, quick: bool, threads: int, out: Path) -> No
     from benchmarks.decode import bench_decode
     from benchmarks.decode_clips import MADE, QUICK, fetch_real_clips, make_clips
     from benchmarks.decode_report import make_report
+    from dgl_train.cache_folder import cache_folder
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = make_clips(clips, QUICK if quick else MADE)
-    paths += [] if quick else fetch_real_clips(clips)
+    folder = clips or cache_folder() / "bench_clips"
+    paths = make_clips(folder, QUICK if quick else MADE)
+    paths += [] if quick else fetch_real_clips(folder)
     _publish(make_report(bench_decode(paths, threads=threads, rounds=rounds)), out)
 
 
@@ -198,9 +223,16 @@ def startup(
     type=click.Path(path_type=Path),
     help="For startup; made with random weights for this run without.",
 )
+@click.option(
+    "--demo",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="What demo.sh made, for quality.",
+)
 @click.option("--quick", is_flag=True, help="A few rounds: whether it runs, not how fast.")
 @out_option
-def run_everything(bundle: Path | None, quick: bool, out: Path) -> None:
+def run_everything(bundle: Path | None, demo: Path, quick: bool, out: Path) -> None:
     """Run encode, decode, search, startup, quality and train, one after another.
 
     One that fails does not stop the others; the exit code is then 1.
@@ -212,10 +244,33 @@ def run_everything(bundle: Path | None, quick: bool, out: Path) -> None:
     from benchmarks.all import run_all, summary
 
     with TemporaryDirectory() as folder:
-        outcomes = run_all(out, bundle or Path(folder) / "bundle", quick=quick)
+        outcomes = run_all(out, bundle or Path(folder) / "bundle", demo, quick=quick)
     click.echo(summary(outcomes))
     if failed := [one.name for one in outcomes if one.exit_code]:
         fail(f"{', '.join(failed)} failed; what each said stands above.")
+
+
+@bench.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@dataset_option
+@data_root_option
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
+)
+@click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
+@out_option
+def quality(
+    run: Path, dataset: str, data_root: Path | None, split: str, rounds: int, out: Path
+) -> None:
+    """Export RUN to every format and precision; what each retrieves on a split, and how fast.
+
+    Example: dgl-bench quality demo/run --dataset shapes --data-root demo/shapes
+    """
+    from benchmarks.quality import QualitySettings, bench_quality, make_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    settings = QualitySettings(run, dataset, data_root, split, rounds)
+    _publish(make_report(settings, bench_quality(settings)), out)
 
 
 @bench.command(cls=Command)

@@ -50,7 +50,7 @@ QUICK = (MadeClip("360p", "short", 10), MadeClip("360p", "long", 10))
 def make_clips(folder: Path, clips: tuple[MadeClip, ...]) -> list[Path]:
     """Write the clips that are not in the folder yet, and return the paths of all.
 
-    All of ``MADE`` take some minutes and 200 MB.
+    All of ``MADE`` take some minutes and 300 MB.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for clip in clips:

@@ -4,7 +4,8 @@
 #   benchmarks/gpu.sh [OUT]           results in OUT (default: gpu-results); the exit code is 1 if a step failed
 #   DEVICE=cpu benchmarks/gpu.sh      as far as it goes without a GPU
 #
-# BUNDLE=DIR   a bundle made elsewhere; without it one with random weights is exported, which needs torch
+# BUNDLE=DIR   a bundle made elsewhere; without it one with random weights is exported
+# DEMO=DIR     what demo.sh made (default: demo); without it quality, which needs a trained run, is left out
 # SITE=DIR     a folder of packages to put first on the path, where no registry can be reached (a slim onnxruntime)
 # PYTHON=FILE  the interpreter (default: python3)
 # QUICK=1      a few rounds: whether it runs, not how fast
@@ -15,6 +16,7 @@ out=${1:-gpu-results}
 device=${DEVICE:-cuda}
 python=${PYTHON:-python3}
 bundle=${BUNDLE:-$out/bundle}
+demo=${DEMO:-demo}
 export PYTHONPATH="${SITE:+$SITE:}$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 : >"$out/steps.txt"
@@ -49,8 +51,12 @@ if [ ! -e "$bundle" ]; then
         --zero-shot --backbone ViT-B-32-quickgelu --out "$bundle"
 fi
 bench doctor "$bundle" --json "$out/doctor.json"
-bench encode --out "$out" $on ${QUICK:+--rounds 3 --no-compile}
-bench quality --out "$out" $on
+bench encode --out "$out" $on ${QUICK:+--rounds 3 --compile=}
+if [ -e "$demo/run" ]; then
+    bench quality "$demo/run" --dataset shapes --data-root "$demo/shapes" --out "$out" ${QUICK:+--rounds 3}
+else
+    echo "== quality is left out: there is no $demo/run; make it with ./demo.sh, or name another in DEMO"
+fi
 bench startup "$bundle" --out "$out" $on ${QUICK:+--rounds 2}
 
 echo "== steps, with their exit codes"

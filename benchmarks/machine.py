@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("dgl-retrieval", "numpy", "torch", "open_clip_torch", "onnx", "onnxruntime")
+PACKAGES = (
+    *("dgl-retrieval", "numpy", "torch", "open_clip_torch", "onnx", "onnxruntime"),
+    *("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx_cu13"),
+)
 MATRIX_SIDE = 3072
 MEMORY_BYTES = 2**29  # more than any cache
 _REPEATS = 10
@@ -50,8 +53,13 @@ class Machine:
 class Peaks:
     """Measured limits of this machine at a number of threads."""
 
-    flop_per_s: float  # float32 matrix product
+    flop_per_s: dict[str, float]  # precision -> rate of a large matrix product
     bytes_per_s: float  # reading and copying a large array, the faster of both
+
+    def best(self, other: "Peaks") -> "Peaks":
+        """The better of two measurements of one machine."""
+        rates = {name: max(rate, other.flop_per_s[name]) for name, rate in self.flop_per_s.items()}
+        return Peaks(rates, max(self.bytes_per_s, other.bytes_per_s))
 
 
 def describe_machine(packages: Iterable[str] = PACKAGES) -> Machine:
@@ -84,25 +92,42 @@ def cpu_model() -> str:
     return " ".join(model.split())
 
 
-def measure_peaks() -> Peaks:
-    """Time a large float32 matrix product and a large read and copy, at torch's number of threads."""
+def measure_peaks(device: str = "cpu") -> Peaks:
+    """Time large matrix products and a large read and copy in torch, at its number of threads."""
     import torch
 
-    square = torch.full((MATRIX_SIDE, MATRIX_SIDE), 0.3)
-    product = torch.empty_like(square)
-    seconds = _fastest(lambda: torch.mm(square, square, out=product))
-    memory = torch.ones(MEMORY_BYTES // 4)
+    def product(kind: torch.dtype) -> Callable[[], object]:
+        square = torch.ones(MATRIX_SIDE, MATRIX_SIDE, dtype=kind, device=device)
+        if kind == torch.int8:
+            return lambda: torch._int_mm(square, square)
+        return lambda: square @ square
+
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+    if device == "cuda":
+        kinds["fp16"] = torch.float16
+    rates = {}
+    for name, kind in kinds.items():
+        rates[name] = 2 * MATRIX_SIDE**3 / _fastest(product(kind), device)
+    memory = torch.ones(MEMORY_BYTES // 4, device=device)
     first, second = memory.chunk(2)
-    moved_s = min(_fastest(memory.sum), _fastest(lambda: second.copy_(first)))
-    return Peaks(2 * MATRIX_SIDE**3 / seconds, memory.nbytes / moved_s)
+    moved_s = min(_fastest(memory.sum, device), _fastest(lambda: second.copy_(first), device))
+    return Peaks(rates, memory.nbytes / moved_s)
 
 
-def _fastest(call: Callable[[], object]) -> float:
+def _fastest(call: Callable[[], object], device: str) -> float:
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     call()
     seconds = []
     for _ in range(_REPEATS):
+        wait()
         started = time.perf_counter()
         call()
+        wait()
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 

@@ -7,17 +7,26 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx
 import torch
 
+from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import fold
-from dgl_export.parity import make_golden, measure
+from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
+from dgl_export.lower import lower
+from dgl_export.parity import make_golden, measure, require, rerun
+from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.bundle import (
     GOLDEN,
     MANIFEST,
     SCHEMA_VERSION,
     TOKENIZER,
+    Golden,
+    Graph,
     Manifest,
+    Parity,
+    Quality,
     Source,
     sha256_of,
 )
@@ -30,25 +39,26 @@ from dgl_train.vocabulary import clip_tokenizer
 SAMPLING = "centres of equal segments"
 
 
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export."""
-
-    model: RetrievalModel
-    method: str
-    num_frames: int
-    max_words: int
-    checkpoint: str
-    checkpoint_sha256: str
-
-
-def write_bundle(request: ExportRequest, out: Path) -> Manifest:
+def write_bundle(
+    request: ExportRequest,
+    out: Path,
+    target: Target = FLOAT32_ONNX,
+    calibration: Calibration | None = None,
+) -> Manifest:
     """Export a model into a new folder.
 
-    The bundle is made in a temporary folder beside ``out`` and renamed when the parity gate has passed.
+    The bundle is made in a temporary folder beside ``out`` and renamed when its gates have passed.
+
+    Args:
+        request: What to export.
+        out: The folder to make.
+        target: Format and precision.
+        calibration: For a precision below fp32; None: made captions and clips, which will not do for
+            precisions that need scales.
 
     Raises:
-        ExportError: ``out`` exists, or the gate failed.
+        ExportError: ``out`` exists, or a gate failed.
+        EngineError: The format's library is missing.
         OSError: The disk is full or cannot be written.
     """
     if out.exists():
@@ -62,7 +72,7 @@ def write_bundle(request: ExportRequest, out: Path) -> Manifest:
     making = out.parent / f".{out.name}.{os.getpid()}"
     try:
         making.mkdir(parents=True)
-        manifest = _fill(request, making)
+        manifest = _fill(request, making, target, calibration)
         (making / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         making.rename(out)
     finally:
@@ -70,24 +80,19 @@ def write_bundle(request: ExportRequest, out: Path) -> Manifest:
     return manifest
 
 
-def _fill(request: ExportRequest, folder: Path) -> Manifest:
-    model, tokenizer = request.model, clip_tokenizer()
-    backbone = model.backbone
-    golden = make_golden(model, tokenizer, request.num_frames, request.max_words)
-    golden.save(folder / GOLDEN)
+def _fill(
+    request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
+) -> Manifest:
+    tokenizer, backbone = clip_tokenizer(), request.model.backbone
+    golden = make_golden(request.model, tokenizer, request.num_frames, request.max_words)
     tokenizer.save(folder / TOKENIZER)
-    folded = fold(model, start_token=tokenizer.start_id)
-    captions = write_captions(folded.captions, torch.from_numpy(golden.tokens[:2]), folder)
-    frames = torch.from_numpy(golden.frames[:2])
-    any_frames = not _is_bound_to_its_frames(model)
-    clips = write_clips(folded.clips, _several(frames), folder, any_frames=any_frames)
-    engines = [
-        open_engine(folder / graph.file, device="cpu", threads=0) for graph in (captions, clips)
-    ]
+    encoders = _write_encoders(request, golden, folder, (target, calibration))
+    encoders.golden.save(folder / GOLDEN)
+    captions, clips = encoders.graphs
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        format="onnx",
-        precision="fp32",
+        format=target.form,
+        precision=target.precision,
         method=request.method,
         backbone=backbone.source.name,
         backbone_sha256=backbone.digest(),
@@ -102,10 +107,61 @@ def _fill(request: ExportRequest, folder: Path) -> Manifest:
         captions=captions,
         clips=clips,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-        parity=measure(golden, *engines),
-        quality=None,
+        parity=encoders.parity,
+        quality=encoders.quality,
         source=Source(request.checkpoint, request.checkpoint_sha256, version("dgl-retrieval")),
     )
+
+
+@dataclass(frozen=True)
+class _Encoders:
+    graphs: list[Graph]  # of captions and of clips
+    golden: Golden  # with the outputs that these graphs give
+    parity: Parity  # of these graphs to the trained model
+    quality: Quality | None
+
+
+def _write_encoders(
+    request: ExportRequest,
+    golden: Golden,
+    folder: Path,
+    target: tuple[Target, Calibration | None],
+) -> _Encoders:
+    """Float32 graphs behind the parity gate; from these the target's, if it is another."""
+    form, calibration = target
+    float32 = folder / "float32"
+    float32.mkdir()
+    graphs = _write_float32(request, golden, float32)
+    engines = [open_engine(float32 / graph.file, device="cpu", threads=0) for graph in graphs]
+    parity, quality = require(measure(golden, *engines)), None
+    if form == FLOAT32_ONNX:
+        for path in float32.iterdir():
+            path.rename(folder / path.name)
+    elif form.precision == "fp32":
+        models = [onnx.load(float32 / graph.file) for graph in graphs]
+        written = [
+            write_graph(*pair, form, (folder, ())) for pair in zip(models, graphs, strict=True)
+        ]
+        graphs = [one.graph for one in written]
+        parity = require(measure(golden, *(one.engine for one in written)))
+    else:
+        calibration = calibration or made_calibration(request.clip_form, clip_tokenizer())
+        lowered, quality = lower(float32, graphs, form, calibration, folder)
+        graphs = [one.written.graph for one in lowered]
+        engines = [one.written.engine for one in lowered]
+        parity, golden = measure(golden, *engines), rerun(golden, *engines)
+    shutil.rmtree(float32)
+    return _Encoders(graphs, golden, parity, quality)
+
+
+def _write_float32(request: ExportRequest, golden: Golden, folder: Path) -> list[Graph]:
+    folded = fold(request.model, start_token=clip_tokenizer().start_id)
+    frames = _several(torch.from_numpy(golden.frames[:2]))
+    any_frames = not _is_bound_to_its_frames(request.model)
+    return [
+        write_captions(folded.captions, torch.from_numpy(golden.tokens[:2]), folder),
+        write_clips(folded.clips, frames, folder, any_frames=any_frames),
+    ]
 
 
 def _is_bound_to_its_frames(model: RetrievalModel) -> bool:

@@ -1,5 +1,6 @@
 """The gate every bundle passes: exported graphs against the trained model, on golden inputs."""
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -35,24 +36,27 @@ NUM_CLIPS = 6
 def make_golden(
     model: RetrievalModel, tokenizer: Tokenizer, num_frames: int, max_words: int
 ) -> Golden:
-    """Golden inputs, and what the trained model gives for them.
-
-    The clips are coarse patterns of colour that drift from frame to frame: they compress well and
-    differ from each other.
-    """
-    size = model.backbone.frame_size
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 256, (NUM_CLIPS, 1, 3, 4, 4)) + rng.integers(
-        -60, 61, (1, num_frames, 3, 4, 4)
-    )
-    coarse = patterns.clip(0, 255).astype(np.uint8)
-    rows = np.arange(size) * 4 // size
-    frames = np.ascontiguousarray(coarse[..., rows[:, None], rows[None, :]])
+    """Golden inputs, and what the trained model gives for them."""
+    frames = drifting_patterns(NUM_CLIPS, num_frames, model.backbone.frame_size)
     tokens = tokenizer(CAPTIONS, max_words)
     with torch.no_grad():
         captions = model.encode_captions(torch.from_numpy(tokens).long())
         clips, weights = _encode_clips(model, torch.from_numpy(frames))
     return Golden(tokens, frames, captions.numpy(), clips.numpy(), weights.numpy())
+
+
+def drifting_patterns(num_clips: int, num_frames: int, frame_size: int) -> NDArray[np.uint8]:
+    """Clips of coarse patterns of colour that change from frame to frame, [N, F, 3, S, S].
+
+    They compress well and differ from each other.
+    """
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (num_clips, 1, 3, 4, 4)) + rng.integers(
+        -60, 61, (1, num_frames, 3, 4, 4)
+    )
+    coarse = patterns.clip(0, 255).astype(np.uint8)
+    rows = np.arange(frame_size) * 4 // frame_size
+    return np.ascontiguousarray(coarse[..., rows[:, None], rows[None, :]])
 
 
 def _encode_clips(model: RetrievalModel, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,11 +68,7 @@ def _encode_clips(model: RetrievalModel, frames: torch.Tensor) -> tuple[torch.Te
 
 
 def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
-    """Compare the graphs with the golden outputs, at more than one batch size and caption length.
-
-    Raises:
-        ExportError: A number is off by more than ``MAX_ABS``, or a ranking differs.
-    """
+    """Compare the graphs with the golden outputs, at more than one batch size and caption length."""
     whole = run_clips(clips, golden.frames)
     alone = run_clips(clips, golden.frames[:1])
     together = run_captions(captions, golden.tokens)
@@ -81,13 +81,21 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
     ]
     numbers = [*embeddings, (whole[1], golden.frame_weights)]
     similarity = golden.caption_embeddings @ golden.clip_embeddings.T
-    parity = Parity(
+    return Parity(
         max_abs=max(float(np.abs(ours - gold).max()) for ours, gold in numbers),
         min_cosine=min(float((ours * gold).sum(axis=1).min()) for ours, gold in embeddings),
         rank_agreement=rank_agreement(together @ whole[0].T, similarity),
         num_captions=len(golden.tokens),
         num_clips=len(golden.frames),
     )
+
+
+def require(parity: Parity) -> Parity:
+    """Pass float32 graphs on if they equal the trained model.
+
+    Raises:
+        ExportError: A number is off by more than ``MAX_ABS``, or a ranking differs.
+    """
     if not (parity.max_abs <= MAX_ABS and parity.rank_agreement == 1):
         raise ExportError(
             f"parity gate: exported embeddings differ by {parity.max_abs:.1e} (at most {MAX_ABS:.0e} is "
@@ -95,6 +103,17 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
             "written; please report the backbone, the method and the versions of torch and onnxruntime."
         )
     return parity
+
+
+def rerun(golden: Golden, captions: Engine, clips: Engine) -> Golden:
+    """The golden inputs with what these graphs make of them."""
+    embeddings, weights = run_clips(clips, golden.frames)
+    return replace(
+        golden,
+        caption_embeddings=run_captions(captions, golden.tokens),
+        clip_embeddings=embeddings,
+        frame_weights=weights,
+    )
 
 
 def run_captions(engine: Engine, tokens: NDArray[np.int32]) -> Float32:

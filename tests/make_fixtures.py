@@ -13,7 +13,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "runtime"))
 from odd_videos import write_video
 
-from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_export.bundle_writer import write_bundle
+from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_train.backbone import Backbone, BackboneSource
 from dgl_train.model import DglModel

@@ -6,10 +6,12 @@ import torch
 from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import encode
+from benchmarks import encode, encode_variants
 from benchmarks.cli import bench
-from benchmarks.encode import COMPILED, FOLDED, ONNX, UNFOLDED, block_flop
+from benchmarks.encode_variants import COMPILED, ENGINE_NAMES, FOLDED, TARGETS, UNFOLDED
+from benchmarks.work import block_flop, caption_work, clip_work
 from dgl_export.fold import fold
+from dgl_runtime.errors import EngineError
 from dgl_train.vocabulary import clip_tokenizer
 
 METHODS = ["dgl-linear", "dgl-transformer"]
@@ -25,9 +27,13 @@ def run(backbone_folder, small_peaks, tmp_path):
     return invoke
 
 
-def test_every_row_is_measured_and_written(run, monkeypatch):
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # seconds sooner
-    result, files = run("--num-frames", "3")
+def test_every_variant_is_measured_and_written(run, monkeypatch):
+    def quick(encoder, mode, **options):  # seconds sooner
+        return compile_(encoder, backend="eager", **options)
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", quick)
+    result, files = run("--num-frames", "3", "--method", "dgl-linear", "--batches", "2")
     assert result.exit_code == 0, result.output
     assert [path.suffix for path in files] == [".json", ".md"]
     assert result.stdout == files[1].read_text()
@@ -35,42 +41,53 @@ def test_every_row_is_measured_and_written(run, monkeypatch):
     assert document["settings"]["backbone"] == "backbone"  # a folder's path is nobody's business
     assert document["settings"]["caption_tokens"] == 11
     assert document["settings"]["padded_tokens"] == 32
-    found = [(one["method"], one["task"]) for one in document["series"]]
-    assert found == [(method, task) for method in METHODS for task in ("query", "clip")]
+    found = [(one["task"], one["batch"]) for one in document["series"]]
+    assert found == [("query", 1), ("query", 2), ("clip", 1), ("clip", 2)]
+    engines = [f"{ENGINE_NAMES[target.form]} {target.precision}" for target in TARGETS["cpu"]]
     for one in document["series"]:
-        assert [row["variant"] for row in one["rows"]] == [UNFOLDED, FOLDED, COMPILED, ONNX]
-        assert all(len(row["times_ms"]) == 2 for row in one["rows"])
-        assert all(row["max_abs"] <= 1e-5 for row in one["rows"])
-        assert all(row["variant"] in result.stdout for row in one["rows"])
+        rows = one["rows"]
+        assert [row["variant"] for row in rows] == [UNFOLDED, FOLDED, *COMPILED.values(), *engines]
+        for row in rows:
+            if row["precision"] == "fp32" and "max_abs" in row:
+                assert row["max_abs"] <= 1e-5
+            if one["batch"] == 1 and "not measured" not in row.get("remark", ""):
+                assert len(row["times_ms"]) == 2
+                assert row["min_cosine"] > 0.99
+            assert row["variant"] in result.stdout
         assert one["flop"] > 0
-        assert one["weight_bytes"] > 0
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_one_method_without_compilation_on_one_frame(run, method):
-    result, files = run("--method", method, "--no-compile", "--num-frames", "1")
-    assert result.exit_code == 0, result.output
-    series = json.loads(files[0].read_text())["series"]
-    assert [one["method"] for one in series] == [method, method]
-    assert [row["variant"] for row in series[0]["rows"]] == [UNFOLDED, FOLDED, ONNX]
+        assert one["weights"] > 0
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Folded torch in place of ONNX Runtime, whose export takes seconds."""
+    """Folded torch in place of the engines, whose export takes seconds."""
 
     def use(change=lambda task, embedding: embedding):
-        def calls(folded, method, inputs, place):
-            query = encode.torch_call(folded.captions, inputs.tokens)
-            clip = encode.torch_call(folded.clips, inputs.frames)
-            return {
-                "query": lambda: change("query", query()),
-                "clip": lambda: change("clip", clip()),
-            }
+        folded = []
+        monkeypatch.setattr(encode, "export", lambda *given: folded.append(given[0]))
 
-        monkeypatch.setattr(encode, "onnx_calls", calls)
+        def variants(*_):
+            (pair,) = folded
+            run = partial(encode_variants._run_torch, device="cpu")
+            calls = {
+                "query": lambda given: change("query", run(pair.captions, given.tokens)),
+                "clip": lambda given: change("clip", run(pair.clips, given.frames)),
+            }
+            yield encode_variants.Variant("ONNX Runtime fp32", "fp32", calls, {})
+
+        monkeypatch.setattr(encode, "engine_variants", variants)
 
     return use
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_method_without_compilation_on_one_frame(run, stand_in, method):
+    stand_in()
+    result, files = run("--method", method, "--compile", "", "--num-frames", "1")
+    assert result.exit_code == 0, result.output
+    series = json.loads(files[0].read_text())["series"]
+    assert [one["method"] for one in series] == [method, method]
+    assert [row["variant"] for row in series[0]["rows"]][:2] == [UNFOLDED, FOLDED]
 
 
 def test_a_missing_compiler_is_told_in_the_row(run, stand_in, monkeypatch):
@@ -83,29 +100,53 @@ def test_a_missing_compiler_is_told_in_the_row(run, stand_in, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    result, files = run("--method", "dgl-linear", "--num-frames", "2")
+    options = ("--method", "dgl-linear", "--num-frames", "2", "--compile", "default")
+    result, files = run(*options)
     assert result.exit_code == 0, result.output
-    assert f"{COMPILED}: not measured, no C++ compiler" in result.stdout
+    assert f"{COMPILED['default']}: not measured, no C++ compiler" in result.stdout
     for one in json.loads(files[0].read_text())["series"]:
-        row = next(row for row in one["rows"] if row["variant"] == COMPILED)
-        assert row["failure"].startswith("not measured, no C++ compiler")
+        row = next(row for row in one["rows"] if row["variant"] == COMPILED["default"])
+        assert row["remark"].startswith("not measured, no C++ compiler")
         assert "times_ms" not in row
+
+
+def test_an_engine_that_is_not_there_is_told_in_the_row(run, monkeypatch):
+    real = encode_variants.write_graph
+
+    def write(model, graph, target, place):
+        if target.form == "openvino":
+            raise EngineError("OpenVINO is not here; pip install it")
+        return real(model, graph, target, place)
+
+    monkeypatch.setattr(encode_variants, "write_graph", write)
+    monkeypatch.setitem(TARGETS, "cpu", TARGETS["cpu"][:1] + TARGETS["cpu"][2:3])
+    result, _ = run("--method", "dgl-linear", "--compile", "", "--num-frames", "2")
+    assert result.exit_code == 0, result.output
+    assert "OpenVINO fp32: not measured, OpenVINO is not here; pip install it" in result.stdout
 
 
 def test_other_failures_of_the_compiler_name_no_folder():
     error = RuntimeError("CppCompileError: /home/someone/x.cpp is broken\nmore")
-    assert encode._reason(error) == "not measured, CppCompileError: ... is broken"
+    reason = encode_variants.compiler_reason(error)
+    assert reason == "not measured, CppCompileError: ... is broken"
 
 
 @pytest.mark.parametrize("task", ["query", "clip"])
 @pytest.mark.parametrize("wrong", [1e-4, float("nan")])
 def test_a_wrong_variant_fails_and_writes_nothing(run, stand_in, task, wrong):
     stand_in(lambda which, embedding: embedding + wrong if which == task else embedding)
-    result, files = run("--method", "dgl-linear", "--no-compile", "--num-frames", "2")
+    result, files = run("--method", "dgl-linear", "--compile", "", "--num-frames", "2")
     assert result.exit_code == 1
     assert files == []
     assert result.stdout == ""
-    assert f"Error: dgl-linear, {task}: 'ONNX Runtime, folded' differs" in result.stderr
+    assert f"Error: dgl-linear, {task}: 'ONNX Runtime fp32' differs" in result.stderr
+
+
+@pytest.mark.parametrize("batches", ["0", "1,x", "-3"])
+def test_batch_sizes_that_are_none_are_refused(run, batches):
+    result = CliRunner().invoke(bench, ["encode", "--batches", batches])
+    assert result.exit_code == 2
+    assert "is not a list of numbers above 0 such as 1,4,16." in result.output
 
 
 def test_an_unknown_backbone_is_one_line(tmp_path):
@@ -136,8 +177,8 @@ def test_flop_are_those_torch_counts(backbone, method):
     model = encode.make_model(backbone, method, 3)
     folded = fold(model, start_token=clip_tokenizer().start_id)
     works = {
-        folded.captions: (inputs.tokens, encode.caption_work(backbone, folded, pieces=10)),
-        folded.clips: (inputs.frames, encode.clip_work(backbone, folded, 3)),
+        folded.captions: (inputs.tokens, caption_work(backbone, folded, pieces=10)),
+        folded.clips: (inputs.frames, clip_work(backbone, folded, 3)),
     }
     for encoder, (values, work) in works.items():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -145,11 +186,11 @@ def test_flop_are_those_torch_counts(backbone, method):
         assert work.flop == counter.get_total_flops()
 
 
-def test_weight_bytes_count_read_rows_of_the_embedding_only(backbone):
+def test_weights_count_read_rows_of_the_embedding_only(backbone):
     folded = fold(encode.make_model(backbone, "dgl-linear", 3), start_token=49406)
     width, hidden, blocks, embed_dim, constants = 16, 64, 2, 32, 5
     linear = 4 * (width * width + width) + 2 * width * hidden + hidden + width
     block = linear + 4 * width + 2 * constants * width
     rows = 2 * 10 * width  # of the token and the position table
     floats = blocks * block + 2 * width + width * embed_dim + rows
-    assert encode.caption_work(backbone, folded, pieces=10).weight_bytes == 4 * floats
+    assert caption_work(backbone, folded, pieces=10).weights == floats

@@ -10,7 +10,8 @@ from runs import write_csv, write_run
 from tiny import write_tiny_backbone, write_tiny_clips
 from tiny_models import NUM_FRAMES, make_model
 
-from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_export.bundle_writer import write_bundle
+from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_train.attention import draw_attention
 from dgl_train.checkpoint import load_checkpoint

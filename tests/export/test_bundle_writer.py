@@ -12,7 +12,8 @@ from tiny import tiny_backbone
 from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
 from dgl_export import bundle_writer, parity
-from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_export.bundle_writer import write_bundle
+from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_runtime.bundle import Bundle
 from dgl_runtime.errors import ExportError

@@ -1,0 +1,156 @@
+"""Graphs as files of each format, opened to be measured before they are published."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+
+from dgl_export.calibration import FEWEST
+from dgl_export.mixed import LOW_TYPES, count_low_precision, emulated
+from dgl_export.quantize import LARGEST, count_quantized
+from dgl_runtime.bundle import FORMATS, PRECISIONS, Graph
+from dgl_runtime.engines import Engine, open_engine
+from dgl_runtime.errors import ExportError
+
+# What each format is written in.
+WRITTEN = {
+    "onnx": ("fp32", "fp16", "bf16", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "trt": PRECISIONS,
+    "trt-rtx": PRECISIONS,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a bundle is written as."""
+
+    form: str  # one of dgl_runtime.bundle.FORMATS
+    precision: str  # one of dgl_runtime.bundle.PRECISIONS
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine runs.
+
+        Raises:
+            ExportError: Unknown, or the format is not written in that precision.
+        """
+        if self.form not in FORMATS or self.precision not in WRITTEN[self.form]:
+            raise ExportError(
+                f"--format {self.form} --precision {self.precision} is not written; "
+                + "; ".join(f"{form}: {', '.join(known)}" for form, known in WRITTEN.items())
+                + "."
+            )
+
+    def require_calibration(self, given: str | None) -> None:
+        """Refuse int8 and fp8 without what sets and judges their scales.
+
+        Raises:
+            ExportError: Nothing was given.
+        """
+        if self.precision in LARGEST and given is None:
+            raise ExportError(
+                f"--precision {self.precision} needs --calibrate: a folder of videos, or a csv of captioned "
+                f"clips, like those you will search. {FEWEST} clips at least, better 64 or more."
+            )
+
+
+FLOAT32_ONNX = Target("onnx", "fp32")
+
+
+@dataclass(frozen=True)
+class WrittenGraph:
+    """A graph on disk, opened on this machine's CPU."""
+
+    graph: Graph
+    engine: Engine
+
+
+def write_graph(
+    model: onnx.ModelProto, graph: Graph, target: Target, place: tuple[Path, Collection[str]]
+) -> WrittenGraph:
+    """Write a graph as .onnx with .onnx.data, or as OpenVINO's .xml with .bin; replaces an earlier one.
+
+    TensorRT's engines are built from the .onnx; here it runs in ONNX Runtime.
+
+    Args:
+        model: The graph in the target's precision.
+        graph: What the manifest says of it in float32.
+        target: Format and precision.
+        place: The folder, and the layers that were kept in float32.
+    """
+    folder, kept = place
+    write = _write_openvino if target.form == "openvino" else _write_onnx
+    path, weights, engine = write(model, target, folder / graph.file)
+    count = _count_openvino if target.form == "openvino" else _count_onnx
+    described = replace(
+        graph,
+        file=path.name,
+        weights=weights,
+        precision=target.precision,
+        low_precision_nodes=0 if target.precision == "fp32" else count(path, target.precision),
+        kept=tuple(kept),
+    )
+    return WrittenGraph(described, engine)
+
+
+def _write_onnx(model: onnx.ModelProto, target: Target, path: Path) -> tuple[Path, str, Engine]:
+    weights = _save(model, path)
+    if target.precision != "bf16":
+        return path, weights, open_engine(path, device="cpu", threads=0)
+    with TemporaryDirectory() as elsewhere:  # ONNX Runtime has no bf16 on CPUs
+        copy = Path(elsewhere) / path.name
+        _save(emulated(model, "bf16"), copy)
+        return path, weights, open_engine(copy, device="cpu", threads=0)
+
+
+def _write_openvino(
+    model: onnx.ModelProto, target: Target, onnx_path: Path
+) -> tuple[Path, str, Engine]:
+    import openvino
+
+    path = onnx_path.with_suffix(".xml")
+    with TemporaryDirectory() as elsewhere:
+        source = Path(elsewhere) / onnx_path.name
+        _save(model, source)
+        converted = openvino.convert_model(source)
+        openvino.save_model(converted, path, compress_to_fp16=target.precision == "bf16")
+    engine = open_engine(
+        path, device="cpu", threads=0, engine="openvino", precision=target.precision
+    )
+    return path, path.with_suffix(".bin").name, engine
+
+
+def _count_onnx(path: Path, precision: str) -> int:
+    model = onnx.load(path, load_external_data=False)
+    if precision in LOW_TYPES:
+        return count_low_precision(model, precision)
+    return count_quantized(model)
+
+
+def _count_openvino(path: Path, precision: str) -> int:
+    """Matrix products that OpenVINO really runs in that precision, by its own account."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    wanted = {"bf16": {"bf16"}, "int8": {"i8", "u8"}}[precision]
+    count = 0
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        info = op.get_rt_info()
+        kind = info["layerType"].astype(str)
+        count += (
+            kind in ("FullyConnected", "MatMul") and info["runtimePrecision"].astype(str) in wanted
+        )
+    return count
+
+
+def _save(model: onnx.ModelProto, path: Path) -> str:
+    """Write a graph and its weights beside it; the weights' file name."""
+    weights = path.with_name(f"{path.name}.data")
+    weights.unlink(missing_ok=True)  # onnx appends to what is there
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.save_model(copy, path, save_as_external_data=True, location=weights.name)
+    return weights.name

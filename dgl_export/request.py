@@ -1,0 +1,61 @@
+"""What to export: a model with its settings and where it came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgl_export.calibration import ClipForm
+from dgl_runtime.bundle import sha256_of
+from dgl_train.backbone import BackboneSource, load_backbone
+from dgl_train.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
+from dgl_train.model import FrameMeanModel, RetrievalModel
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export."""
+
+    model: RetrievalModel
+    method: str
+    num_frames: int
+    max_words: int
+    checkpoint: str
+    checkpoint_sha256: str
+
+    @property
+    def clip_form(self) -> ClipForm:
+        """How its clips and captions are looked at."""
+        return ClipForm(self.num_frames, self.model.backbone.frame_size, self.max_words)
+
+
+def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:
+    """A run, a .safetensors file or a research checkpoint; with ``zero_shot`` its untuned backbone.
+
+    Raises:
+        ConfigError: It cannot be read, or its backbone is another.
+    """
+    tuned = load_checkpoint(ckpt)
+    return ExportRequest(
+        model=FrameMeanModel(untuned_backbone(tuned)) if zero_shot else tuned.model,
+        method="zero-shot" if zero_shot else tuned.settings.method,
+        num_frames=tuned.settings.num_frames,
+        max_words=tuned.settings.max_words,
+        checkpoint=str(ckpt),
+        checkpoint_sha256=sha256_of(checkpoint_file(ckpt)),
+    )
+
+
+def untuned_request(name: str, pretrained: str) -> ExportRequest:
+    """A backbone alone, with mean pooling.
+
+    Raises:
+        ConfigError: It does not load.
+    """
+    backbone = load_backbone(BackboneSource(name, pretrained))
+    return ExportRequest(
+        model=FrameMeanModel(backbone),
+        method="zero-shot",
+        num_frames=12,
+        max_words=min(32, backbone.context_length),
+        checkpoint=name,
+        checkpoint_sha256=backbone.digest(),
+    )

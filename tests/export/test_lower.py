@@ -1,0 +1,176 @@
+"""Lower precisions: what is written, what is kept, what the gate refuses, on the tiny model."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from tiny import tiny_backbone
+from tiny_models import NUM_FRAMES, make_model
+
+from dgl_export import lower as lowering
+from dgl_export import quality
+from dgl_export.bundle_writer import write_bundle
+from dgl_export.calibration import Calibration, Half, made_calibration
+from dgl_export.formats import WRITTEN, Target
+from dgl_export.request import ExportRequest
+from dgl_runtime.bundle import MIN_COSINE, Bundle
+from dgl_runtime.engines import open_engine
+from dgl_runtime.errors import ExportError
+from dgl_train.vocabulary import clip_tokenizer
+
+LOWER = [
+    (form, precision)
+    for form, precisions in WRITTEN.items()
+    for precision in precisions
+    if precision != "fp32" and form != "trt-rtx"  # the same graphs as trt
+]
+
+
+@pytest.fixture(scope="module")
+def request_():
+    model = make_model(tiny_backbone(), "dgl-linear")
+    return ExportRequest(model, "dgl-linear", NUM_FRAMES, 20, "a checkpoint", "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def calibration(request_):
+    return made_calibration(request_.clip_form, clip_tokenizer())
+
+
+@pytest.fixture(scope="module", params=LOWER, ids=lambda pair: "-".join(pair))
+def lowered(request, request_, calibration, tmp_path_factory):
+    form, precision = request.param
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    out = tmp_path_factory.mktemp("lowered") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(quality.MIN_TOP1, "fp8", 0.9)  # to random weights all clips are alike
+        write_bundle(request_, out, Target(form, precision), calibration)
+    return Bundle(out)
+
+
+@pytest.fixture(scope="module")
+def whole(request_, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "bundle"
+    write_bundle(request_, out)
+    return Bundle(out)
+
+
+def test_the_manifest_says_what_it_costs(lowered):
+    manifest = lowered.manifest
+    assert manifest.quality.min_cosine >= MIN_COSINE[manifest.precision]
+    assert manifest.quality.top1_agreement >= 0.9
+    assert manifest.quality.min_cosine < 1 - 1e-9, "it is not float32 that was measured"
+
+
+def test_most_matrix_products_have_the_precision(lowered):
+    for graph in (lowered.manifest.captions, lowered.manifest.clips):
+        assert graph.precision == lowered.manifest.precision
+        assert graph.low_precision_nodes >= 8
+
+
+def test_the_golden_outputs_are_those_of_the_graphs(lowered):
+    manifest = lowered.manifest
+    if manifest.format == "openvino":
+        engine = {"engine": "openvino", "precision": manifest.precision}
+    elif manifest.precision == "bf16":
+        pytest.skip("ONNX Runtime has no bf16 on CPUs")
+    else:
+        engine = {}
+    captions = open_engine(lowered.graph_path(manifest.captions), device="cpu", threads=1, **engine)
+    ours = captions.run({"tokens": lowered.golden.tokens})["embedding"]
+    assert np.abs(ours - lowered.golden.caption_embeddings).max() < 2e-3
+    assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+
+
+def test_what_must_stay_float32_does(lowered):
+    if lowered.manifest.format == "openvino":
+        pytest.skip("an OpenVINO model is no ONNX file")
+    for graph in (lowered.manifest.captions, lowered.manifest.clips):
+        model = onnx.load(lowered.path(graph.file))
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+        weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type in ("Softmax", "LayerNormalization", "ReduceL2"):
+                assert types[node.input[0]] == onnx.TensorProto.FLOAT, node.name
+            if node.op_type == "Conv":
+                assert weights[node.input[1]] == onnx.TensorProto.FLOAT
+        assert {output.type.tensor_type.elem_type for output in model.graph.output} == {
+            onnx.TensorProto.FLOAT
+        }
+
+
+def test_a_lower_precision_makes_smaller_files(lowered, whole):
+    def weights(bundle):
+        return bundle.path(bundle.manifest.clips.weights).stat().st_size
+
+    assert weights(lowered) < 0.75 * weights(whole)
+
+
+def test_float32_openvino_equals_the_trained_model(request_, tmp_path):
+    pytest.importorskip("openvino")
+    manifest = write_bundle(request_, tmp_path / "bundle", Target("openvino", "fp32"))
+    assert manifest.parity.max_abs < 2e-6
+    assert manifest.quality is None
+    assert manifest.captions.file == "caption.xml"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_gate_that_is_missed_names_the_worst_layers_and_leaves_nothing(
+    request_, calibration, tmp_path, monkeypatch, precision
+):
+    monkeypatch.setitem(MIN_COSINE, precision, 1.0)
+    with pytest.raises(ExportError, match=r"smallest cosine .* \(at least 1.0 needed\)") as caught:
+        write_bundle(request_, tmp_path / "bundle", Target("onnx", precision), calibration)
+    assert "Worst layers: caption.onnx " in str(caught.value)
+    assert "blocks." in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_that_lose_most_are_kept_until_the_half_that_calibrates_is_close_enough(
+    request_, calibration, tmp_path, monkeypatch
+):
+    before = write_bundle(request_, tmp_path / "all", Target("onnx", "int8"), calibration)
+    assert before.clips.kept == ()
+    monkeypatch.setitem(MIN_COSINE, "int8", 2 * before.quality.min_cosine - 1 + 1e-3)
+    monkeypatch.setattr(quality, "require", lambda *_: None)
+    after = write_bundle(request_, tmp_path / "some", Target("onnx", "int8"), calibration)
+    assert len(after.captions.kept) + len(after.clips.kept) >= 2
+    assert after.clips.low_precision_nodes <= before.clips.low_precision_nodes
+    kept = json.loads((tmp_path / "some/manifest.json").read_text())["captions"]["kept"]
+    assert tuple(kept) == after.captions.kept
+
+
+def test_a_graph_that_stays_float32_is_refused(request_, calibration, tmp_path, monkeypatch):
+    monkeypatch.setattr(lowering, "to_dynamic", lambda model, _: model)
+    with pytest.raises(ExportError, match=r"caption\.onnx has no node in int8 after"):
+        write_bundle(request_, tmp_path / "bundle", Target("onnx", "int8"), calibration)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("cosine", "first", "fault"),
+    [
+        (0.98, 0, r"smallest cosine 0\.98"),
+        (1, 1, r"the same first clip for 0\.0%.*R@1 falls from 100\.0 to 0\.0"),
+        (float("nan"), 0, "smallest cosine nan"),
+    ],
+)
+def test_each_bound_counts(cosine, first, fault):
+    axes = np.eye(2, dtype=np.float32)
+    exact = quality.Embeddings(axes[[0] * 100], axes)
+    turned = np.array([[cosine, np.sqrt(1 - cosine**2)]] * 100, np.float32)
+    ours = quality.Embeddings(turned, axes[[first, 1 - first]])
+    measured = quality.compare(ours, exact, np.zeros(100, np.int64))
+    with pytest.raises(ExportError, match=fault):
+        quality.require(measured, "int8", "none")
+
+
+def test_halves_share_no_clip(calibration):
+    assert isinstance(calibration, Calibration)
+    first, second = calibration.calibrates, calibration.judges
+    assert isinstance(first, Half)
+    assert not any((one == other).all() for one in first.frames for other in second.frames)
+    assert not any((one == other).all() for one in first.tokens for other in second.tokens)
