@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.command import Command, fail
-from dgl_runtime.engines import DEVICES
+from dgl_runtime.engines import DEVICES, ENGINES
 from dgl_train.options import data_root_option, dataset_option, device_option
 
 if TYPE_CHECKING:
@@ -161,6 +161,99 @@ def train(
         for method in methods.split(",")
     }
     _publish(make_report(bench_train(specs, rounds)), out)
+
+
+@bench.command(cls=Command)
+@click.option(
+    "--clips",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the clips, some 300 MB, made unless they are there; default: among the caches.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--quick", is_flag=True, help="Two small clips only.")
+@threads_option
+@out_option
+def decode(clips: Path | None, rounds: int, quick: bool, threads: int, out: Path) -> None:
+    """Time to read 12 frames of a clip: ours, decord2, OpenCV and torchcodec.
+
+    Example: dgl-bench decode --threads 1
+    """
+    from dgl_train.cache_folder import cache_folder
+
+    from benchmarks.decode import bench_decode
+    from benchmarks.decode_clips import MADE, QUICK, fetch_real_clips, make_clips
+    from benchmarks.decode_report import make_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    folder = clips or cache_folder() / "bench_clips"
+    paths = make_clips(folder, QUICK if quick else MADE)
+    paths += [] if quick else fetch_real_clips(folder)
+    _publish(make_report(bench_decode(paths, threads=threads, rounds=rounds)), out)
+
+
+@bench.command(cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    type=click.Choice(ENGINES),
+    help="May be repeated; default: every one that is installed.",
+)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
+@threads_option
+@out_option
+def startup(
+    bundle: Path, engines: tuple[str, ...], device: str, rounds: int, threads: int, out: Path
+) -> None:
+    """Time from an empty process to the first query and clip, and the size of installations.
+
+    A bundle with random weights will do: dgl-export --zero-shot --backbone ViT-B-32-quickgelu.
+
+    Example: dgl-bench startup bundle --rounds 7
+    """
+    from benchmarks.startup import bench_startup
+    from benchmarks.startup_report import make_report
+
+    out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
+    result = bench_startup(
+        bundle, engines or ENGINES, device=device, threads=threads, rounds=rounds
+    )
+    _publish(make_report(result), out)
+
+
+@bench.command("all", cls=Command)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="For startup; made with random weights for this run without.",
+)
+@click.option(
+    "--demo",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="What demo.sh made, for quality.",
+)
+@click.option("--quick", is_flag=True, help="A few rounds: whether it runs, not how fast.")
+@out_option
+def run_everything(bundle: Path | None, demo: Path, quick: bool, out: Path) -> None:
+    """Run encode, decode, search, startup, quality and train, one after another.
+
+    One that fails does not stop the others; the exit code is then 1.
+
+    Example: dgl-bench all --out results --quick
+    """
+    from tempfile import TemporaryDirectory
+
+    from benchmarks.all import run_all, summary
+
+    with TemporaryDirectory() as folder:
+        outcomes = run_all(out, bundle or Path(folder) / "bundle", demo, quick=quick)
+    click.echo(summary(outcomes))
+    if failed := [one.name for one in outcomes if one.exit_code]:
+        fail(f"{', '.join(failed)} failed; what each said stands above.")
 
 
 @bench.command(cls=Command)

@@ -1,8 +1,9 @@
 """Chosen frames of one video, in one forward pass that decodes as little as it can.
 
-Two things are skipped: stretches up to a keyframe (by a seek), and frames nobody wants that no
-other frame refers to. Each frame found must then have exactly the time the packet index says;
-where a file does not keep to its index, the pass begins again and decodes everything.
+Three things are skipped: stretches up to a keyframe (by a seek), frames nobody wants that no other
+frame refers to, and the frames behind the last one before a seek (the decoder is emptied instead).
+Each frame found must then have exactly the time the packet index says; where a file does not keep
+to its index, the pass begins again and decodes everything.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dgl_runtime.packet_index import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from av import Packet, VideoFrame, VideoStream
@@ -45,7 +46,8 @@ class FrameReader:
     """Reads frames of a video by their number in order of display.
 
     Attributes:
-        frames_decoded: Frames that came out of the decoder so far.
+        packets_read: Packets that went into the decoder so far.
+        frames_decoded: Frames that came out of it.
     """
 
     def __init__(
@@ -59,17 +61,18 @@ class FrameReader:
             threads: Decoder threads, 1 or more.
             may_skip: False: decode every frame from the first on.
         """
-        self.frames_decoded = 0
+        self.packets_read = self.frames_decoded = 0
         self._path = path
         self._index = index
         self._threads = threads
         self._may_skip = may_skip and not index.is_counted
         self._may_seek = True
         self._wanted: frozenset[int] = frozenset()
+        self._stop = -1
         self._opened = ExitStack()
         self._fault = "the stream ends early"
 
-    def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def read(self, numbers: Sequence[int]) -> Generator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames; to be called once.
 
         A packet that the decoder refuses is skipped and the frame before it stays on display, as
@@ -88,10 +91,17 @@ class FrameReader:
         from av.video.reformatter import VideoReformatter
 
         reformatter = VideoReformatter()
-        self._wanted = frozenset(self._index.shown[list(numbers)].tolist())
+        shown = self._index.shown[list(numbers)]
+        keys = self._index.keyframes_before(shown).tolist()
+        stops = self._index.positions_at(shown).tolist()
+        self._wanted = frozenset(shown.tolist())
         with self._opened:
             self._start()
-            for number in numbers:
+            for number, key, stop, next_key in zip(
+                numbers, keys, stops, [*keys[1:], None], strict=True
+            ):
+                self._seek_if_it_saves(key)
+                self._stop = stop if next_key is None or self._pays(next_key, stop + 1) else -1
                 frame = self._frame_on_display(int(self._index.shown[number]))
                 try:
                     # One thread: by default swscale starts one per core.
@@ -126,7 +136,6 @@ class FrameReader:
 
     def _frame_on_display(self, target: int) -> VideoFrame:
         """The last frame shown at or before a time in ticks, else the first that decodes."""
-        self._seek_if_it_saves(target)
         while self._ahead is None or self._ahead[0] <= target:
             if self._ahead is not None:
                 self._shown, self._ahead = self._ahead, None
@@ -147,13 +156,19 @@ class FrameReader:
         return found[1]
 
     def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[tuple[int, VideoFrame]]:
-        """Yield frames in order of display with their display times, ticks."""
+        """Yield frames in order of display with their display times, ticks.
+
+        Behind the packet to stop at the decoder gives what it holds and nothing more.
+        """
         codec = self._stream.codec_context
         for packet in packets:
             self._position += 1
+            self.packets_read += 1
             is_wanted = packet_time(packet) in self._wanted or not self._may_skip
             codec.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield from self._decode_packet(packet)
+            if self._may_skip and self._position == self._stop + 1:
+                break
         yield from self._decode_packet(None)
 
     def _decode_packet(
@@ -176,14 +191,17 @@ class FrameReader:
         stamps = (frame.pts, frame.dts, self._shown and self._shown[0])
         return next((stamp for stamp in stamps if stamp is not None), int(shown[0]))
 
-    def _seek_if_it_saves(self, target: int) -> None:
-        """Jump to the keyframe before a time, or leave the pass where it is.
+    def _pays(self, key: int, position: int) -> bool:
+        """Whether to seek to a keyframe from a position in file order."""
+        return self._may_skip and self._may_seek and key - position >= SEEK_SAVES_PACKETS
+
+    def _seek_if_it_saves(self, key: int) -> None:
+        """Jump to a keyframe, or leave the pass where it is.
 
         A jump that lands behind the keyframe or before the current position is useless: the pass
         then begins again. One that saves nothing is the last that is tried.
         """
-        key = self._index.keyframe_before(target)
-        if not (self._may_skip and self._may_seek) or key - self._position < SEEK_SAVES_PACKETS:
+        if not self._pays(key, self._position):
             return
         # Containers disagree on whether a seek goes by display time or by decode time.
         for times in (self._index.times, self._index.decode_times):

@@ -63,10 +63,19 @@ class PacketIndex:
         """Seconds from the first frame."""
         return (ticks - int(self.shown[0])) * self.tick_s
 
-    def keyframe_before(self, ticks: int) -> int:
-        """Position in file order of the last keyframe shown at or before a time, else 0."""
-        usable = self.keyframes[self.times[self.keyframes] <= ticks]
-        return int(usable[-1]) if usable.size else 0
+    def keyframes_before(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Position in file order of the last keyframe shown at or before each time, else 0."""
+        if not self.keyframes.size:
+            return np.zeros_like(ticks)
+        order = np.argsort(self.times[self.keyframes], kind="stable")
+        usable = np.searchsorted(self.times[self.keyframes[order]], ticks, side="right")
+        latest = np.concatenate([[0], np.maximum.accumulate(self.keyframes[order])])
+        return latest[usable].astype(np.int64)
+
+    def positions_at(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Position in file order of the last packet with each of some display times."""
+        order = np.argsort(self.times, kind="stable")
+        return order[np.searchsorted(self.times[order], ticks, side="right") - 1]
 
     def position_of(self, packet: Packet[VideoStream]) -> int | None:
         """Position of a packet in file order; None if its time is not there exactly once."""

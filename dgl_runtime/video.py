@@ -16,10 +16,11 @@ import numpy as np
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
 from dgl_runtime.packet_index import one_line, read_index
+from dgl_runtime.side_by_side import read_frames
 from dgl_runtime.windows import Span, cut_windows, frame_times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -133,7 +134,8 @@ def read_clips(
         spans: Stretches sorted by ``start_s``; what lies outside the video is cut off.
         num_frames: Frames per span, F.
         frame_size: Height and width S of a frame, pixels.
-        threads: Decoder threads: 1 to read many videos side by side, more for one at low latency.
+        threads: Threads that decode and resize: 1 to read many videos side by side, more for one
+            at low latency.
         rng: None: frames at the centres of equal segments; a generator: drawn inside them.
 
     Returns:
@@ -154,7 +156,13 @@ def read_clips(
         index.frames_at(frame_times(_inside(path, span, index.duration_s), num_frames, rng))
         for span in spans
     ]
-    return _clips(FrameReader(path, index, threads=threads), wanted, frame_size)
+    last_use = {int(number): i for i, numbers in enumerate(wanted) for number in numbers}
+
+    def shape(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return preprocess(picture, frame_size)
+
+    frames = read_frames(path, index, sorted(last_use), shape, threads=threads)
+    return _clips(frames, wanted, last_use)
 
 
 def _inside(path: Path, span: Span, duration_s: float) -> Span:
@@ -168,17 +176,17 @@ def _inside(path: Path, span: Span, duration_s: float) -> Span:
 
 
 def _clips(
-    reader: FrameReader, wanted: Sequence[NDArray[np.int64]], frame_size: int
+    frames: Iterator[tuple[int, NDArray[np.uint8]]],
+    wanted: Sequence[NDArray[np.int64]],
+    last_use: Mapping[int, int],
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames [F] of each span as pixels, holding a frame only while it is needed."""
-    last_use = {int(number): i for i, numbers in enumerate(wanted) for number in numbers}
-    frames = reader.read(sorted(last_use))
     kept: dict[int, NDArray[np.uint8]] = {}
     for i, numbers in enumerate(wanted):
         needed = set(numbers.tolist())
         while not needed <= kept.keys():
-            number, picture = next(frames)
-            kept[number] = preprocess(picture, frame_size)
+            number, pixels = next(frames)
+            kept[number] = pixels
         yield np.stack([kept[int(number)] for number in numbers])
         kept = {number: pixels for number, pixels in kept.items() if last_use[number] > i}
 
@@ -199,11 +207,14 @@ def preprocess(picture: Image | NDArray[np.uint8], frame_size: int) -> NDArray[n
     from PIL import Image
 
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    image = image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")
     shorter = min(image.size)
     width, height = (int(frame_size * side / shorter) for side in image.size)
-    if shorter != frame_size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - frame_size) / 2), round((height - frame_size) / 2)
-    image = image.crop((left, top, left + frame_size, top + frame_size))
+    # Pillow resizes across, then down. In two calls, what is cut off is not resized down.
+    bicubic = Image.Resampling.BICUBIC
+    image = image.resize((width, image.height), bicubic)
+    image = image.crop((left, 0, left + frame_size, image.height))
+    image = image.resize((frame_size, height), bicubic)
+    image = image.crop((0, top, frame_size, top + frame_size))
     return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))

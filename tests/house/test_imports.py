@@ -28,12 +28,14 @@ EXTRAS = {
     "dgl_export": ("export", "trt", "trt-rtx"),
     "benchmarks": ("bench", "export"),
 }
-DISTRIBUTIONS = {
+DISTRIBUTIONS = {  # where the names differ
     "PIL": "pillow",
     "cuda": "cuda-python",
+    "cv2": "opencv-python-headless",
+    "decord": "decord2",
     "faiss": "faiss-cpu",
     "open_clip": "open-clip-torch",
-}  # where the names differ
+}
 TYPING_ONLY = {"_typeshed"}
 
 HEAVY = "torch torchvision onnx onnxruntime openvino tensorrt av tokenizers PIL usearch ftfy tqdm"

@@ -166,13 +166,28 @@ def test_frames_that_all_fail_to_decode(tmp_path):
     assert "cannot be decoded at second 0.00 (" in message_for(path)
 
 
-def test_a_long_loss_in_the_middle_names_the_second(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_loss_in_the_middle_names_the_second(tmp_path, threads):
     path = write_video(tmp_path / "hole.mp4", 100, codec="libx264", gop=10)
     damage(path, 0.3, 0.6)
-    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), 5, SIZE)
+    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), 5, SIZE, threads=threads)
     assert numbers_of(next(clips)) == [1, 3, 5, 7, 9]
     with pytest.raises(MediaError, match=r"cannot be decoded at second [2-6]\.\d\d \(Invalid data"):
         list(clips)
+
+
+def test_frames_before_a_loss_come_before_its_error_however_many_threads(tmp_path):
+    path = write_video(tmp_path / "tail.mp4", 100, codec="libx264", gop=400)
+    damage(path, 0.3, 0.6)
+    outcomes = []
+    for threads in (1, 2):
+        clips = read_clips(path, cut_windows(10.0, 0.5, 0.5), 5, SIZE, threads=threads)
+        read = []
+        with pytest.raises(MediaError) as fault:
+            read.extend(numbers_of(clip) for clip in clips)
+        outcomes.append((read, str(fault.value)))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][0]) > 2
 
 
 def test_a_file_that_changes_is_read_again(tmp_path):

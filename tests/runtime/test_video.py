@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import av
@@ -19,6 +20,7 @@ from PIL import Image
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
 from dgl_runtime.packet_index import read_index
+from dgl_runtime.side_by_side import read_frames
 from dgl_runtime.video import (
     Span,
     VideoInfo,
@@ -205,6 +207,14 @@ def test_seeking_decodes_less_in_short_gops_only(tmp_path):
     assert frames_decoded(long, numbers, may_skip=True) == 151
 
 
+def test_nothing_is_read_behind_the_last_frame_before_a_seek(tmp_path):
+    path = write_video(tmp_path / "b.mp4", 200, codec="libx264", b_frames=2, gop=10)
+    reader = FrameReader(path, read_index(path))
+    keyframes = [0, 40, 90, 150]
+    assert [number for number, _ in reader.read(keyframes)] == keyframes
+    assert reader.packets_read == len(keyframes)
+
+
 def test_near_frames_are_decoded_on_without_a_seek(tmp_path):
     path = write_video(tmp_path / "dense.mp4", 60, codec="libx264", gop=5)
     assert frames_decoded(path, list(range(0, 60, 5)), may_skip=True) == 56
@@ -222,8 +232,34 @@ def test_a_container_without_exact_seeks_is_read_from_the_start(tmp_path):
     assert read_numbers(path, Span(2, 3), Span(8, 9), num_frames=2) == [[22, 27], [82, 87]]
 
 
-def test_reading_stops_when_nobody_listens(long_video):
-    clips = read_clips(long_video, cut_windows(24.0, 2.0, 1.0), 4, SIZE)
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("gop", [4, 12, 400])
+def test_several_threads_give_the_same_clips(tmp_path, threads, gop):
+    path = write_video(tmp_path / "b.mp4", 240, codec="libx264", b_frames=2, gop=gop)
+    for spans, num_frames in ((cut_windows(24.0, 5.0, 2.0), 7), ([Span(0, 24)], 240)):
+        alone = read_clips(path, spans, num_frames, SIZE)
+        together = read_clips(path, spans, num_frames, SIZE, threads=threads)
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_frames_of_different_keyframes_are_decoded_side_by_side(long_video):
+    seen = set()
+
+    def shape(picture):
+        seen.add(threading.current_thread().name)
+        return picture.shape
+
+    numbers = range(0, 240, 20)
+    read = list(read_frames(long_video, read_index(long_video), numbers, shape, threads=2))
+    assert read == [(number, (HEIGHT, WIDTH, 3)) for number in numbers]
+    assert len(seen) == 2
+    assert threading.current_thread().name not in seen
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_reading_stops_when_nobody_listens(long_video, threads):
+    clips = read_clips(long_video, cut_windows(24.0, 2.0, 1.0), 4, SIZE, threads=threads)
     assert number_of(next(clips)[0]) == 2
     clips.close()
 
