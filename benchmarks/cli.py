@@ -178,7 +178,7 @@ def decode(clips: Path | None, rounds: int, quick: bool, threads: int, out: Path
 
     Example: dgl-bench decode --threads 1
     """
-    from dgl_train.cache_folder import cache_folder
+    from dgl_runtime.cache_folder import cache_folder
 
     from benchmarks.decode import bench_decode
     from benchmarks.decode_clips import MADE, QUICK, fetch_real_clips, make_clips

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 EXTRAS = {
     "dgl_runtime": ("cpu", "large", "openvino", "pycuda", "trt", "trt-rtx"),
     "dgl_train": ("train",),
-    "dgl_export": ("export", "trt", "trt-rtx"),
+    "dgl_export": ("export", "openvino", "trt", "trt-rtx"),
     "benchmarks": ("bench", "export"),
 }
 DISTRIBUTIONS = {  # where the names differ
