@@ -17,6 +17,7 @@ from dgl_export.lower import lower
 from dgl_export.parity import make_golden, measure, require, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
+from dgl_export.to_tensorrt import rebuild, require_builder
 from dgl_runtime.bundle import (
     GOLDEN,
     MANIFEST,
@@ -69,11 +70,15 @@ def write_bundle(
             f"max_words is {request.max_words}, but the backbone reads captions of {context} tokens "
             f"at most. Give --max-words {context} or less."
         )
+    if target.library is not None:
+        require_builder(target.library)  # before the minutes of exporting
     making = out.parent / f".{out.name}.{os.getpid()}"
     try:
         making.mkdir(parents=True)
         manifest = _fill(request, making, target, calibration)
         (making / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        if target.library is not None:
+            rebuild(making, target.library)
         making.rename(out)
     finally:
         shutil.rmtree(making, ignore_errors=True)

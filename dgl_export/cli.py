@@ -35,7 +35,13 @@ from dgl_runtime.command import Command
     type=click.Path(path_type=Path, file_okay=False),
     help="With --calibrate: as dgl-train's.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
+@click.option(
+    "--rebuild",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Instead of all this: build the engines of a trt or trt-rtx bundle for this machine.",
+)
 @click.option("--zero-shot", is_flag=True, help="Export the untuned backbone with mean pooling.")
 @click.option("--backbone", help="With --zero-shot: open_clip model name, or folder in its format.")
 @click.option("--pretrained", default="", help="With --backbone: open_clip tag, or weight file.")
@@ -51,7 +57,8 @@ def export(
     precision: str,
     calibrate: str | None,
     data_root: Path | None,
-    out: Path,
+    out: Path | None,
+    rebuild: Path | None,
     zero_shot: bool,
     backbone: str | None,
     pretrained: str,
@@ -67,7 +74,13 @@ def export(
     Example:
       dgl-export --ckpt runs/lsmdc --format onnx --out bundle
       dgl-export --ckpt runs/lsmdc --format openvino --precision int8 --calibrate clips.csv --out small
+      dgl-export --rebuild bundle
     """  # noqa: D301 - click's own marker
+    if rebuild is not None:
+        _rebuild(rebuild)
+        return
+    if out is None:
+        raise click.UsageError("give the folder to make: --out BUNDLE.")
     from dgl_export.bundle_writer import write_bundle
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
@@ -94,11 +107,18 @@ def export(
     if calibrate is not None:
         calibration = read_calibration(calibrate, data_root, request.clip_form, clip_tokenizer())
     manifest = write_bundle(request, out, target, calibration)
-    size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     click.echo(
         f"{out}: {manifest.method} on {manifest.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
         + (_parity(manifest.parity) if manifest.quality is None else _quality(manifest.quality))
     )
+
+
+def _rebuild(bundle: Path) -> None:
+    from dgl_export.to_tensorrt import library_of, rebuild
+
+    for path in rebuild(bundle, library_of(bundle)):
+        click.echo(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
 
 
 def _parity(parity: Parity) -> str:

@@ -10,6 +10,7 @@ import onnx
 from dgl_export.calibration import FEWEST
 from dgl_export.mixed import LOW_TYPES, count_low_precision, emulated
 from dgl_export.quantize import LARGEST, count_quantized
+from dgl_export.to_tensorrt import LIBRARIES
 from dgl_runtime.bundle import FORMATS, PRECISIONS, Graph
 from dgl_runtime.engines import Engine, open_engine
 from dgl_runtime.errors import ExportError
@@ -42,6 +43,11 @@ class Target:
                 + "; ".join(f"{form}: {', '.join(known)}" for form, known in WRITTEN.items())
                 + "."
             )
+
+    @property
+    def library(self) -> str | None:
+        """The engine whose files are built into the bundle, of dgl_runtime.engines.tensorrt_library."""
+        return LIBRARIES.get(self.form)
 
     def require_calibration(self, given: str | None) -> None:
         """Refuse int8 and fp8 without what sets and judges their scales.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgl_runtime.bundle import Bundle, Graph
-from dgl_runtime.engines.cuda_device import CudaDevice
+from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
     EngineInfo,
@@ -29,9 +29,26 @@ from dgl_runtime.engines.tensorrt_library import (
 from dgl_runtime.errors import ExportError
 
 WORKSPACE_BYTES = 4 << 30  # what a kernel may use beside its tensors, at most
+LIBRARIES = {"trt": "tensorrt", "trt-rtx": "trt-rtx"}  # format of a bundle -> library
 # Batch sizes: the smallest, the one kernels are chosen for, the largest.
 CAPTION_BATCH, CLIP_BATCH = (1, 8, 64), (1, 4, 16)
 SHORTEST, USUAL = 2, 16  # tokens of a caption: start and end alone; a sentence
+
+
+def library_of(bundle: Path) -> str:
+    """The library of a bundle's engines, by its format.
+
+    Raises:
+        BundleError: No bundle there.
+        ExportError: Its format has no engines.
+    """
+    form = Bundle(bundle).manifest.format
+    if form not in LIBRARIES:
+        raise ExportError(
+            f"{bundle} is of format {form}, which has no engines to build; "
+            f"{' and '.join(LIBRARIES)} have. Export it with --format trt."
+        )
+    return LIBRARIES[form]
 
 
 def rebuild(bundle: Path, library: str) -> list[Path]:
@@ -67,8 +84,7 @@ def write_engines(
     folder: Path, graphs: tuple[Graph, Graph], *, max_words: int, num_frames: int, library: str
 ) -> list[Path]:
     """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
-    module = load_library(library)
-    gpu = None if library in PORTABLE else CudaDevice().gpu  # before TensorRT, which needs a driver
+    module, gpu = require_builder(library)
     captions, clips = graphs
     wanted = (
         (captions, caption_profiles(max_words)),
@@ -94,6 +110,17 @@ def write_engines(
         built[engine_path(path, library, module.__version__, gpu)] = (info, engine)
     save_engines(built)
     return list(built)
+
+
+def require_builder(library: str) -> tuple[Any, Gpu | None]:
+    """The library's module and the GPU it builds for, which is None where engines are portable.
+
+    Raises:
+        EngineError: The library is missing or, for ``tensorrt``, a GPU.
+    """
+    module = load_library(library)
+    # A driver first: TensorRT without one cannot say what is wrong.
+    return module, None if library in PORTABLE else CudaDevice().gpu
 
 
 def caption_profiles(max_words: int) -> tuple[Profile, ...]:

@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import fake_cuda
 import numpy as np
 import pytest
-from precisions import fp8_product, strange_node, to_fp16, to_int8
+from refused_graphs import fp8_product, strange_node
 from tiny import tiny_backbone
 from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
-from dgl_export import to_tensorrt
-from dgl_export.bundle_writer import ExportRequest, write_bundle
+from dgl_export import quality, to_tensorrt
+from dgl_export.bundle_writer import write_bundle
+from dgl_export.calibration import made_calibration
+from dgl_export.formats import Target
+from dgl_export.request import ExportRequest
 from dgl_export.to_tensorrt import build_engine, caption_profiles, clip_profiles, rebuild
 from dgl_runtime.bundle import Bundle
 from dgl_runtime.engines import tensorrt_library
@@ -23,6 +26,7 @@ from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
+from dgl_train.vocabulary import clip_tokenizer
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs dgl-retrieval[trt-rtx]")
 MAX_WORDS = 20
@@ -34,6 +38,11 @@ EXAMPLES = {
 }
 
 
+def request_for(method):
+    about = (method, NUM_FRAMES, MAX_WORDS, "a checkpoint", "0" * 64)
+    return ExportRequest(make_model(tiny_backbone(), method), *about)
+
+
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
     """From a method to its bundle, made once."""
@@ -41,16 +50,20 @@ def export(tmp_path_factory):
     @cache
     def export(method):
         out = tmp_path_factory.mktemp("bundle") / method
-        about = (method, NUM_FRAMES, MAX_WORDS, "a checkpoint", "0" * 64)
-        write_bundle(ExportRequest(make_model(tiny_backbone(), method), *about), out)
+        write_bundle(request_for(method), out)
         return Bundle(out)
 
     return export
 
 
 @pytest.fixture(params=["dgl-linear", "dgl-transformer", "zero-shot"])
-def bundle(request, export):
-    return export(request.param)
+def method(request):
+    return request.param
+
+
+@pytest.fixture
+def bundle(method, export):
+    return export(method)
 
 
 @pytest.fixture(params=["captions", "clips"])
@@ -88,20 +101,30 @@ def test_building_again_replaces_the_engines(bundle, tmp_path):
     assert len(list((folder / "engines").iterdir())) == 4
 
 
-def test_fp16_graphs_build_and_are_smaller(graph, tmp_path):
-    file, name, profiles = graph
-    fp32 = build_engine(file, profiles, trt)
-    fp16 = build_engine(to_fp16(file, tmp_path / "fp16.onnx"), profiles, trt)
-    if name == "tokens":  # half of it is the token embedding; the tiny clip graph is mostly code
-        assert len(fp16) < 0.75 * len(fp32)
-    else:
-        assert len(fp16) > 10_000
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_bundle_of_a_lower_precision_holds_smaller_engines(export, method, precision, tmp_path):
+    """The captions' engine: half of it is weights; the tiny clip graph is mostly code."""
+    request = request_for(method)
+    calibration = made_calibration(request.clip_form, clip_tokenizer())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(quality.MIN_TOP1, precision, 0)  # to random weights all clips are alike
+        write_bundle(request, tmp_path / "low", Target("trt-rtx", precision), calibration)
+    write_bundle(request, tmp_path / "fp32", Target("trt-rtx", "fp32"))
+    low, whole = (
+        engine_path(tmp_path / name / "caption.onnx", "trt-rtx", trt.__version__, None)
+        for name in ("low", "fp32")
+    )
+    assert low.stat().st_size < 0.75 * whole.stat().st_size
+    info, _ = read_engine(low, tmp_path / "low/caption.onnx", None)
+    assert info.precision == precision
+    assert len(list((tmp_path / "low/engines").iterdir())) == 4
 
 
-def test_int8_graphs_with_scales_build(graph, tmp_path):
-    file, name, profiles = graph
-    int8 = to_int8(file, tmp_path / "int8.onnx", name, EXAMPLES[name])
-    assert len(build_engine(int8, profiles, trt)) > 10_000
+def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
+    monkeypatch.setattr(to_tensorrt, "caption_profiles", lambda _: (Profile((1,), (1,), (1,)),))
+    with pytest.raises(ExportError, match="TensorRT"):
+        write_bundle(request_for("dgl-linear"), tmp_path / "bundle", Target("trt-rtx", "fp32"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
