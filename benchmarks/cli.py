@@ -178,11 +178,10 @@ def decode(clips: Path | None, rounds: int, quick: bool, threads: int, out: Path
 
     Example: dgl-bench decode --threads 1
     """
-    from dgl_runtime.cache_folder import cache_folder
-
     from benchmarks.decode import bench_decode
     from benchmarks.decode_clips import MADE, QUICK, fetch_real_clips, make_clips
     from benchmarks.decode_report import make_report
+    from dgl_runtime.cache_folder import cache_folder
 
     out.mkdir(parents=True, exist_ok=True)
     folder = clips or cache_folder() / "bench_clips"
