@@ -56,7 +56,13 @@ def test_an_engine_that_is_not_installed_is_skipped_with_its_reason(bundle, monk
 def test_the_probe_says_why_an_engine_does_not_run(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = json.loads(startup_probe.main([str(bundle), "onnx", "cpu", "1"]))
-    assert said == {"fault": "the package 'onnxruntime' is not installed"}
+    assert "'onnxruntime', which is not installed" in said["fault"]
+
+
+def test_the_probe_names_any_other_package_that_is_missing(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    said = json.loads(startup_probe.main([str(bundle), "onnx", "cpu", "1"]))
+    assert said == {"fault": "the package 'tokenizers' is not installed"}
 
 
 def test_the_probe_says_why_a_device_does_not_run(bundle):
