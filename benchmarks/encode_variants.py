@@ -21,9 +21,10 @@ from dgl_export.calibration import Calibration
 from dgl_export.fold import FoldedModel
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
+from dgl_export.to_tensorrt import write_engines
 from dgl_runtime.bundle import Graph, Quality
 from dgl_runtime.engines import Engine, open_engine
-from dgl_runtime.errors import DglError, EngineError
+from dgl_runtime.errors import DglError
 from dgl_train.model import DglModel
 
 Embedding = NDArray[np.float32]
@@ -50,7 +51,11 @@ TARGETS = {
         Target("openvino", "bf16"),
         Target("openvino", "int8"),
     ),
-    "cuda": (Target("onnx", "fp32"), Target("onnx", "fp16"), Target("onnx", "bf16")),
+    "cuda": (
+        *(Target("onnx", precision) for precision in ("fp32", "fp16", "bf16")),
+        *(Target("trt", precision) for precision in ("fp32", "fp16", "int8")),
+        Target("trt-rtx", "fp16"),
+    ),
 }
 
 
@@ -172,6 +177,15 @@ def engine_variants(
         out.mkdir()
         try:
             written, quality = _write(folder, graphs, target, calibration, out)
+            if target.library is not None:
+                sizes = calibration.judges.tokens.shape[1], calibration.judges.frames.shape[1]
+                write_engines(
+                    out,
+                    (written[0], written[1]),
+                    max_words=sizes[0],
+                    num_frames=sizes[1],
+                    library=target.library,
+                )
             engines = [_open(out / graph.file, target, threads, device) for graph in written]
         except (DglError, ModuleNotFoundError) as error:
             remark = f"not measured, {' '.join(str(error).split())[:160]}"
@@ -192,9 +206,7 @@ def _write(
 
 
 def _open(path: Path, target: Target, threads: int, device: str) -> Engine:
-    if target.form == "openvino" and device != "cpu":
-        raise EngineError("OpenVINO runs on the CPU here.")
-    engine = "openvino" if target.form == "openvino" else "onnx"
+    engine = target.library or target.form
     return open_engine(
         path, device=device, threads=threads, engine=engine, precision=target.precision
     )

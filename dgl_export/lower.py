@@ -9,7 +9,7 @@ import onnx
 from dgl_export import quality
 from dgl_export.calibration import Calibration
 from dgl_export.formats import Target, WrittenGraph, write_graph
-from dgl_export.mixed import LOW_TYPES, round_to, to_mixed
+from dgl_export.mixed import LOW_TYPES, halve_token_table, round_to, to_mixed
 from dgl_export.observe import (
     Feeds,
     Float32,
@@ -87,7 +87,7 @@ def _lower_one(
     wanted = quality.embed(engine, feeds)
     rows = observe(model, feeds)
     if target.precision not in LOW_TYPES:
-        model, rows = smooth(model, rows)
+        model, rows = smooth(halve_token_table(model), rows)
     layers = linear_layers(model)
     way = _conversion(model, target, rows)
     errors = layer_errors(layers, weights_of(model, layers), rows, way.roundings)

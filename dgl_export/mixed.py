@@ -17,6 +17,7 @@ PRODUCTS = frozenset({"Gemm", "MatMul"})
 _FOLLOWERS = frozenset(
     "Concat Expand Gather Mul Reshape Sigmoid Slice Split Squeeze Transpose Unsqueeze".split()
 )
+_TOKENS = 10_000  # fewer rows are no vocabulary
 _ROUND_TRIP = "/rounded"
 
 
@@ -30,6 +31,24 @@ def to_mixed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     mixed.CopyFrom(model)
     _Caster(mixed, LOW_TYPES[precision]).rewrite()
     return mixed
+
+
+def halve_token_table(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose table of token embeddings is stored as float16; the rows that are read become float32.
+
+    It is most of a caption graph's file, and a matrix product never reads it.
+    """
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in halved.graph.initializer}
+    for place, node in enumerate(halved.graph.node):
+        table = constants.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is not None and table.data_type == TensorProto.FLOAT and table.dims[0] > _TOKENS:
+            table.CopyFrom(_converted(table, TensorProto.FLOAT16, table.name))
+            rows, node.output[0] = node.output[0], f"{node.output[0]}/half"
+            cast = helper.make_node("Cast", [node.output[0]], [rows], to=TensorProto.FLOAT)
+            halved.graph.node.insert(place + 1, cast)
+    return halved
 
 
 def count_low_precision(model: onnx.ModelProto, precision: str) -> int:

@@ -134,7 +134,7 @@ class Manifest:
                 "Export the bundle again with dgl-export of this version."
             )
         try:
-            return _typed(
+            return typed(
                 cls(
                     **{
                         **data,
@@ -142,9 +142,9 @@ class Manifest:
                         "std": tuple(data["std"]),
                         "captions": _graph(data["captions"]),
                         "clips": _graph(data["clips"]),
-                        "parity": _typed(Parity(**data["parity"])),
+                        "parity": typed(Parity(**data["parity"])),
                         "quality": _quality(data["quality"]),
-                        "source": _typed(Source(**data["source"])),
+                        "source": typed(Source(**data["source"])),
                     }
                 )
             )
@@ -158,19 +158,23 @@ class Manifest:
 def _graph(data: dict[str, Any]) -> Graph:
     def specs(name: str) -> tuple[TensorSpec, ...]:
         return tuple(
-            _typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
+            typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
         )
 
     tensors = {name: specs(name) for name in ("inputs", "outputs")}
-    return _typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
+    return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
 
 
 def _quality(data: dict[str, Any] | None) -> Quality | None:
-    return None if data is None else _typed(Quality(**data))
+    return None if data is None else typed(Quality(**data))
 
 
-def _typed(part: Part) -> Part:
-    """Return a part of the manifest if JSON gave its fields the types they are declared with."""
+def typed(part: Part) -> Part:
+    """Return a dataclass if JSON gave its fields the types they are declared with.
+
+    Raises:
+        TypeError: It did not.
+    """
     for field in fields(part):
         value = getattr(part, field.name)
         kind: Any = field.type

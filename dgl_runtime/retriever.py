@@ -24,6 +24,10 @@ from dgl_runtime.tokenizer import Tokenizer
 Float32 = NDArray[np.float32]
 
 
+# Captions run together, with others of about their length: a batch is as long as its longest.
+CAPTION_BATCH = 32
+
+
 @dataclass(frozen=True)
 class ClipEmbeddings:
     """What the clip encoder says of a batch of clips."""
@@ -156,7 +160,14 @@ class Retriever:
             raise ValueError(f"texts is the text {texts!r}, expected a list of texts.")
         if not texts:
             return np.empty((0, self.bundle.manifest.embed_dim), np.float32)
-        return self.embed_tokens(self.tokenizer(texts, self.bundle.manifest.max_words))
+        tokens = self.tokenizer(texts, self.bundle.manifest.max_words)
+        lengths = tokens.argmax(axis=1) + 1  # the end token has the largest id
+        by_length = np.argsort(lengths, kind="stable")
+        embeddings = np.empty((len(texts), self.bundle.manifest.embed_dim), np.float32)
+        for first in range(0, len(texts), CAPTION_BATCH):
+            rows = by_length[first : first + CAPTION_BATCH]
+            embeddings[rows] = self.embed_tokens(tokens[rows, : lengths[rows].max()])
+        return embeddings
 
     def embed_tokens(self, tokens: NDArray[np.int32]) -> Float32:
         """Embed token ids int32 [Q, L]: unit-norm float32 [Q, E]."""

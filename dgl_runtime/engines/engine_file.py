@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle import TensorSpec, _typed
+from dgl_runtime.bundle import TensorSpec, typed
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.errors import EngineError
 
@@ -76,8 +76,7 @@ class EngineInfo:
                 )
             tensors = {
                 side: tuple(
-                    _typed(TensorSpec(**{**one, "shape": tuple(one["shape"])}))
-                    for one in data[side]
+                    typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[side]
                 )
                 for side in ("inputs", "outputs")
             }
@@ -85,7 +84,7 @@ class EngineInfo:
                 Profile(**{name: tuple(shape) for name, shape in one.items()})
                 for one in data["profiles"]
             )
-            return _typed(cls(**{**data, **tensors, "profiles": profiles}))
+            return typed(cls(**{**data, **tensors, "profiles": profiles}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EngineError(
                 f"{where} is not the sidecar of an engine: {error!r}. {_remedy(where)}"

@@ -298,3 +298,11 @@ def test_a_lower_precision_is_checked_by_cosine(bundle, tmp_path, name, precisio
         match=rf"fails its self-check: .*{of} an embedding has cosine 0\.9.*{precision}",
     ):
         Retriever(far, engine="onnx", threads=1).check()
+
+
+def test_many_texts_come_back_in_their_order(bundle):
+    texts = [" ".join(["dog"] * (1 + 7 * number % 13)) + f" {number}" for number in range(70)]
+    with Retriever(bundle, threads=1) as retriever:
+        together = retriever.embed_texts(texts)
+        alone = np.concatenate([retriever.embed_texts([text]) for text in texts])
+    assert np.abs(together - alone).max() < 1e-5
