@@ -48,6 +48,7 @@ def halve_token_table(model: onnx.ModelProto) -> onnx.ModelProto:
             rows, node.output[0] = node.output[0], f"{node.output[0]}/half"
             cast = helper.make_node("Cast", [node.output[0]], [rows], to=TensorProto.FLOAT)
             halved.graph.node.insert(place + 1, cast)
+    del halved.graph.value_info[:]  # the table's type has changed; every reader infers them
     return halved
 
 
