@@ -113,7 +113,8 @@ def test_a_bundle_of_a_lower_precision_holds_its_engines(export, method, precisi
         engine_path(tmp_path / name / "caption.onnx", "trt-rtx", trt.__version__, None)
         for name in ("low", "fp32")
     )
-    assert low.stat().st_size < 0.75 * whole.stat().st_size
+    share = 0.9 if precision == "int8" else 0.75  # the tiny graph is mostly code
+    assert low.stat().st_size < share * whole.stat().st_size
     info, _ = read_engine(low, tmp_path / "low/caption.onnx", None)
     assert info.precision == precision
     assert len(list((tmp_path / "low/engines").iterdir())) == 4

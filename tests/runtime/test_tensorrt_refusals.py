@@ -45,7 +45,7 @@ def test_other_inputs_are_refused(captions, names):
 
 
 def test_the_cpu_is_refused(cuda, tmp_path):
-    with pytest.raises(EngineError, match="tensorrt runs on cuda, device is 'cpu'"):
+    with pytest.raises(EngineError, match="'tensorrt' runs on cuda, device is 'cpu'"):
         open_engine(make_graph(tmp_path), device="cpu", threads=0, engine="tensorrt")
 
 
@@ -124,14 +124,14 @@ def refuse(context, stream):
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("No module"), ImportError("no libnvinfer.so"), OSError("no .so")])  # fmt: skip  # noqa: E501
 @pytest.mark.parametrize(("engine", "extra"), [("tensorrt", "trt"), ("trt-rtx", "trt-rtx")])
-def test_a_missing_library_says_what_to_install(tmp_path, monkeypatch, error, engine, extra):
+def test_a_missing_library_says_what_to_install(monkeypatch, error, engine, extra):
     def fail(name):
         raise error
 
     library = sys.modules["dgl_runtime.engines.tensorrt_library"]
     monkeypatch.setattr(library, "importlib", SimpleNamespace(import_module=fail))
     with pytest.raises(EngineError) as caught:
-        open_engine(make_graph(tmp_path), device="cuda", threads=0, engine=engine)
+        library.load_library(engine)
     assert str(error) in str(caught.value)
     assert str(caught.value).endswith(
         f"Install dgl-retrieval[{extra}] (pip install 'dgl-retrieval[{extra}]')."
