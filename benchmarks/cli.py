@@ -91,7 +91,7 @@ def encode(
     Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2 --batches 1,4,16
     """
     from benchmarks.encode import EncodeSettings, bench_encode
-    from benchmarks.encode_report import make_report
+    from benchmarks.encode_report import make_report, write_plots
 
     out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
     settings = EncodeSettings(
@@ -105,7 +105,8 @@ def encode(
         batches=tuple(sorted({1, *batches})),
         device=device,
     )
-    _publish(make_report(bench_encode(settings)), out)
+    result = bench_encode(settings)
+    _publish(make_report(result, write_plots(result, out)), out)
 
 
 @bench.command(cls=Command)
@@ -271,11 +272,12 @@ def quality(
 
     Example: dgl-bench quality demo/run --dataset shapes --data-root demo/shapes
     """
-    from benchmarks.quality import QualitySettings, bench_quality, make_report
+    from benchmarks.quality import QualitySettings, bench_quality, make_report, write_plot
 
     out.mkdir(parents=True, exist_ok=True)
     settings = QualitySettings(run, dataset, data_root, split, rounds)
-    _publish(make_report(settings, bench_quality(settings)), out)
+    results = bench_quality(settings)
+    _publish(make_report(settings, results, write_plot(results, out)), out)
 
 
 @bench.command(cls=Command)

@@ -1,13 +1,14 @@
 """What dgl-bench encode tells: the tables, their notes and the JSON document."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.encode import CAPTION, EncodeResult, Series
 from benchmarks.encode_variants import CLIP, FOLDED, QUERY, UNFOLDED, Variant
 from benchmarks.machine import Peaks, describe_machine
+from benchmarks.plots import line_plot, linked
 from benchmarks.report import Report, Table, spread_cells
 from benchmarks.timing import WARM_UP
 from dgl_export.parity import MAX_ABS
@@ -15,8 +16,8 @@ from dgl_export.parity import MAX_ABS
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
-def make_report(result: EncodeResult) -> Report:
-    """Tables for people, every raw number for programs."""
+def make_report(result: EncodeResult, plots: Sequence[str] = ()) -> Report:
+    """Tables for people, every raw number for programs; ``plots`` is what :func:`write_plots` said."""
     settings, inputs, series = result.settings, result.inputs, result.series
     shown = asdict(settings) | {
         "backbone": Path(settings.backbone).name,
@@ -44,7 +45,7 @@ def make_report(result: EncodeResult) -> Report:
             _quality_table(single),
             _roofline_table(single, result.peaks),
         ],
-        notes=_notes(result),
+        notes=[*_notes(result), *plots],
         data={
             "peaks": asdict(result.peaks),
             "load_before": result.load_before,
@@ -56,6 +57,31 @@ def make_report(result: EncodeResult) -> Report:
             ],
         },
     )
+
+
+def write_plots(result: EncodeResult, folder: Path) -> list[str]:
+    """Latency and throughput against batch size, where there was more than one; as markdown links."""
+    return linked(_plots(result, folder)) if len(result.settings.batches) > 1 else []
+
+
+def _plots(result: EncodeResult, folder: Path) -> Iterator[tuple[str, Path]]:
+    stem = f"{describe_machine(()).slug}-{datetime.date.today().isoformat()}"
+    for method, task in dict.fromkeys((one.method, one.task) for one in result.series):
+        mine = [one for one in result.series if (one.method, one.task) == (method, task)]
+        names = [variant.name for variant in mine[0].variants if variant.any_batch]
+        names = [name for name in names if name in mine[0].paired.results]
+        latency = {
+            name: [(float(one.batch), one.paired.spread_ms(name).median) for one in mine]
+            for name in names
+        }
+        rate = {
+            name: [(batch, 1000 * batch / ms) for batch, ms in points]
+            for name, points in latency.items()
+        }
+        for kind, unit, series in (("latency", "ms", latency), ("throughput", "a second", rate)):
+            title = f"{kind.capitalize()} against batch: {task}, {method}"
+            path = folder / f"encode-{kind}-{task}-{method}-{stem}.png"
+            yield title, line_plot(title, "batch", unit, series, path, log_x=True, log_y=True)
 
 
 def _shown(value: object) -> object:

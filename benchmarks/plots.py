@@ -1,7 +1,7 @@
 """Plots of benchmark results: one small kind, the same look everywhere, readable by the colour-blind."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dgl_runtime.errors import ConfigError
@@ -66,3 +66,11 @@ def line_plot(
     figure.legend(loc="outside lower center", ncols=min(3, len(series)), frameon=False)
     figure.savefig(path, format="png")
     return path
+
+
+def linked(drawn: Iterable[tuple[str, Path]]) -> list[str]:
+    """Links to what an iterator of (title, path) draws, or one line that says why there are none."""
+    try:
+        return [f"![{title}]({path.name})" for title, path in drawn]
+    except ConfigError as error:
+        return [f"No plots: {error}"]

@@ -1,7 +1,7 @@
 """dgl-bench quality: what every format and precision of a tuned model retrieves, and how fast."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.plots import line_plot, linked
 from benchmarks.report import Report, Table
 from benchmarks.timing import Spread, time_paired
 from dgl_export.bundle_writer import write_bundle
@@ -142,8 +143,21 @@ def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread
     return spreads
 
 
-def make_report(settings: QualitySettings, results: list[Measured]) -> Report:
-    """A table for people, every number for programs."""
+def write_plot(results: list[Measured], folder: Path) -> list[str]:
+    """R@1 against the time of a clip, one point a model; as a markdown link."""
+    title = "R@1 against the time of a clip"
+    points = {one.name: [(one.clip_ms.median, one.recall[0])] for one in results if one.clip_ms}
+    stem = f"{describe_machine(()).slug}-{datetime.date.today().isoformat()}"
+    path = folder / f"quality-{stem}.png"
+    return linked(
+        (title, line_plot(title, "ms a clip", "R@1, percent", points, path)) for _ in range(1)
+    )
+
+
+def make_report(
+    settings: QualitySettings, results: list[Measured], plots: Sequence[str] = ()
+) -> Report:
+    """A table for people, every number for programs; ``plots`` is what :func:`write_plot` said."""
     cost = results[0].cost
     sizes = f"{cost.num_captions} captions, {cost.num_clips} clips" if cost else ""
     return Report(
@@ -162,6 +176,7 @@ def make_report(settings: QualitySettings, results: list[Measured]) -> Report:
             "Scales of int8, layers that stay in float32 and the gate of each export come from the val split.",
             "Same first clip: share of captions whose first clip is the trained model's, or 0.001 from it.",
             "Milliseconds: median of paired rounds, one query with its tokenizing, one clip without decoding.",
+            *plots,
         ],
         data={"results": [asdict(one) for one in results]},
     )

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import PACKAGES, describe_machine
-from benchmarks.plots import line_plot
+from benchmarks.plots import line_plot, linked
 from benchmarks.report import Report, Table, spread_cells
 from benchmarks.search import ENOUGH, LibraryResult, SearchResult, SizeResult
 from benchmarks.search_libraries import BREADTH_OF_BUILDING, LIBRARIES, LINKS, OURS_APPROXIMATE
 from benchmarks.search_measure import CLIPS, QUERIES, SEARCHES, TEXTS, TOP_K, Held
 from benchmarks.timing import WARM_UP
-from dgl_runtime.errors import ConfigError
 from dgl_runtime.nearest import BREADTH
 
 _LIBRARIES = ("usearch", "faiss-cpu", "hnswlib")
@@ -50,32 +49,30 @@ def make_report(result: SearchResult, plots: list[str]) -> Report:
 
 def write_plots(result: SearchResult, folder: Path) -> list[str]:
     """Write the plots and return a markdown link to each, or one line that says why there is none."""
+    return linked(_plots(result, folder))
+
+
+def _plots(result: SearchResult, folder: Path) -> Iterator[tuple[str, Path]]:
     stem = f"{describe_machine(()).slug}-{datetime.date.today().isoformat()}"
     latency = "p50 latency of one query, ms"
-    drawn = []
-    try:
-        for size in result.sizes:
-            title = f"Recall against latency, {size.num_clips:,} clips"
-            series = {
-                name: [(point.median_ms, point.recall[TEXTS]) for point in one.points]
-                for name, one in size.libraries.items()
-            }
-            path = folder / f"search-recall-{size.num_clips}-{stem}.png"
-            drawn.append((title, line_plot(title, latency, "recall@10", series, path, log_x=True)))
-        title = "Latency against clips"
-        by_size = {
-            name: [
-                (size.num_clips, size.libraries[name].paired.spread_ms(name).median)
-                for size in result.sizes
-            ]
-            for name in result.sizes[0].libraries
+    for size in result.sizes:
+        title = f"Recall against latency, {size.num_clips:,} clips"
+        series = {
+            name: [(point.median_ms, point.recall[TEXTS]) for point in one.points]
+            for name, one in size.libraries.items()
         }
-        path = folder / f"search-latency-{stem}.png"
-        line_plot(title, "clips", latency, by_size, path, log_x=True, log_y=True)
-        drawn.append((title, path))
-    except ConfigError as error:
-        return [f"No plots: {error}"]
-    return [f"[{title}]({path.name})" for title, path in drawn]
+        path = folder / f"search-recall-{size.num_clips}-{stem}.png"
+        yield title, line_plot(title, latency, "recall@10", series, path, log_x=True)
+    title = "Latency against clips"
+    by_size = {
+        name: [
+            (size.num_clips, size.libraries[name].paired.spread_ms(name).median)
+            for size in result.sizes
+        ]
+        for name in result.sizes[0].libraries
+    }
+    path = folder / f"search-latency-{stem}.png"
+    yield title, line_plot(title, "clips", latency, by_size, path, log_x=True, log_y=True)
 
 
 def _notes(result: SearchResult) -> list[str]:
