@@ -151,9 +151,8 @@ def _write_encoders(
         parity = require(measure(golden, *(one.engine for one in written)))
     else:
         calibration = calibration or made_calibration(request.clip_form, clip_tokenizer())
-        lowered, quality = lower(float32, graphs, form, calibration, folder)
-        graphs = [one.written.graph for one in lowered]
-        engines = [one.written.engine for one in lowered]
+        written, quality = lower(float32, graphs, form, calibration, folder)
+        graphs, engines = [one.graph for one in written], [one.engine for one in written]
         parity, golden = measure(golden, *engines), rerun(golden, *engines)
     shutil.rmtree(float32)
     return _Encoders(graphs, golden, parity, quality)

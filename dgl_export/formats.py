@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from dgl_export.calibration import FEWEST
+from dgl_export.graph_files import save_graph
 from dgl_export.mixed import LOW_TYPES, count_low_precision, emulated
 from dgl_export.quantize import LARGEST, count_quantized
 from dgl_export.to_tensorrt import LIBRARIES
 from dgl_runtime.bundle import FORMATS, PRECISIONS, Graph
 from dgl_runtime.engines import Engine, open_engine
-from dgl_runtime.errors import ExportError
+from dgl_runtime.errors import ExportError, reason_of
 
 # What each format is written in.
 WRITTEN = {
@@ -102,12 +103,12 @@ def write_graph(
 
 
 def _write_onnx(model: onnx.ModelProto, target: Target, path: Path) -> tuple[Path, str, Engine]:
-    weights = _save(model, path)
+    weights = save_graph(model, path)
     if target.precision != "bf16":
         return path, weights, open_engine(path, device="cpu", threads=0)
     with TemporaryDirectory() as elsewhere:  # ONNX Runtime has no bf16 on CPUs
         copy = Path(elsewhere) / path.name
-        _save(emulated(model, "bf16"), copy)
+        save_graph(emulated(model, "bf16"), copy)
         return path, weights, open_engine(copy, device="cpu", threads=0)
 
 
@@ -119,8 +120,14 @@ def _write_openvino(
     path = onnx_path.with_suffix(".xml")
     with TemporaryDirectory() as elsewhere:
         source = Path(elsewhere) / onnx_path.name
-        _save(model, source)
-        converted = openvino.convert_model(source)
+        save_graph(model, source)
+        try:
+            converted = openvino.convert_model(source)
+        except Exception as error:  # OpenVINO raises classes of its own
+            raise ExportError(
+                f"OpenVINO {openvino.__version__} does not read {source.name}: {reason_of(error)}. "
+                "Take --format onnx, and please report the method and the precision."
+            ) from error
         openvino.save_model(converted, path, compress_to_fp16=target.precision == "bf16")
     engine = open_engine(
         path, device="cpu", threads=0, engine="openvino", precision=target.precision
@@ -150,13 +157,3 @@ def _count_openvino(path: Path, precision: str) -> int:
             kind in ("FullyConnected", "MatMul") and info["runtimePrecision"].astype(str) in wanted
         )
     return count
-
-
-def _save(model: onnx.ModelProto, path: Path) -> str:
-    """Write a graph and its weights beside it; the weights' file name."""
-    weights = path.with_name(f"{path.name}.data")
-    weights.unlink(missing_ok=True)  # onnx appends to what is there
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.save_model(copy, path, save_as_external_data=True, location=weights.name)
-    return weights.name

@@ -1,6 +1,6 @@
 """From float32 graphs to a lower precision: convert, keep what loses too much, gate."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from dgl_export.observe import (
 from dgl_export.quantize import Quantizer, to_dynamic, to_qdq
 from dgl_export.smooth import smooth
 from dgl_runtime.bundle import MIN_COSINE, Graph, Quality
-from dgl_runtime.engines import Engine, open_engine
+from dgl_runtime.engines import open_engine
 from dgl_runtime.errors import ExportError
 
 _KEPT_AT_MOST = 0.4  # of the layers; what keeps more is no int8 graph
@@ -40,17 +40,34 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Lowered:
-    """A graph in the lower precision; of each layer, the share of its output that is rounding error."""
+class Prepared:
+    """A float32 graph that is ready to be converted."""
 
-    written: WrittenGraph
-    errors: dict[str, float]
+    graph: Graph
+    conversion: Conversion
+    errors: dict[
+        str, float
+    ]  # of each layer, the share of its output that is rounding error; worst first
+
+    def write(self, count: int, target: Target, out: Path) -> WrittenGraph:
+        """Convert and write it, with the worst ``count`` layers kept in float32."""
+        keep = list(self.errors)[:count]
+        written = write_graph(self.conversion.convert(keep), self.graph, target, (out, keep))
+        if not written.graph.low_precision_nodes:
+            raise ExportError(
+                f"{self.graph.file} has no node in {target.precision} after the conversion; 1 or more "
+                "expected. Please report the backbone, the method and the versions of onnx and onnxruntime."
+            )
+        return written
 
 
 def lower(
     folder: Path, graphs: Sequence[Graph], target: Target, calibration: Calibration, out: Path
-) -> tuple[list[Lowered], Quality]:
+) -> tuple[list[WrittenGraph], Quality]:
     """Convert the caption graph and the clip graph.
+
+    No layer is kept in float32 at first, then the worst 2, 4, 8 ... of each graph, until the half that sets
+    scales passes the gate with room to spare. The other half decides.
 
     Args:
         folder: Where the float32 graphs lie.
@@ -67,45 +84,35 @@ def lower(
     """
     exact = [open_engine(folder / graph.file, device="cpu", threads=0) for graph in graphs]
     calibrates, judges = calibration.calibrates, calibration.judges
-    inputs: list[list[Feeds]] = [[*calibrates.caption_feeds()], [*calibrates.clip_feeds()]]
-    lowered = [
-        _lower_one(folder / graph.file, graph, target, (engine, feeds), out)
-        for graph, engine, feeds in zip(graphs, exact, inputs, strict=True)
+    feeds: list[Iterable[Feeds]] = [calibrates.caption_feeds(), calibrates.clip_feeds()]
+    prepared = [
+        _prepare(folder, graph, target, inputs) for graph, inputs in zip(graphs, feeds, strict=True)
     ]
-    ours = quality.embed_half([one.written.engine for one in lowered], judges)
+    true = quality.embed_half(exact, calibrates)
+    aim = 1 - (1 - MIN_COSINE[target.precision]) / 2
+    for count in _counts(prepared):
+        written = [one.write(count, target, out) for one in prepared]
+        ours = quality.embed_half([one.engine for one in written], calibrates)
+        measured = quality.compare(ours, true, calibrates.answers)
+        if measured.min_cosine >= aim and not quality.faults(measured, target.precision):
+            break
+    ours = quality.embed_half([one.engine for one in written], judges)
     measured = quality.compare(ours, quality.embed_half(exact, judges), judges.answers)
-    quality.require(measured, target.precision, _worst(graphs, lowered))
-    return lowered, measured
+    quality.require(measured, target.precision, _worst(prepared, count))
+    return written, measured
 
 
-def _lower_one(
-    path: Path, graph: Graph, target: Target, exact: tuple[Engine, Sequence[Feeds]], out: Path
-) -> Lowered:
-    """Keep no layer, then the worst 2, 4, 8 ..., until the calibrating half is close enough."""
-    model = onnx.load(path)
-    engine, feeds = exact
-    wanted = quality.embed(engine, feeds)
+def _prepare(folder: Path, graph: Graph, target: Target, feeds: Iterable[Feeds]) -> Prepared:
+    model = onnx.load(folder / graph.file)
     rows = observe(model, feeds)
     if target.precision not in LOW_TYPES:
         model = halve_token_table(model)
-    if (
-        target.precision == "int8"
-    ):  # fp8 has steps as small as a number is: outliers cost it nothing
+    if target.precision == "int8":  # fp8's steps are as small as its numbers: outliers cost nothing
         model, rows = smooth(model, rows)
     layers = linear_layers(model)
-    way = _conversion(model, target, rows)
-    errors = layer_errors(layers, weights_of(model, layers), rows, way.roundings)
-    aim = 1 - (1 - MIN_COSINE[target.precision]) / 2
-    for keep in _keeps(list(errors)) if way.may_keep else [[]]:
-        written = write_graph(way.convert(keep), graph, target, (out, keep))
-        if quality.min_cosine(quality.embed(written.engine, feeds), wanted) >= aim:
-            break
-    if not written.graph.low_precision_nodes:
-        raise ExportError(
-            f"{graph.file} has no node in {target.precision} after the conversion; 1 or more expected. "
-            "Please report the backbone, the method and the versions of onnx and onnxruntime."
-        )
-    return Lowered(written, errors)
+    conversion = _conversion(model, target, rows)
+    errors = layer_errors(layers, weights_of(model, layers), rows, conversion.roundings)
+    return Prepared(graph, conversion, errors)
 
 
 def _conversion(model: onnx.ModelProto, target: Target, rows: dict[str, Float32]) -> Conversion:
@@ -127,18 +134,20 @@ def _conversion(model: onnx.ModelProto, target: Target, rows: dict[str, Float32]
     )
 
 
-def _keeps(worst_first: list[str]) -> Iterator[list[str]]:
-    yield []
+def _counts(prepared: Sequence[Prepared]) -> Iterator[int]:
+    """How many layers of each graph to keep, one try after the other."""
+    yield 0
     count = 2
-    while count <= _KEPT_AT_MOST * len(worst_first):
-        yield worst_first[:count]
+    fewest = min(len(one.errors) for one in prepared)
+    while all(one.conversion.may_keep for one in prepared) and count <= _KEPT_AT_MOST * fewest:
+        yield count
         count *= 2
 
 
-def _worst(graphs: Sequence[Graph], lowered: Sequence[Lowered]) -> str:
+def _worst(prepared: Sequence[Prepared], kept: int) -> str:
     parts = []
-    for graph, one in zip(graphs, lowered, strict=True):
-        errors = [item for item in one.errors.items() if item[0] not in one.written.graph.kept]
-        shown = ", ".join(f"{name} ({error:.2%})" for name, error in errors[:_WORST_SHOWN])
-        parts.append(f"{graph.file} {shown}")
+    for one in prepared:
+        errors = list(one.errors.items())[kept : kept + _WORST_SHOWN]
+        shown = ", ".join(f"{name} ({error:.2%})" for name, error in errors)
+        parts.append(f"{one.graph.file} {shown}")
     return "; ".join(parts)

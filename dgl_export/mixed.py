@@ -1,6 +1,7 @@
 """fp16 and bf16 written into a graph: matrix products and what lies between them; the rest stays float32.
 
-Softmax, LayerNormalization, residual sums, the patch convolution and the last normalisation are
+Between them lie reshapes, and QuickGELU's sigmoid and products. Softmax, LayerNormalization, residual
+sums, the patch convolution and the last normalisation are
 float32, so the graph is strongly typed and every engine computes the same.
 """
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 PRODUCTS = frozenset({"Gemm", "MatMul"})
-# Operators that take the type of what they are given, and lose nothing by it.
+# Operators that take the type of what they are given: most move numbers, two make up QuickGELU.
 _FOLLOWERS = frozenset(
     "Concat Expand Gather Mul Reshape Sigmoid Slice Split Squeeze Transpose Unsqueeze".split()
 )
@@ -40,14 +41,19 @@ def halve_token_table(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     halved = onnx.ModelProto()
     halved.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in halved.graph.initializer}
-    for place, node in enumerate(halved.graph.node):
-        table = constants.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is not None and table.data_type == TensorProto.FLOAT and table.dims[0] > _TOKENS:
-            table.CopyFrom(_converted(table, TensorProto.FLOAT16, table.name))
+    tables = set()
+    for tensor in halved.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.dims and tensor.dims[0] > _TOKENS:
+            tensor.CopyFrom(_converted(tensor, TensorProto.FLOAT16, tensor.name))
+            tables.add(tensor.name)
+    nodes = []
+    for node in halved.graph.node:
+        nodes.append(node)
+        if node.op_type == "Gather" and node.input[0] in tables:
             rows, node.output[0] = node.output[0], f"{node.output[0]}/half"
-            cast = helper.make_node("Cast", [node.output[0]], [rows], to=TensorProto.FLOAT)
-            halved.graph.node.insert(place + 1, cast)
+            nodes.append(helper.make_node("Cast", [node.output[0]], [rows], to=TensorProto.FLOAT))
+    del halved.graph.node[:]
+    halved.graph.node.extend(nodes)
     del halved.graph.value_info[:]  # the table's type has changed; every reader infers them
     return halved
 

@@ -28,8 +28,11 @@ class Layer:
 
 
 def linear_layers(model: onnx.ModelProto) -> list[Layer]:
-    """All linear layers, in the order of the graph."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+    """All linear layers, in the order of the graph.
+
+    A constant with more than two dimensions is no weight: frame positions, which queries are compared with.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
     layers = []
     for node in model.graph.node:
         if node.op_type in PRODUCTS and node.input[1] in constants:
@@ -105,5 +108,6 @@ def layer_errors(
         weight = weights[layer.weight] if layer.out_axis == 0 else weights[layer.weight].T
         exact = rows[layer.x] @ weight.T
         rounded = round_x(rows[layer.x]) @ round_weight(weight).T
-        errors[layer.name] = float(np.square(rounded - exact).sum() / np.square(exact).sum())
+        size = max(np.square(exact).sum(), np.finfo(np.float32).tiny)  # of a layer of zeros
+        errors[layer.name] = float(np.square(rounded - exact).sum() / size)
     return dict(sorted(errors.items(), key=lambda item: -item[1]))

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from dgl_export.graph_files import save_graph
 from dgl_export.observe import Float32, Layer, Rounding, linear_layers, weights_of
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
@@ -124,20 +125,23 @@ def to_dynamic(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    excluded = [layer.node for layer in linear_layers(model) if layer.name in keep]
+    chosen = {layer.node for layer in linear_layers(model) if layer.name not in keep}
+    excluded = [node.name for node in model.graph.node if node.name not in chosen]
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     # Its warning asks for a preparation that folding and torch's exporter have done.
     helper.set_model_props(prepared, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "dynamic.onnx"
+        source, path = Path(folder) / "float32.onnx", Path(folder) / "dynamic.onnx"
+        save_graph(prepared, source)
         quantize_dynamic(
-            prepared,
+            source,
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_exclude=excluded,
+            use_external_data_format=True,
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(path)

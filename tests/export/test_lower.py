@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from tiny import tiny_backbone
-from tiny_models import NUM_FRAMES, make_model
+from tiny_models import NUM_FRAMES, SETTINGS, make_model
 
 from dgl_export import bundle_writer, quality
 from dgl_export import lower as lowering
@@ -141,7 +141,7 @@ def test_layers_that_lose_most_are_kept_until_the_half_that_calibrates_is_close_
     before = write_bundle(request_, tmp_path / "all", Target("onnx", "int8"), calibration)
     assert before.clips.kept == ()
     monkeypatch.setitem(MIN_COSINE, "int8", 2 * before.quality.min_cosine - 1 + 1e-3)
-    monkeypatch.setattr(quality, "require", lambda *_: None)
+    monkeypatch.setattr(quality, "require", lambda *_: None)  # whatever the other half says
     after = write_bundle(request_, tmp_path / "some", Target("onnx", "int8"), calibration)
     assert len(after.captions.kept) + len(after.clips.kept) >= 2
     assert after.clips.low_precision_nodes <= before.clips.low_precision_nodes
@@ -172,6 +172,20 @@ def test_each_bound_counts(cosine, first, fault):
     measured = quality.compare(ours, exact, np.zeros(100, np.int64))
     with pytest.raises(ExportError, match=fault):
         quality.require(measured, "int8", "none")
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_int8_takes_every_method_that_folds(method, form, tmp_path, monkeypatch):
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setitem(quality.MIN_TOP1, "int8", 0)  # to random weights all clips are alike
+    monkeypatch.setitem(MIN_COSINE, "int8", 0.97)
+    about = (method, NUM_FRAMES, 20, "a checkpoint", "0" * 64)
+    request = ExportRequest(make_model(tiny_backbone(), method), *about)
+    made = made_calibration(request.clip_form, clip_tokenizer())
+    manifest = write_bundle(request, tmp_path / "bundle", Target(form, "int8"), made)
+    assert manifest.quality.min_cosine >= 0.97
 
 
 def test_halves_share_no_clip(calibration):
