@@ -14,6 +14,8 @@ make_environment() {
     echo "Making the environment $folder (a few GB for torch, once) ..."
     rm -rf "$folder"
     "$python" -m venv "$folder"
+    # torch alone first: pip keeps all it downloads until it is done, and torch's part is gigabytes.
+    "$folder/bin/python" -m pip install --quiet torch
     "$folder/bin/python" -m pip install --quiet "$@"
     touch "$stamp"
 }

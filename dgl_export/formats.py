@@ -14,6 +14,7 @@ from dgl_export.quantize import LARGEST, count_quantized
 from dgl_export.to_tensorrt import LIBRARIES
 from dgl_runtime.bundle import FORMATS, PRECISIONS, Graph
 from dgl_runtime.engines import Engine, open_engine
+from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import ExportError, reason_of
 
 # What each format is written in.
@@ -144,10 +145,8 @@ def _count_onnx(path: Path, precision: str) -> int:
 
 def _count_openvino(path: Path, precision: str) -> int:
     """Matrix products that OpenVINO really runs in that precision, by its own account."""
-    import openvino
-
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    compiled = core().compile_model(path, "CPU", settings)
     wanted = {"bf16": {"bf16"}, "int8": {"i8", "u8"}}[precision]
     count = 0
     for op in compiled.get_runtime_model().get_ordered_ops():

@@ -1,16 +1,33 @@
 """OpenVINO on the CPU: float32, bfloat16 where the CPU has it, int8."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgl_runtime.engines import Arrays
 from dgl_runtime.errors import EngineError, reason_of
 
+if TYPE_CHECKING:
+    import openvino
+
 # What OpenVINO computes in. float16 is a way of storing weights here; int8 graphs carry their own
 # scales, and the rest of them is float32.
 _HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+@cache
+def core() -> "openvino.Core":
+    """The process's one openvino.Core, which lives as long as the process.
+
+    The CPU plugin gives the thread that loads it a stack for signals and frees that stack when the
+    last Core goes; where another thread lets it go, the next Ctrl-C has no stack and the process
+    dies of a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVinoEngine:
@@ -28,12 +45,11 @@ class OpenVinoEngine:
         """
         import openvino
 
-        core = openvino.Core()
         if precision not in _HINTS:
             raise EngineError(
                 f"OpenVINO on the CPU runs {', '.join(_HINTS)}; the graph is {precision}."
             )
-        abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in abilities:
             raise EngineError(
                 f"this CPU has no bfloat16 (it has {', '.join(abilities)}); "
@@ -46,7 +62,7 @@ class OpenVinoEngine:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            model = core.compile_model(str(graph), "CPU", settings)
+            model = core().compile_model(str(graph), "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError and its own
             raise EngineError(f"{graph} does not load in OpenVINO: {reason_of(error)}") from error
         # One request for all threads: each run uses all cores, so several at once are no faster.

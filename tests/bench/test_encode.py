@@ -22,7 +22,7 @@ def run(backbone_folder, small_peaks, tmp_path):
     def invoke(*options):
         fixed = ["encode", "--backbone", str(backbone_folder), "--rounds", "2", "--threads", "1"]
         result = CliRunner().invoke(bench, [*fixed, "--out", str(tmp_path / "out"), *options])
-        return result, sorted((tmp_path / "out").iterdir())
+        return result, sorted((tmp_path / "out").iterdir(), key=lambda path: path.suffix)
 
     return invoke
 
@@ -35,7 +35,7 @@ def test_every_variant_is_measured_and_written(run, monkeypatch):
     monkeypatch.setattr(torch, "compile", quick)
     result, files = run("--num-frames", "3", "--method", "dgl-linear", "--batches", "2")
     assert result.exit_code == 0, result.output
-    assert [path.suffix for path in files] == [".json", ".md"]
+    assert [path.suffix for path in files] == [".json", ".md", *[".png"] * 4]
     assert result.stdout == files[1].read_text()
     document = json.loads(files[0].read_text())
     assert document["settings"]["backbone"] == "backbone"  # a folder's path is nobody's business

@@ -1,9 +1,13 @@
 """OpenVINO against ONNX Runtime on the same graphs, and what it refuses."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import EngineError
 
 openvino = pytest.importorskip("openvino")
@@ -11,7 +15,7 @@ openvino = pytest.importorskip("openvino")
 TOKENS = np.array([[320, 786, 49407], [518, 49407, 0]], np.int32)
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 32, 32), np.uint8)
 INPUTS = {"caption.onnx": {"tokens": TOKENS}, "clip.onnx": {"frames": FRAMES}}
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def opened(graph, **options):
@@ -35,6 +39,26 @@ def test_its_own_format_gives_the_same(bundle, tmp_path, graph):
     theirs = opened(bundle / graph).run(INPUTS[graph])
     for name, array in ours.items():
         np.testing.assert_allclose(array, theirs[name], rtol=0, atol=1e-6)
+
+
+def test_ctrl_c_is_heard_after_another_thread_let_the_engine_go(bundle):
+    program = f"""
+import os, signal, threading
+from pathlib import Path
+from dgl_runtime.engines import open_engine
+
+engines = [open_engine(Path({str(bundle / "caption.onnx")!r}), device="cpu", threads=1,
+                       engine="openvino")]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "heard\n", (done.returncode, done.stderr)
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
