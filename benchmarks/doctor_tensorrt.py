@@ -5,7 +5,6 @@ from pathlib import Path
 
 from benchmarks.tiny_graph import CLASSES, MAX_BATCH, WIDTH, example
 from dgl_export.to_tensorrt import build_engine
-from dgl_runtime.bundle import TensorSpec
 from dgl_runtime.engines.cuda_device import CudaDevice
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
@@ -17,6 +16,7 @@ from dgl_runtime.engines.engine_file import (
 )
 from dgl_runtime.engines.tensorrt_library import PORTABLE, load_library
 from dgl_runtime.errors import EngineError
+from dgl_runtime.manifest import TensorSpec
 
 PROFILE = Profile((1, WIDTH), example().shape, (MAX_BATCH, WIDTH))
 

@@ -34,8 +34,8 @@ from dgl_export.calibration import Calibration, ClipForm, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_runtime.bundle import MIN_COSINE, Graph
 from dgl_runtime.errors import ExportError
+from dgl_runtime.manifest import MIN_COSINE, Graph
 from dgl_train.backbone import Backbone, BackboneSource, load_backbone
 from dgl_train.model import DglModel
 from dgl_train.prompts import LinearPrompts, PromptCounts, TransformerPrompts

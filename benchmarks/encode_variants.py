@@ -22,9 +22,9 @@ from dgl_export.fold import FoldedModel
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
 from dgl_export.to_tensorrt import write_engines
-from dgl_runtime.bundle import Graph, Quality
 from dgl_runtime.engines import Engine, open_engine
 from dgl_runtime.errors import DglError
+from dgl_runtime.manifest import Graph, Quality
 from dgl_train.model import DglModel
 
 Embedding = NDArray[np.float32]

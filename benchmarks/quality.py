@@ -21,8 +21,8 @@ from dgl_export.calibration import read_calibration
 from dgl_export.formats import FLOAT32_ONNX, WRITTEN, Target
 from dgl_export.quality import Embeddings, compare
 from dgl_export.request import tuned_request
-from dgl_runtime.bundle import Quality
 from dgl_runtime.errors import DglError
+from dgl_runtime.manifest import Quality
 from dgl_train.datasets import read_dataset, select_split
 from dgl_train.evaluate import Encoders, bundle_encoders, embed_dataset, report, torch_encoders
 from dgl_train.vocabulary import clip_tokenizer

@@ -23,8 +23,8 @@ def cold_start(bundle_folder: Path, engine: str, device: str, threads: int) -> d
     import numpy as np
 
     from dgl_runtime import Retriever
-    from dgl_runtime.bundle import Graph
     from dgl_runtime.engines import Engine, open_engine
+    from dgl_runtime.manifest import Graph
 
     imported = time.perf_counter()
     retriever = Retriever(bundle_folder)

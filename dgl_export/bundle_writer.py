@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,21 +19,10 @@ from dgl_export.parity import make_golden, measure, require, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
-from dgl_runtime.bundle import (
-    GOLDEN,
-    MANIFEST,
-    SCHEMA_VERSION,
-    TOKENIZER,
-    Golden,
-    Graph,
-    Manifest,
-    Parity,
-    Quality,
-    Source,
-    sha256_of,
-)
+from dgl_runtime.bundle import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
 from dgl_runtime.engines import open_engine
 from dgl_runtime.errors import ExportError
+from dgl_runtime.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
 from dgl_train.model import DglModel, RetrievalModel
 from dgl_train.prompts import Prompts
 from dgl_train.vocabulary import clip_tokenizer
@@ -73,6 +63,7 @@ def write_bundle(
     if target.library is not None:
         require_builder(target.library)  # before the minutes of exporting
     making = out.parent / f".{out.name}.{os.getpid()}"
+    missing = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
         making.mkdir(parents=True)
         manifest = _fill(request, making, target, calibration)
@@ -82,6 +73,9 @@ def write_bundle(
         making.rename(out)
     finally:
         shutil.rmtree(making, ignore_errors=True)
+        with suppress(OSError):  # the bundle is in them
+            for folder in missing:
+                folder.rmdir()
     return manifest
 
 

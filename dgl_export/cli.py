@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from dgl_runtime.bundle import FORMATS, PRECISIONS, Parity, Quality
 from dgl_runtime.command import Command
+from dgl_runtime.manifest import FORMATS, PRECISIONS, Parity, Quality
 
 
 @click.command(cls=Command)
@@ -77,10 +78,17 @@ def export(
       dgl-export --rebuild bundle
     """  # noqa: D301 - click's own marker
     if rebuild is not None:
+        _refuse_more_than("rebuild")
         _rebuild(rebuild)
         return
     if out is None:
         raise click.UsageError("give the folder to make: --out BUNDLE.")
+    for given, option, needed in (
+        (data_root and not calibrate, "--data-root", "--calibrate"),
+        (pretrained and backbone is None, "--pretrained", "--backbone"),
+    ):
+        if given:
+            raise click.UsageError(f"{option} goes with {needed} alone.")
     from dgl_export.bundle_writer import write_bundle
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
@@ -112,6 +120,21 @@ def export(
         f"{out}: {manifest.method} on {manifest.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
         + (_parity(manifest.parity) if manifest.quality is None else _quality(manifest.quality))
     )
+    if target.library is not None:
+        click.echo(_whether_run())
+
+
+def _refuse_more_than(option: str) -> None:
+    context = click.get_current_context()
+    given = [
+        name
+        for name in context.params
+        if name != option and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--{option} takes the bundle as it was exported; it goes with no other option."
+        )
 
 
 def _rebuild(bundle: Path) -> None:
@@ -119,6 +142,18 @@ def _rebuild(bundle: Path) -> None:
 
     for path in rebuild(bundle, library_of(bundle)):
         click.echo(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+    click.echo(_whether_run())
+
+
+def _whether_run() -> str:
+    from dgl_export.to_tensorrt import has_gpu
+
+    if has_gpu():
+        return "The engines ran on this machine's GPU and passed the self-check."
+    return (
+        "The engines have not run: there is no GPU here. All figures are of the ONNX files they were built "
+        "from; run dgl-verify BUNDLE --device cuda where there is one."
+    )
 
 
 def _parity(parity: Parity) -> str:

@@ -12,10 +12,10 @@ from dgl_export.graph_files import save_graph
 from dgl_export.mixed import LOW_TYPES, count_low_precision, emulated
 from dgl_export.quantize import LARGEST, count_quantized
 from dgl_export.to_tensorrt import LIBRARIES
-from dgl_runtime.bundle import FORMATS, PRECISIONS, Graph
 from dgl_runtime.engines import Engine, open_engine
 from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import ExportError, reason_of
+from dgl_runtime.manifest import FORMATS, PRECISIONS, Graph
 
 # What each format is written in.
 WRITTEN = {

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle import Golden, Parity
+from dgl_runtime.bundle import Golden
 from dgl_runtime.engines import Engine
 from dgl_runtime.errors import ExportError
+from dgl_runtime.manifest import Parity
 from dgl_runtime.tokenizer import Tokenizer
 from dgl_train.model import DglModel, RetrievalModel, last
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from dgl_export.calibration import Half
 from dgl_export.observe import Feeds
-from dgl_runtime.bundle import MIN_COSINE, Quality
 from dgl_runtime.engines import Engine
 from dgl_runtime.errors import ExportError
+from dgl_runtime.manifest import MIN_COSINE, Quality
 
 Float32 = NDArray[np.float32]
 MIN_TOP1 = {"fp16": 0.99, "bf16": 0.99, "int8": 0.95, "fp8": 0.95}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgl_runtime.bundle import Graph, TensorSpec
+from dgl_runtime.manifest import Graph, TensorSpec
 
 # The oldest that torch's exporter writes without converting; LayerNormalization needs 17.
 OPSET = 18

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle import Bundle, Graph
+from dgl_runtime.bundle import Bundle
+from dgl_runtime.engines.candidates import Candidate
+from dgl_runtime.engines.choice import open_graph
 from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
     EngineInfo,
     Profile,
+    delete_engine,
     engine_path,
     graph_digest,
     save_engines,
@@ -26,7 +29,9 @@ from dgl_runtime.engines.tensorrt_library import (
     said_by,
     version_of,
 )
-from dgl_runtime.errors import ExportError
+from dgl_runtime.errors import DglError, EngineError, ExportError
+from dgl_runtime.manifest import Graph
+from dgl_runtime.self_check import GRAPHS, check_graph
 
 WORKSPACE_BYTES = 4 << 30  # what a kernel may use beside its tensors, at most
 LIBRARIES = {"trt": "tensorrt", "trt-rtx": "trt-rtx"}  # format of a bundle -> library
@@ -52,7 +57,9 @@ def library_of(bundle: Path) -> str:
 
 
 def rebuild(bundle: Path, library: str) -> list[Path]:
-    """Build the engines of a bundle for this machine.
+    """Build the engines of a bundle for this machine and, where there is a GPU, run them.
+
+    An engine that does not give the bundle's golden results is not kept.
 
     Args:
         bundle: The folder that dgl-export wrote.
@@ -64,20 +71,38 @@ def rebuild(bundle: Path, library: str) -> list[Path]:
     Raises:
         BundleError: No bundle there, or a damaged one.
         EngineError: The library is missing or, for ``tensorrt``, a GPU.
-        ExportError: A graph does not build.
+        ExportError: A graph does not build, or its engine fails the self-check.
         OSError: The disk is full or cannot be written.
     """
     opened = Bundle(bundle)
     manifest = opened.manifest
     for graph in (manifest.captions, manifest.clips):
         opened.graph_path(graph)  # checks the hashes
-    return write_engines(
+    paths = write_engines(
         opened.folder,
         (manifest.captions, manifest.clips),
         max_words=manifest.max_words,
         num_frames=manifest.num_frames,
         library=library,
     )
+    try:
+        for name in GRAPHS if has_gpu() else ():
+            engine = open_graph(opened, name, Candidate(library, "cuda"), threads=0)
+            check_graph(engine, opened, name)
+    except DglError as error:
+        for path in paths:
+            delete_engine(path)
+        raise ExportError(f"the engines were built, but are not kept: {error}") from error
+    return paths
+
+
+def has_gpu() -> bool:
+    """Whether engines that are built here can also be run here."""
+    try:
+        CudaDevice()
+    except EngineError:
+        return False
+    return True
 
 
 def write_engines(

@@ -1,195 +1,27 @@
-"""The contract between export and serving: a folder with graphs, tokenizer, golden inputs and a manifest.
-
-One set of dataclasses writes and reads the manifest. The runtime has no defaults of its own: what is not
-in the manifest is an error.
-"""
+"""The contract between export and serving: a folder with graphs, tokenizer, golden inputs and a manifest."""
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, fields
+import zipfile
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.errors import BundleError
+from dgl_runtime.errors import BundleError, reason_of
+from dgl_runtime.manifest import Graph, Manifest
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-SCHEMA_VERSION = 2
 MANIFEST, GOLDEN, TOKENIZER = "manifest.json", "golden.npz", "tokenizer.json"
-FORMATS = ("onnx", "openvino", "trt", "trt-rtx")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-# Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
-MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
-Part = TypeVar("Part", bound="DataclassInstance")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a graph; a dimension that is a text is free."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX file or OpenVINO model, with the file of its weights."""
-
-    file: str
-    weights: str
-    precision: str
-    low_precision_nodes: int  # nodes that work in that precision or convert to it; 0 for fp32
-    kept: tuple[str, ...]  # linear layers that stay in float32 because they lost too much
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True)
-class Parity:
-    """What the parity gate measured between the trained model and the exported graphs."""
-
-    max_abs: float  # largest difference of any number of any unit-norm embedding
-    min_cosine: float
-    rank_agreement: float  # share of captions that rank the golden clips in the same order
-    num_captions: int
-    num_clips: int
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What a lower precision costs on captions and clips that did not calibrate it."""
-
-    min_cosine: float  # of any embedding to the trained model's
-    mean_cosine: float
-    top1_agreement: float  # share of captions whose first clip is the trained model's
-    recall_at_1_before: (
-        float | None
-    )  # percent; None where it is not known which caption fits which clip
-    recall_at_1_after: float | None
-    num_captions: int
-    num_clips: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the model came from."""
-
-    checkpoint: str
-    checkpoint_sha256: str
-    version: str  # of dgl-retrieval
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Everything a runtime has to know about a bundle."""
-
-    schema_version: int
-    format: str  # one of FORMATS
-    precision: str  # one of PRECISIONS
-    method: str
-    backbone: str
-    backbone_sha256: str
-    embed_dim: int
-    num_frames: int
-    frame_size: int
-    mean: tuple[float, ...]  # already part of the clip graph, which takes uint8 pixels
-    std: tuple[float, ...]
-    sampling: str
-    max_words: int
-    logit_scale: float
-    captions: Graph
-    clips: Graph
-    files: dict[str, str]  # file name -> sha256
-    parity: Parity
-    quality: Quality | None  # None for fp32, which parity proves equal
-    source: Source
-
-    def to_json(self) -> str:
-        """The text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, where: Path) -> "Manifest":
-        """Read ``manifest.json``.
-
-        Raises:
-            BundleError: Not JSON, of an unknown schema version, or a field is missing or unknown.
-        """
-        try:
-            data = json.loads(text)
-            version = data["schema_version"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise BundleError(
-                f"{where} is not a manifest: {error!r}. Export the bundle again with dgl-export."
-            ) from error
-        if version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{where} has schema_version {version!r}, this version reads {SCHEMA_VERSION}. "
-                "Export the bundle again with dgl-export of this version."
-            )
-        try:
-            return typed(
-                cls(
-                    **{
-                        **data,
-                        "mean": tuple(data["mean"]),
-                        "std": tuple(data["std"]),
-                        "captions": _graph(data["captions"]),
-                        "clips": _graph(data["clips"]),
-                        "parity": typed(Parity(**data["parity"])),
-                        "quality": _quality(data["quality"]),
-                        "source": typed(Source(**data["source"])),
-                    }
-                )
-            )
-        except (TypeError, KeyError, AttributeError) as error:
-            raise BundleError(
-                f"{where} does not fit schema_version {version}: {error}. "
-                "Export the bundle again with dgl-export."
-            ) from error
-
-
-def _graph(data: dict[str, Any]) -> Graph:
-    def specs(name: str) -> tuple[TensorSpec, ...]:
-        return tuple(
-            typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
-        )
-
-    tensors = {name: specs(name) for name in ("inputs", "outputs")}
-    return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
-
-
-def _quality(data: dict[str, Any] | None) -> Quality | None:
-    return None if data is None else typed(Quality(**data))
-
-
-def typed(part: Part) -> Part:
-    """Return a dataclass if JSON gave its fields the types they are declared with.
-
-    Raises:
-        TypeError: It did not.
-    """
-    for field in fields(part):
-        value = getattr(part, field.name)
-        kind: Any = field.type
-        if get_origin(kind) is tuple or get_origin(kind) is dict:
-            kind = get_origin(kind)
-        elif kind in (float, float | None):
-            kind = kind | int  # JSON writes 1.0 and 1 alike
-        if not isinstance(value, kind):
-            raise TypeError(f"{field.name} is {value!r}")
-    return part
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A few inputs with the trained model's outputs, so that any machine can check itself."""
+    """A few inputs with their results, so that any machine can check itself.
+
+    The results are the trained model's; below fp32 they are those of the graphs that passed the
+    quality gate, on the machine that exported them.
+    """
 
     tokens: NDArray[np.int32]  # [Q, L]
     frames: NDArray[np.uint8]  # [N, F, 3, S, S]
@@ -255,9 +87,19 @@ class Bundle:
 
     @cached_property
     def golden(self) -> Golden:
-        """The inputs and outputs of the self-check."""
-        with np.load(self.path(GOLDEN)) as arrays:
-            return Golden(**arrays)
+        """The inputs and outputs of the self-check.
+
+        Raises:
+            BundleError: Missing, damaged, or not made by dgl-export.
+        """
+        path = self.path(GOLDEN)
+        try:
+            with np.load(path) as arrays:
+                return Golden(**arrays)
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise BundleError(
+                f"{path} does not hold the golden inputs: {reason_of(error)}. Export the bundle again."
+            ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -210,6 +210,7 @@ def verify(bundle: Path, as_json: bool, device: str, engine: str, threads: int) 
     opened = retriever.bundle
     for name in opened.manifest.files:
         opened.path(name)
+    _ = retriever.tokenizer  # it must also load
     rows = []
     for graph in GRAPHS:
         chosen = retriever.chosen(graph)

@@ -15,6 +15,7 @@ from dgl_runtime.bundle import TOKENIZER, Bundle
 from dgl_runtime.engines import Engine
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.choice import Chosen, choose
+from dgl_runtime.engines.device_arrays import lies_on_device
 from dgl_runtime.errors import DglError, GalleryError
 from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Gallery
 from dgl_runtime.index import IndexReport, index_videos
@@ -177,15 +178,16 @@ class Retriever:
         """Embed clips.
 
         Args:
-            frames: uint8 [B, F, 3, S, S] RGB; a numpy array or, on cuda, any array there that speaks
-                DLPack or ``__cuda_array_interface__``, which goes in without a copy through the
-                host. DGL-transformer needs the F of the bundle, other methods take any.
+            frames: uint8 [B, F, 3, S, S] RGB; what numpy takes as an array or, on cuda, any array
+                there that speaks DLPack or ``__cuda_array_interface__``, which goes in without a
+                copy through the host. DGL-transformer needs the F of the bundle, other methods take any.
 
         Raises:
             ValueError: Wrong dtype or shape.
             EngineError: A device array that the engine does not take.
         """
-        if isinstance(frames, np.ndarray):
+        if not lies_on_device(frames):
+            frames = np.asarray(frames)
             self._check_frames(frames)
             if not len(frames):
                 no_weights = np.empty(frames.shape[:2], np.float32)
@@ -271,7 +273,7 @@ class Retriever:
         )
 
     def check(self) -> SelfCheck:
-        """Run the golden inputs and compare with what the trained model gave.
+        """Run the golden inputs and compare with the golden results.
 
         Raises:
             BundleError: This machine's results differ by more than rounding, or by more than the

@@ -1,13 +1,14 @@
-"""The self-check: a loaded graph against what the trained model gave for the bundle's golden inputs."""
+"""The self-check: a loaded graph against the bundle's golden results."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle import MIN_COSINE, Bundle, Graph
+from dgl_runtime.bundle import Bundle
 from dgl_runtime.engines import Engine
 from dgl_runtime.errors import BundleError
+from dgl_runtime.manifest import MIN_COSINE, Graph
 
 # Another machine's float32 kernels round differently; a wrong graph is off by far more.
 MAX_ABS = 1e-4
@@ -19,7 +20,7 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a graph's results are from the trained model's, on the golden inputs."""
+    """How far a graph's results are from the golden ones."""
 
     max_abs: float  # of any number of any embedding
     min_cosine: float  # of any embedding
@@ -39,8 +40,8 @@ def golden_inputs(bundle: Bundle, name: str) -> dict[str, NDArray[np.generic]]:
 def check_graph(engine: Engine, bundle: Bundle, name: str) -> Difference:
     """Run the golden inputs through one of ``GRAPHS`` and compare.
 
-    A float32 graph has to give the trained model's numbers up to rounding, any other precision its
-    directions up to ``MIN_COSINE``.
+    A float32 graph has to give the golden numbers up to rounding, any other precision their directions
+    up to ``MIN_COSINE``.
 
     Raises:
         BundleError: The results are further off than that, or no numbers.
@@ -64,7 +65,7 @@ def check_graph(engine: Engine, bundle: Bundle, name: str) -> Difference:
         bound = MIN_COSINE[precision]
         off = np.abs(weights.sum(axis=1) - 1).max()
         fault = (
-            f"an embedding has cosine {difference.min_cosine:.4f} to the trained model's, "
+            f"an embedding has cosine {difference.min_cosine:.4f} to the golden one, "
             f"{precision} must keep {bound}; frame weights sum to 1 within {off:.0e}"
         )
         passes = difference.min_cosine >= bound and off <= WEIGHTS_SUM_ATOL

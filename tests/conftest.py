@@ -18,7 +18,7 @@ def _cache_of_this_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fixtures_dir(tmp_path_factory):
-    """Two bundles, and a gallery of the first; without torch, DGL_TEST_FIXTURES brings them."""
+    """Three bundles, and a gallery of the first; without torch, DGL_TEST_FIXTURES brings them."""
     given = os.environ.get("DGL_TEST_FIXTURES")
     folder = Path(given) if given else tmp_path_factory.mktemp("fixtures") / "made"
     if not given:
@@ -26,7 +26,7 @@ def fixtures_dir(tmp_path_factory):
             [sys.executable, MAKE_FIXTURES, folder], capture_output=True, text=True, check=False
         )
         assert made.returncode == 0, made.stderr
-    for name in ("bundle", "other_bundle", "gallery"):
+    for name in ("bundle", "int8_bundle", "other_bundle", "gallery"):
         assert (folder / name).is_dir(), f"DGL_TEST_FIXTURES={given} holds no {name}"
     return folder
 

@@ -1,4 +1,4 @@
-"""Make what the tests of the runtime need: two tiny bundles, some videos and a gallery of them.
+"""Make what the tests of the runtime need: three tiny bundles, some videos and a gallery of them.
 
 The runtime's tests also run where torch is not installed. There, make the folder elsewhere with
 ``python tests/make_fixtures.py FOLDER`` and name it in the environment variable DGL_TEST_FIXTURES.
@@ -13,12 +13,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "runtime"))
 from odd_videos import write_video
 
+from dgl_export import quality
 from dgl_export.bundle_writer import write_bundle
+from dgl_export.calibration import made_calibration
+from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_train.backbone import Backbone, BackboneSource
 from dgl_train.model import DglModel
 from dgl_train.prompts import LinearPrompts, PromptCounts
+from dgl_train.vocabulary import clip_tokenizer
 
 NUM_FRAMES, MAX_WORDS = 4, 32
 
@@ -45,12 +49,18 @@ def tiny_model(seed: int) -> DglModel:
 
 
 def make_fixtures(folder: Path) -> None:
-    """Fill a folder with ``bundle``, ``other_bundle``, ``videos`` and ``gallery``."""
-    for seed, name in enumerate(("bundle", "other_bundle")):
-        request = ExportRequest(
+    """Fill a folder with ``bundle``, ``int8_bundle``, ``other_bundle``, ``videos`` and ``gallery``."""
+    request, other = (
+        ExportRequest(
             tiny_model(seed), "dgl-linear", NUM_FRAMES, MAX_WORDS, "made for tests", "0" * 64
         )
-        write_bundle(request, folder / name)
+        for seed in (0, 1)
+    )
+    write_bundle(request, folder / "bundle")
+    write_bundle(other, folder / "other_bundle")
+    quality.MIN_TOP1["int8"] = 0  # to random weights all clips are alike
+    calibration = made_calibration(request.clip_form, clip_tokenizer())
+    write_bundle(request, folder / "int8_bundle", Target("onnx", "int8"), calibration)
     (folder / "videos").mkdir()
     for number in range(3):
         write_video(folder / "videos" / f"video{number}.mp4", 20 + 10 * number)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.engines.installed import KINDS, require
+from dgl_runtime.engines.installed import KINDS, how_to_install, require
 from dgl_runtime.errors import EngineError
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -55,6 +55,11 @@ def open_engine(
         from dgl_runtime.engines.tensorrt import TensorRtEngine
 
         return TensorRtEngine(graph, device=device, library=engine)
+    if (device, precision) == ("cpu", "bf16"):
+        raise EngineError(
+            "ONNX Runtime has no bfloat16 on CPUs. Take engine openvino "
+            f"({how_to_install('openvino', 'cpu')}), or a bundle of another precision."
+        )
     from dgl_runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(graph, device=device, threads=threads)

@@ -35,11 +35,17 @@ def candidates(bundle_format: str, device: str, engine: str) -> list[Candidate]:
         if engine not in readers:
             raise EngineError(
                 f"engine {engine!r} does not read bundles of format {bundle_format}; "
-                f"engines that do: {', '.join(readers)}."
+                f"engines that do: {', '.join(readers)}. Take one of them, or export the model in "
+                f"another format: {' or '.join(f'--format {one}' for one in KINDS[engine].formats)}."
             )
-        fitting = [Candidate(engine, on) for on in devices if on in KINDS[engine].devices]
+        if not set(devices) & set(KINDS[engine].devices):
+            fitting = [name for name in readers if device in KINDS[name].devices]
+            raise EngineError(
+                f"engine {engine!r} runs on {', '.join(KINDS[engine].devices)}, device is {device!r}. "
+                f"Engines for bundles of format {bundle_format} there: {', '.join(fitting) or 'none'}."
+            )
         # Whatever is missing, opening it says so.
-        return fitting or [Candidate(engine, devices[0])]
+        return [Candidate(engine, on) for on in devices if on in KINDS[engine].devices]
     possible = [
         Candidate(name, on) for on in devices for name in readers if on in KINDS[name].devices
     ]

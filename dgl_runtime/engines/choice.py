@@ -15,8 +15,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle import Bundle
-from dgl_runtime.engines import Engine, open_engine
+from dgl_runtime.engines import Engine, engine_file, open_engine
 from dgl_runtime.engines.candidates import AUTO, Candidate, candidates
+from dgl_runtime.engines.hardware import nvidia_gpus
 from dgl_runtime.engines.remembered import ChoiceMemory, Remembered
 from dgl_runtime.errors import BundleError, DglError, EngineError
 from dgl_runtime.self_check import check_graph, golden_inputs, graph_of
@@ -61,10 +62,13 @@ def choose(bundle: Bundle, name: str, *, device: str, engine: str, threads: int)
         why = "the one installed that reads this bundle" if engine == AUTO else "asked for by name"
         chosen = Chosen(open_graph(bundle, name, only, threads), only, why)
     else:
-        memory = ChoiceMemory(f"{bundle.id}-{name}", contenders, threads)
+        engines = bundle.folder / engine_file.FOLDER
+        memory = ChoiceMemory(f"{bundle.id}-{name}", engines, contenders, threads)
         reopened = _reopened(memory, bundle, name, threads)
         chosen = reopened or _measured(contenders, bundle, name, threads)
-        if not reopened:
+        # A GPU that is there and did not work is tried again: its fault may be mended any time.
+        settled = chosen.candidate.device == contenders[0].device or not nvidia_gpus()
+        if not reopened and settled:
             memory.write(Remembered(chosen.candidate, chosen.why))
     _LOG.info("%s: %s", name, chosen)
     return chosen

@@ -58,6 +58,12 @@ class DeviceArray:
         return replace(self, pointer=self.pointer + start * row_bytes, shape=shape)
 
 
+def lies_on_device(array: object) -> bool:
+    """Whether an array lies in the memory of a CUDA device."""
+    on_device = _dlpack_device(array)[0] in (_CUDA, _CUDA_MANAGED)
+    return on_device or hasattr(array, "__cuda_array_interface__")
+
+
 def _dlpack_device(array: object) -> tuple[int, int]:
     device = getattr(array, "__dlpack_device__", None)
     if device is None:

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle import TensorSpec, typed
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.errors import EngineError
+from dgl_runtime.manifest import TensorSpec, typed
 
 SCHEMA_VERSION = 1
 FOLDER = "engines"
@@ -128,6 +128,14 @@ def save_engines(engines: Mapping[Path, tuple[EngineInfo, bytes]]) -> None:
             _temporary(path).unlink(missing_ok=True)
             with suppress(OSError):  # a folder that is not empty stays
                 path.parent.rmdir()
+
+
+def delete_engine(path: Path) -> None:
+    """Delete an engine file and its sidecar, and their folder with the last of them."""
+    for file in (path, _sidecar(path)):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # a folder that is not empty stays
+        path.parent.rmdir()
 
 
 def read_engine(path: Path, graph: Path, gpu: Gpu | None) -> tuple[EngineInfo, bytes]:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,16 +27,26 @@ class Remembered:
 
 
 class ChoiceMemory:
-    """The one choice that fits a graph, the candidates, their versions, the machine and the threads."""
+    """The one choice that fits a graph, its engine files, the candidates, the machine and the threads."""
 
-    def __init__(self, graph: str, candidates: Sequence[Candidate], threads: int) -> None:
-        """Find the file; ``graph`` is a name that no other graph of any bundle has."""
+    def __init__(
+        self, graph: str, engines: Path, candidates: Sequence[Candidate], threads: int
+    ) -> None:
+        """Find the file.
+
+        Args:
+            graph: A name that no other graph of any bundle has.
+            engines: Folder of the bundle's built engines, which need not exist.
+            candidates: What there was to choose from.
+            threads: As asked for.
+        """
         on_gpu = any(one.device == "cuda" for one in candidates)
         key = [
             _FORMAT,
             [[one.engine, one.device, installed_version(one.engine)] for one in candidates],
             [cpu_model(), os.cpu_count(), threads],
             [asdict(gpu) for gpu in nvidia_gpus()] if on_gpu else [],
+            sorted(_facts(path) for path in engines.glob("*")) if on_gpu else [],
         ]
         digest = sha256(json.dumps(key).encode()).hexdigest()[:16]
         self._candidates = candidates
@@ -51,8 +62,8 @@ class ChoiceMemory:
         try:
             kept = json.loads(self._path.read_text("utf-8"))
             candidate = Candidate(kept["engine"], kept["device"])
-            why = str(kept["why"])
-        except (OSError, ValueError, KeyError, TypeError):
+            why = " ".join(str(kept["why"]).split())
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return Remembered(candidate, why) if candidate in self._candidates else None
 
@@ -68,3 +79,10 @@ class ChoiceMemory:
             making.replace(self._path)
         except OSError as error:
             _LOG.info("the choice of %s is not kept: %s", choice.candidate.engine, error)
+            with suppress(OSError):
+                making.unlink()
+
+
+def _facts(path: Path) -> tuple[str, int, int]:
+    facts = path.stat()
+    return path.name, facts.st_size, facts.st_mtime_ns

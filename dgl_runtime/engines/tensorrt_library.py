@@ -5,13 +5,10 @@ import re
 from collections import deque
 from typing import Any
 
+from dgl_runtime.engines.installed import KINDS, how_to_install
 from dgl_runtime.errors import EngineError, reason_of
 
-# Name of the engine -> module, what to install for it.
-LIBRARIES = {
-    "tensorrt": ("tensorrt", "dgl-retrieval[trt]"),
-    "trt-rtx": ("tensorrt_rtx", "dgl-retrieval[trt-rtx]"),
-}
+LIBRARIES = ("tensorrt", "trt-rtx")  # among the engines
 PORTABLE = ("trt-rtx",)  # builds without a GPU, for all that it supports
 OLDEST = (10, 12)  # of TensorRT: strongly typed networks with everything our graphs hold
 
@@ -20,25 +17,25 @@ def load_library(name: str) -> Any:  # noqa: ANN401
     """Import the module of an engine.
 
     Args:
-        name: A key of ``LIBRARIES``.
+        name: One of ``LIBRARIES``.
 
     Raises:
         EngineError: Not installed, installed without its libraries, or too old.
     """
     if name not in LIBRARIES:
         raise EngineError(f"library is {name!r}; it must be one of {', '.join(LIBRARIES)}.")
-    module, extra = LIBRARIES[name]
+    module, remedy = KINDS[name].module, f"Install it with: {how_to_install(name, 'cuda')}"
     try:
         library = importlib.import_module(module)
     except (ImportError, OSError) as error:  # bindings without their libraries raise either
         raise EngineError(
             f"{name} needs the Python module {module}, which does not import: {reason_of(error)}. "
-            f"Install {extra} (pip install '{extra}')."
+            f"{remedy}"
         ) from error
     if name == "tensorrt" and version_of(library) < OLDEST:
         raise EngineError(
             f"tensorrt is {library.__version__}; {'.'.join(map(str, OLDEST))} or newer is needed. "
-            f"Install {extra} (pip install '{extra}')."
+            f"{remedy}"
         )
     return library
 

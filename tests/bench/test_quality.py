@@ -11,7 +11,7 @@ from tiny import write_tiny_backbone
 from benchmarks import quality
 from benchmarks.cli import bench
 from dgl_export.formats import Target
-from dgl_runtime.bundle import MIN_COSINE
+from dgl_runtime.manifest import MIN_COSINE
 from dgl_train.backbone import BackboneSource, load_backbone
 from dgl_train.checkpoint import save_checkpoint
 from dgl_train.methods import ModelSettings, build_model

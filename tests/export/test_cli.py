@@ -1,5 +1,8 @@
 """dgl-export as a user meets it."""
 
+import subprocess
+import sys
+
 import pytest
 from click.testing import CliRunner
 from reference import Case
@@ -66,6 +69,21 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
     assert not (tmp_path / "bundle").exists()
     assert run("--ckpt", checkpoint, "--backbone", other, *out).exit_code == 2
     assert run("--backbone", other, *out).exit_code == 2
+    assert run("--ckpt", checkpoint, *out, "--data-root", tmp_path).exit_code == 2
+    assert run("--ckpt", checkpoint, *out, "--pretrained", "openai").exit_code == 2
+    assert run("--rebuild", tmp_path, "--precision", "fp16").exit_code == 2
+
+
+def test_a_command_that_is_ended_leaves_nothing(checkpoint, tmp_path):
+    program = (
+        "import os, signal, dgl_export.bundle_writer as w; "
+        "w._fill = lambda *given: os.kill(os.getpid(), signal.SIGTERM); "
+        "from dgl_export.cli import export; export()"
+    )
+    arguments = ["--ckpt", checkpoint, "--out", tmp_path / "bundle"]
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True)
+    assert (ended.returncode, ended.stderr) == (143, b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(checkpoint, tmp_path):

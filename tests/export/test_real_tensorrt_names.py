@@ -93,4 +93,4 @@ def test_bindings_without_their_libraries_say_what_to_install(bindings, tmp_path
         "EngineError: tensorrt needs the Python module tensorrt, which does not import: libnv"
         in (done.stderr)
     )
-    assert done.stderr.strip().endswith("(pip install 'dgl-retrieval[trt]').")
+    assert done.stderr.strip().endswith("Install it with: pip install 'dgl-retrieval[trt]'")

@@ -22,6 +22,8 @@ from dgl_export.request import ExportRequest
 from dgl_export.to_tensorrt import build_engine, caption_profiles, clip_profiles, rebuild
 from dgl_runtime.bundle import Bundle
 from dgl_runtime.engines import tensorrt_library
+from dgl_runtime.engines.candidates import Candidate
+from dgl_runtime.engines.choice import open_graph
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
@@ -120,6 +122,39 @@ def test_a_bundle_of_a_lower_precision_holds_its_engines(export, method, precisi
     assert len(list((tmp_path / "low/engines").iterdir())) == 4
 
 
+@pytest.mark.parametrize("error", [0.0, 0.01])
+def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
+    export, tmp_path, monkeypatch, error
+):
+    class OnTheGpu:
+        description = "a GPU"
+
+        def __init__(self, *asked):
+            self.engine = open_graph(*asked, Candidate("onnx", "cpu"), threads=1)
+
+        def run(self, inputs):
+            return {name: array + error for name, array in self.engine.run(inputs).items()}
+
+    def opened(bundle, name, candidate, threads):
+        asked.append((name, candidate))
+        return OnTheGpu(bundle, name)
+
+    asked = []
+    monkeypatch.setattr(to_tensorrt, "has_gpu", lambda: True)
+    monkeypatch.setattr(to_tensorrt, "open_graph", opened)
+    folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
+    if error:
+        with pytest.raises(
+            ExportError, match=r"are not kept: .* in a GPU, captions results differ"
+        ):
+            rebuild(folder, "trt-rtx")
+        assert not (folder / "engines").exists()
+    else:
+        assert all(path.exists() for path in rebuild(folder, "trt-rtx"))
+        on_cuda = Candidate("trt-rtx", "cuda")
+        assert asked == [("captions", on_cuda), ("clips", on_cuda)]
+
+
 def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(to_tensorrt, "caption_profiles", lambda _: (Profile((1,), (1,), (1,)),))
     with pytest.raises(ExportError, match=r"cannot build .* profile 0"):
@@ -154,6 +189,7 @@ def test_engines_of_tensorrt_are_kept_for_each_gpu(export, tmp_path, monkeypatch
     fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
     monkeypatch.setitem(sys.modules, "tensorrt", trt)  # the same family
     monkeypatch.setattr(tensorrt_library, "OLDEST", (1, 0))
+    monkeypatch.setattr(to_tensorrt, "has_gpu", lambda: False)  # a stand-in runs nothing
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
     names = [path.name for path in rebuild(folder, "tensorrt")]
     key = f"tensorrt-{trt.__version__}-nvidia-fake-1-sm86"
@@ -261,7 +297,7 @@ def test_an_unknown_library_lists_the_known_ones(bundle):
 
 def test_without_tensorrt_one_line_says_what_to_install(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineError, match=r"Install dgl-retrieval\[trt\] \(pip install") as caught:
+    with pytest.raises(EngineError, match=r"Install it with: pip install") as caught:
         rebuild(bundle.folder, "tensorrt")
     assert "\n" not in str(caught.value)
 

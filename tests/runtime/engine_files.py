@@ -8,7 +8,6 @@ import fake_tensorrt
 import numpy as np
 from fake_tensorrt import make_plan
 
-from dgl_runtime.bundle import TensorSpec
 from dgl_runtime.engines import open_engine
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import (
@@ -19,6 +18,7 @@ from dgl_runtime.engines.engine_file import (
     graph_digest,
     save_engines,
 )
+from dgl_runtime.manifest import TensorSpec
 
 VERSION = "11.4.0.106"
 FAKE_GPU = Gpu("NVIDIA Fake 1", "8.6")

@@ -4,8 +4,9 @@ import shutil
 import numpy as np
 import pytest
 
-from dgl_runtime.bundle import Bundle, Manifest, sha256_of
+from dgl_runtime.bundle import Bundle, sha256_of
 from dgl_runtime.errors import BundleError
+from dgl_runtime.manifest import Manifest
 
 FILES = (
     "caption.onnx",
@@ -98,6 +99,15 @@ def test_a_graph_is_refused_with_its_weights(copy, name):
     opened.graph_path(opened.manifest.captions)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
+def test_golden_inputs_that_are_none_are_the_bundles_fault(copy, values, content):
+    (copy / "golden.npz").write_bytes(content)
+    values["files"]["golden.npz"] = sha256_of(copy / "golden.npz")
+    (copy / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=r"golden\.npz does not hold the golden inputs: .*Export"):
+        Bundle(copy).golden  # noqa: B018
+
+
 def test_the_golden_inputs_are_checked_before_they_are_read(copy):
     (copy / "golden.npz").write_bytes(b"no archive")
     with pytest.raises(BundleError, match=r"golden.npz has sha256"):
@@ -164,7 +174,39 @@ def test_a_field_of_another_type_is_refused(write, values, name, value):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "{}", "\0", "no json"])
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("format",), "tflite", r"format is 'tflite', known are onnx, openvino, trt, trt-rtx"),
+        (("precision",), "int4", r"precision is 'int4', known are fp32, .*, fp8"),
+        (("precision",), "int8", r"captions is fp32, precision is int8"),
+        (("clips", "precision"), "fp16", r"clips is fp16, precision is fp32"),
+        (("embed_dim",), 0, r"embed_dim is 0, it must be 1 or more"),
+        (("embed_dim",), 16, r"captions\.outputs has embedding float32 \['batch', 32\], expected"),
+        (("num_frames",), -1, r"num_frames is -1, it must be 1"),
+        (("frame_size",), 64, r"clips\.inputs has frames .*, expected uint8 .* 3, 64, 64"),
+        (("max_words",), 2, r"max_words is 2, it must be 3 or more"),
+        (("logit_scale",), float("nan"), r"logit_scale is nan, it must be a positive number"),
+        (("files", "clip.onnx"), 3, r"files has 'clip.onnx': 3, expected the name of a file"),
+        (("files", "../clip.onnx"), "0" * 64, r"files has '\.\./clip.onnx': '0+', expected"),
+        (("captions", "inputs"), [], r"captions\.inputs are \[\], expected \['tokens'\]"),
+        (("clips", "outputs", 0, "name"), "out", r"clips\.outputs are \['out', 'frame_weights'\]"),
+        (("captions", "inputs", 0, "dtype"), "int64", r"has tokens int64 .*, expected int32"),
+        (("clips", "inputs", 0, "shape"), [1, 3, 32, 32], r"has frames uint8 \[1, 3, 32, 32\], ex"),
+    ],
+)
+def test_a_value_that_no_runtime_can_work_with_is_refused(write, values, where, value, message):
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    with pytest.raises(BundleError, match=f"does not fit schema_version 2: .*{message}"):
+        Bundle(write(json.dumps(values)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "[]", "3", "null", '"x"', "{}", "\0", "no json"]
+)
 def test_what_is_no_manifest_is_refused(write, text):
     with pytest.raises(BundleError, match=r"manifest\.json is not a manifest: .*Export the bundle"):
         Bundle(write(text))

@@ -6,6 +6,7 @@ import time
 from importlib.util import find_spec
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from dgl_runtime import Retriever
@@ -13,11 +14,16 @@ from dgl_runtime.bundle import GOLDEN, Bundle
 from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.engines import candidates, choice, installed, onnx
 from dgl_runtime.engines.candidates import Candidate
+from dgl_runtime.engines.hardware import NvidiaGpu
+from dgl_runtime.engines.remembered import ChoiceMemory, Remembered
 from dgl_runtime.errors import BundleError, EngineError
 
 from .changed_bundles import changed_bundle
 
 openvino_too = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+no_cuda = pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="there is CUDA here"
+)
 ONNX, OPENVINO = Candidate("onnx", "cpu"), Candidate("openvino", "cpu")
 
 
@@ -144,11 +150,9 @@ def test_an_engine_asked_for_by_name_is_not_measured(bundle, monkeypatch):
     assert (found.candidate, found.why) == (ONNX, "asked for by name")
 
 
+@no_cuda
 @pytest.mark.parametrize("engine", ["auto", "onnx"])
 def test_device_auto_without_a_working_gpu_is_the_cpu_and_says_why(bundle, only, engine):
-    ort = pytest.importorskip("onnxruntime")
-    if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("this machine has CUDA")
     only("onnx")
     found = chosen(bundle, device="auto", engine=engine)
     assert found.candidate == ONNX
@@ -191,7 +195,7 @@ def test_no_engine_at_all_says_what_to_install(bundle, only):
             "openvino",
             "cpu",
             "onnx",
-            "'onnx' does not read bundles of format openvino; .* openvino.",
+            "'onnx' does not read bundles of format openvino; .* openvino. .* --format onnx or --fo",
         ),
         ("onnx", "cuda", "trt-rtx", r"'trt-rtx' does not read bundles of format onnx; engines"),
         ("openvino", "cuda", "auto", r"do not run on cuda; their engines are openvino \(cpu\)\."),
@@ -255,7 +259,7 @@ class TestASecondStart:
 
     @pytest.mark.parametrize(
         "content",
-        [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"engine": 3}', b'"onnx"']
+        [b"", b"{", b"[" * 100_000, b"\xff\xfe", b"[]", b"null", b'{"engine": 3}', b'"onnx"']
         + [json.dumps({"engine": e, "device": d, "why": "-"}).encode()
            for e, d in (("tensorrt", "cuda"), ("onnx", "cuda"), ("?", "cpu"))],
     )  # fmt: skip
@@ -278,6 +282,28 @@ class TestASecondStart:
         assert found.candidate == ONNX
         assert found.why == "the one that works here; not openvino on cpu: no licence today."
         assert "openvino on cpu was chosen before, but now no licence today." in caplog.text
+
+
+def test_another_engine_file_is_another_choice(tmp_path):
+    def memory():
+        return ChoiceMemory("graph", engines, [Candidate("tensorrt", "cuda"), ONNX], threads=1)
+
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    (engines / "one.engine").write_bytes(b"1")
+    memory().write(Remembered(ONNX, "the\nfastest"))
+    assert memory().read() == Remembered(ONNX, "the fastest")
+    (engines / "one.engine").write_bytes(b"12")
+    assert memory().read() is None
+
+
+@no_cuda
+@pytest.mark.parametrize("gpus", [[], [NvidiaGpu("H100", "580.65", "9.0")]])
+def test_a_gpu_that_did_not_work_is_tried_again(bundle, monkeypatch, only, cache, gpus):
+    monkeypatch.setattr(choice, "nvidia_gpus", lambda: gpus)
+    only("onnx")
+    assert chosen(bundle, device="auto").candidate == ONNX
+    assert cache.exists() == (not gpus)
 
 
 @openvino_too

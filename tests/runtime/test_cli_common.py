@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from dgl_runtime import cli
-from dgl_runtime.bundle import SCHEMA_VERSION
+from dgl_runtime.manifest import SCHEMA_VERSION
 
 from .commands import failure, run
 

@@ -13,21 +13,28 @@ from dgl_runtime import Retriever
 from dgl_runtime.engines import choice
 
 MODULES = {"onnx": "onnxruntime", "openvino": "openvino"}
-# Captions of 3 to 32 tokens in batches of 1 to 8, and some clips.
-CLIP_EVERY = 20
+# Tokens of captions, 3 to 32 in batches of 1 to 8; some texts; some clips.
+CLIP_EVERY, TEXTS_EVERY = 20, 7
+WORDS = "a dog jumps into the lake while two women talk beside the red car".split()
 STATM = Path("/proc/self/statm")
 
 
-@pytest.fixture(params=MODULES)
-def retriever(bundle, request):
-    if find_spec(MODULES[request.param]) is None:
-        pytest.skip(f"{MODULES[request.param]} is not installed")
-    return Retriever(bundle, engine=request.param, threads=1)
+@pytest.fixture(
+    params=[("bundle", "onnx"), ("bundle", "openvino"), ("int8_bundle", "onnx")],
+    ids=["onnx fp32", "openvino fp32", "onnx int8"],
+)
+def retriever(fixtures_dir, request):
+    name, engine = request.param
+    if find_spec(MODULES[engine]) is None:
+        pytest.skip(f"{MODULES[engine]} is not installed")
+    return Retriever(fixtures_dir / name, engine=engine, threads=1)
 
 
 def request_of(number):
-    """Tokens int32 [B, L] or frames uint8 [B, 4, 3, 32, 32], the same for the same number."""
+    """Texts, tokens int32 [B, L] or frames uint8 [B, 4, 3, 32, 32], the same for the same number."""
     rng = np.random.default_rng(number)
+    if number % TEXTS_EVERY == 0:
+        return [" ".join(rng.choice(WORDS, rng.integers(1, 14))) for _ in range(rng.integers(1, 9))]
     if number % CLIP_EVERY == 0:
         return rng.integers(0, 256, (rng.integers(1, 5), 4, 3, 32, 32), np.uint8)
     tokens = rng.integers(1, 49406, (rng.integers(1, 9), rng.integers(3, 33)), np.int32)
@@ -37,6 +44,8 @@ def request_of(number):
 
 def answer(retriever, number):
     request = request_of(number)
+    if isinstance(request, list):
+        return retriever.embed_texts(request)
     if request.dtype == np.uint8:
         encoded = retriever.embed_clips(request)
         return np.hstack([encoded.embeddings, encoded.frame_weights])
@@ -64,7 +73,7 @@ def test_threads_that_come_first_together_load_each_graph_once(retriever, monkey
 
     def first(number):
         barrier.wait()
-        return retriever.embed_texts(texts) if number % 2 else answer(retriever, 0)
+        return retriever.embed_texts(texts) if number % 2 else answer(retriever, CLIP_EVERY)
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(first, range(8)))

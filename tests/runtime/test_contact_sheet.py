@@ -122,7 +122,8 @@ def test_long_text_ends_in_an_ellipsis():
 
 @pytest.mark.parametrize("weights", [[np.nan, 0.5], [-1.0, 7.0], [0.0, 0.0]])
 def test_odd_weights_do_not_stop_the_drawing(tmp_path, weights):
-    drawn(tmp_path, SheetRow("query", [make_hit(2, weights=weights)]))
+    odd = drawn(tmp_path, SheetRow("query", [make_hit(2, weights=weights)]))
+    assert odd.shape == drawn(tmp_path, SheetRow("query", [make_hit(2)])).shape
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,11 @@ def test_a_listed_provider_that_does_not_start_is_no_silent_fallback(graph, monk
         open_engine(graph, device="cuda", threads=1)
 
 
+def test_bfloat16_on_the_cpu_names_the_engine_that_has_it(graph):
+    with pytest.raises(EngineError, match=r"no bfloat16 on CPUs\. Take engine openvino \(pip inst"):
+        open_engine(graph, device="cpu", threads=1, precision="bf16")
+
+
 def test_onnx_runtime_may_not_fall_back_while_it_runs(graph, monkeypatch):
     given = {}
     real = ort.InferenceSession

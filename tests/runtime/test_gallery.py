@@ -92,6 +92,7 @@ def test_rounding_of_the_norm_is_allowed(tmp_path):
     clips, embeddings, weights = batch(0)
     with Gallery.create(tmp_path, **MADE) as gallery:
         gallery.append(clips, embeddings * np.float32(1.0009), weights)
+        assert len(gallery) == len(clips)
 
 
 def test_frame_weights_and_queries_that_do_not_fit_are_refused(tmp_path):

@@ -131,6 +131,17 @@ def test_wrong_clips_say_what_they_are_and_what_is_taken(retriever, shape, dtype
         retriever.embed_clips(np.zeros(shape, dtype))
 
 
+@pytest.mark.parametrize("given", [None, "clip", [1, 2], {}])
+def test_what_is_no_array_is_refused_as_one(retriever, given):
+    with pytest.raises(ValueError, match=r"frames are .*, the clip graph takes uint8 \['batch'"):
+        retriever.embed_clips(given)
+
+
+def test_what_numpy_takes_as_an_array_is_one(retriever, clips):
+    listed = retriever.embed_clips(memoryview(clips[:1]))
+    np.testing.assert_array_equal(listed.embeddings, retriever.embed_clips(clips[:1]).embeddings)
+
+
 # ---- searching -------------------------------------------------------------------------------
 
 
@@ -277,7 +288,7 @@ def test_changed_golden_outputs_fail_the_self_check(bundle, tmp_path, name, valu
         Retriever(folder, threads=1).check()
 
 
-@pytest.mark.parametrize(("precision", "angle"), [("fp16", 0.03), ("bf16", 0.03), ("int8", 0.1)])
+@pytest.mark.parametrize(("precision", "angle"), [("fp16", 0.03), ("int8", 0.1), ("fp8", 0.1)])
 @pytest.mark.parametrize("name", ["caption_embeddings", "clip_embeddings"])
 def test_a_lower_precision_is_checked_by_cosine(bundle, tmp_path, name, precision, angle):
     def turn_by(angle):

@@ -133,9 +133,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch, error, engine, extr
     with pytest.raises(EngineError) as caught:
         library.load_library(engine)
     assert str(error) in str(caught.value)
-    assert str(caught.value).endswith(
-        f"Install dgl-retrieval[{extra}] (pip install 'dgl-retrieval[{extra}]')."
-    )
+    assert str(caught.value).endswith(f"Install it with: pip install 'dgl-retrieval[{extra}]'")
 
 
 def test_a_tensorrt_that_is_too_old_is_refused(cuda, tmp_path, monkeypatch):

@@ -1,0 +1,241 @@
+"""The manifest of a bundle: what a runtime has to know of a model, as manifest.json.
+
+One set of dataclasses writes and reads it. The runtime has no defaults of its own: what is not in the
+manifest is an error.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+
+from dgl_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SCHEMA_VERSION = 2
+FORMATS = ("onnx", "openvino", "trt", "trt-rtx")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+FEWEST_TOKENS = 3  # of a caption: start, one token, end
+# Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
+MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
+Part = TypeVar("Part", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph; a dimension that is a text is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file or OpenVINO model, with the file of its weights."""
+
+    file: str
+    weights: str
+    precision: str
+    low_precision_nodes: int  # nodes that work in that precision or convert to it; 0 for fp32
+    kept: tuple[str, ...]  # linear layers that stay in float32 because they lost too much
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the parity gate measured between the trained model and the exported graphs."""
+
+    max_abs: float  # largest difference of any number of any unit-norm embedding
+    min_cosine: float
+    rank_agreement: float  # share of captions that rank the golden clips in the same order
+    num_captions: int
+    num_clips: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a lower precision costs on captions and clips that did not calibrate it."""
+
+    min_cosine: float  # of any embedding to the trained model's
+    mean_cosine: float
+    top1_agreement: float  # share of captions whose first clip is the trained model's
+    recall_at_1_before: (
+        float | None
+    )  # percent; None where it is not known which caption fits which clip
+    recall_at_1_after: float | None
+    num_captions: int
+    num_clips: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model came from."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    version: str  # of dgl-retrieval
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime has to know about a bundle."""
+
+    schema_version: int
+    format: str  # one of FORMATS
+    precision: str  # one of PRECISIONS
+    method: str
+    backbone: str
+    backbone_sha256: str
+    embed_dim: int
+    num_frames: int
+    frame_size: int
+    mean: tuple[float, ...]  # already part of the clip graph, which takes uint8 pixels
+    std: tuple[float, ...]
+    sampling: str
+    max_words: int
+    logit_scale: float
+    captions: Graph
+    clips: Graph
+    files: dict[str, str]  # file name -> sha256
+    parity: Parity
+    quality: Quality | None  # None for fp32, which parity proves equal
+    source: Source
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> "Manifest":
+        """Read ``manifest.json``.
+
+        Raises:
+            BundleError: Not JSON, of an unknown schema version, or a field is missing, unknown or
+                not what a runtime can work with.
+        """
+        try:
+            data = json.loads(text)
+            version = data["schema_version"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BundleError(
+                f"{where} is not a manifest: {error!r}. Export the bundle again with dgl-export."
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{where} has schema_version {version!r}, this version reads {SCHEMA_VERSION}. "
+                "Export the bundle again with dgl-export of this version."
+            )
+        try:
+            manifest = typed(
+                cls(
+                    **{
+                        **data,
+                        "mean": tuple(data["mean"]),
+                        "std": tuple(data["std"]),
+                        "captions": _graph(data["captions"]),
+                        "clips": _graph(data["clips"]),
+                        "parity": typed(Parity(**data["parity"])),
+                        "quality": _quality(data["quality"]),
+                        "source": typed(Source(**data["source"])),
+                    }
+                )
+            )
+            for fault in _faults(manifest):
+                raise ValueError(fault)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BundleError(
+                f"{where} does not fit schema_version {version}: {error}. "
+                "Export the bundle again with dgl-export."
+            ) from error
+        return manifest
+
+
+def _graph(data: dict[str, Any]) -> Graph:
+    def specs(name: str) -> tuple[TensorSpec, ...]:
+        return tuple(
+            typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
+        )
+
+    tensors = {name: specs(name) for name in ("inputs", "outputs")}
+    return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
+
+
+def _quality(data: dict[str, Any] | None) -> Quality | None:
+    return None if data is None else typed(Quality(**data))
+
+
+def typed(part: Part) -> Part:
+    """Return a dataclass if JSON gave its fields the types they are declared with.
+
+    Raises:
+        TypeError: It did not.
+    """
+    for field in fields(part):
+        value = getattr(part, field.name)
+        kind: Any = field.type
+        if get_origin(kind) is tuple or get_origin(kind) is dict:
+            kind = get_origin(kind)
+        elif kind in (float, float | None):
+            kind = kind | int  # JSON writes 1.0 and 1 alike
+        if not isinstance(value, kind):
+            raise TypeError(f"{field.name} is {value!r}")
+    return part
+
+
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """What is wrong with values of the right types."""
+    if manifest.format not in FORMATS:
+        yield f"format is {manifest.format!r}, known are {', '.join(FORMATS)}"
+    if manifest.precision not in PRECISIONS:
+        yield f"precision is {manifest.precision!r}, known are {', '.join(PRECISIONS)}"
+    for name, least in (
+        ("embed_dim", 1),
+        ("num_frames", 1),
+        ("frame_size", 1),
+        ("max_words", FEWEST_TOKENS),
+    ):
+        if (value := getattr(manifest, name)) < least:
+            yield f"{name} is {value}, it must be {least} or more"
+    if not 0 < manifest.logit_scale < math.inf:
+        yield f"logit_scale is {manifest.logit_scale}, it must be a positive number"
+    for name, digest in manifest.files.items():
+        if Path(name).name != name or not isinstance(digest, str):
+            yield f"files has {name!r}: {digest!r}, expected the name of a file in the bundle: its sha256"
+    yield from _graph_faults("captions", manifest.captions, manifest)
+    yield from _graph_faults("clips", manifest.clips, manifest)
+
+
+def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
+    if graph.precision != manifest.precision:
+        yield f"{name} is {graph.precision}, precision is {manifest.precision}"
+    size = manifest.frame_size
+    # name -> dtype and dimensions; None may be any number or be free.
+    inputs: dict[str, tuple[str, list[int | None]]] = {"tokens": ("int32", [None, None])}
+    outputs: dict[str, tuple[str, list[int | None]]] = {
+        "embedding": ("float32", [None, manifest.embed_dim])
+    }
+    if name == "clips":
+        inputs = {"frames": ("uint8", [None, None, 3, size, size])}
+        outputs["frame_weights"] = ("float32", [None, None])
+    for side, found, expected in (
+        ("inputs", graph.inputs, inputs),
+        ("outputs", graph.outputs, outputs),
+    ):
+        if [one.name for one in found] != list(expected):
+            yield f"{name}.{side} are {[one.name for one in found]}, expected {list(expected)}"
+        for one in found:
+            dtype, dims = expected[one.name]
+            fits = len(one.shape) == len(dims) and all(
+                wanted in (None, dim) for dim, wanted in zip(one.shape, dims, strict=True)
+            )
+            if one.dtype != dtype or not fits:
+                yield (
+                    f"{name}.{side} has {one.name} {one.dtype} {list(one.shape)}, expected {dtype} "
+                    f"{['any' if wanted is None else wanted for wanted in dims]}"
+                )
