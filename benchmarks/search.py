@@ -50,7 +50,7 @@ class LibraryResult:
     """All about one way to search; ``points`` has one entry for an exact one.
 
     Attributes:
-        built: Threads -> building.
+        built: Building, on all cores.
         file_bytes: Size of the file that is searched.
         opening: In a fresh process.
         points: The sweep of its breadth.
@@ -58,7 +58,7 @@ class LibraryResult:
         paired: Its times and those of the base, texts only.
     """
 
-    built: dict[int, Built]
+    built: Built
     file_bytes: int
     opening: Opening
     points: list[Point]
@@ -111,7 +111,9 @@ def _bench_size(folder: Path, size: int, settings: SearchSettings) -> SizeResult
     base = OURS_APPROXIMATE if OURS_APPROXIMATE in present else OURS_EXACT
     files, built = {}, {}
     for name in present:
-        files[name], built[name] = _build(folder, name, size)
+        click.echo(f"{size} clips: building {name}", err=True)
+        cores = os.cpu_count() or 1
+        files[name], built[name] = _apart(measure.build, folder, name, cores)
     results = {}
     for name in present:
         click.echo(f"{size} clips: searching with {name}", err=True)
@@ -123,17 +125,6 @@ def _bench_size(folder: Path, size: int, settings: SearchSettings) -> SizeResult
         size_bytes = files[name].stat().st_size
         results[name] = LibraryResult(built[name], size_bytes, opening, points, chosen, paired)
     return SizeResult(size, base, results, missing)
-
-
-def _build(folder: Path, name: str, size: int) -> tuple[Path, dict[int, Built]]:
-    counts = [os.cpu_count() or 1, 1]  # the file that stays is one thread's
-    if LIBRARIES[name].is_exact:
-        counts = [1]  # a copy, if anything
-    built = {}
-    for threads in counts:
-        click.echo(f"{size} clips: building {name}, {threads} threads", err=True)
-        file, built[threads] = _apart(measure.build, folder, name, threads)
-    return file, built
 
 
 def choose(name: str, points: Sequence[Point]) -> Point:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dgl_export.parity import drifting_patterns
-from dgl_runtime.errors import ExportError, MediaError
+from dgl_runtime.errors import ConfigError, ExportError, MediaError
 from dgl_runtime.tokenizer import Tokenizer
 from dgl_runtime.video import find_videos, read_clips
 from dgl_runtime.windows import Span
@@ -127,7 +127,10 @@ def _clips_below(folder: Path) -> list[CaptionedClip]:
 
 
 def _captioned(source: str, data_root: Path | None) -> list[CaptionedClip]:
-    clips = read_dataset(source, data_root)
+    try:
+        clips = read_dataset(source, data_root)
+    except ConfigError as error:
+        raise ConfigError(f"--calibrate {source} is no folder of videos, and {error}") from error
     for split in ("val", "train"):
         if found := [clip for clip in clips if clip.split == split]:
             return distinct_clips(found)

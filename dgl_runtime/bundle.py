@@ -94,9 +94,9 @@ class Bundle:
         """
         path = self.path(GOLDEN)
         try:
-            with np.load(path) as arrays:
+            with path.open("rb") as file, np.load(file) as arrays:
                 return Golden(**arrays)
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} does not hold the golden inputs: {reason_of(error)}. Export the bundle again."
             ) from error

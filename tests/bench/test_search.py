@@ -100,7 +100,7 @@ def test_the_command_measures_in_processes_of_their_own(tmp_path, only_ours):
     document = json.loads(path.read_text())
     assert document["settings"]["sizes"] == [200]
     (size,) = document["sizes"]
-    assert [built["threads"] for built in size["rows"][0]["built"]] == [1]
+    assert all(row["built"]["seconds"] > 0 for row in size["rows"])
     assert OURS_APPROXIMATE in result.output
 
 
