@@ -35,8 +35,9 @@ class Machine:
 
     @property
     def slug(self) -> str:
-        """The CPU's model as part of a file name."""
-        return re.sub(r"[^a-z0-9]+", "-", self.cpu.lower().replace("(r)", "")).strip("-")
+        """The CPU's model, without its family, as part of a file name."""
+        model = re.sub(r"\(r\)| \(family .*", "", self.cpu.lower())
+        return re.sub(r"[^a-z0-9]+", "-", model).strip("-")
 
     def describe(self) -> str:
         """One line for people."""

@@ -30,10 +30,18 @@ class NvidiaGpu:
 
 
 def cpu_model() -> str:
-    """The CPU's model as its maker calls it."""
+    """The CPU's model as its maker calls it, with family and model where the system tells them.
+
+    Virtual machines call CPUs of several generations by one name.
+    """
     found = None
     if CPUINFO.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text("utf-8"), re.MULTILINE)
+        lines = r"^(model name|cpu family|model)\s*:\s*(.+)$"
+        told = dict(re.findall(lines, CPUINFO.read_text("utf-8"), re.MULTILINE))
+        if {"model name", "cpu family", "model"} <= told.keys():
+            name = " ".join(told["model name"].split())
+            return f"{name} (family {told['cpu family']}, model {told['model']})"
+        found = re.match(r"(.+)", told.get("model name", ""))
     elif platform.system() == "Darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         brand = subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -15,6 +15,7 @@ def made(cpu):
     ("cpu", "slug"),
     [
         ("AMD EPYC 9B45", "amd-epyc-9b45"),
+        ("AMD EPYC (family 25, model 17)", "amd-epyc"),
         ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "intel-xeon-platinum-8481c-cpu-2-70ghz"),
         ("Apple M2 Pro", "apple-m2-pro"),
     ],

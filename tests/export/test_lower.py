@@ -17,7 +17,7 @@ from dgl_export.request import ExportRequest
 from dgl_runtime.bundle import Bundle
 from dgl_runtime.engines import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import MIN_COSINE
+from dgl_runtime.manifest import MIN_COSINE, Quality
 from dgl_train.vocabulary import clip_tokenizer
 
 FP8 = 0.98  # three bits of mantissa: random weights come out just below the gate's 0.99
@@ -173,6 +173,12 @@ def test_each_bound_counts(cosine, first, fault):
     measured = quality.compare(ours, exact, np.zeros(100, np.int64))
     with pytest.raises(ExportError, match=fault):
         quality.require(measured, "int8", "none")
+
+
+@pytest.mark.parametrize(("same", "passes"), [(30, True), (29, False)])
+def test_two_captions_of_a_small_set_are_chance(same, passes):
+    measured = Quality(1.0, 1.0, same / 32, None, None, num_captions=32, num_clips=8)
+    assert (quality.faults(measured, "int8") == []) == passes
 
 
 @pytest.mark.parametrize("method", SETTINGS)

@@ -31,6 +31,8 @@ def nvidia_smi(monkeypatch, tmp_path):
 def test_the_cpu_model_is_read_from_cpuinfo(cpuinfo):
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Some  CPU 42\nprocessor\t: 1\n")
     assert hardware.cpu_model() == "Some CPU 42"
+    cpuinfo.write_text("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n")
+    assert hardware.cpu_model() == "AMD EPYC (family 25, model 17)"
     cpuinfo.write_text("processor\t: 0\n")  # as on many ARM boards
     assert hardware.cpu_model()
 
