@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
 
 SUITES = ("paper", "alternatives")  # benchmarks.experiments.SUITES, without importing torch
+COMPILE_MODES = ("default", "max-autotune")
 METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
 
 
@@ -46,6 +47,14 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> tup
     return sizes
 
 
+def _modes(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    """Modes of torch.compile with commas, or none."""
+    modes = tuple(mode for mode in text.split(",") if mode)
+    if unknown := set(modes) - set(COMPILE_MODES):
+        raise click.BadParameter(f"got {', '.join(unknown)}, known are {', '.join(COMPILE_MODES)}.")
+    return modes
+
+
 @click.group()
 def bench() -> None:
     """Measure, side by side: all variants in every round, equality checked after the timing."""
@@ -61,7 +70,8 @@ def bench() -> None:
 @click.option(
     "--compile",
     "modes",
-    default="default,max-autotune",
+    callback=_modes,
+    default=",".join(COMPILE_MODES),
     show_default=True,
     help="Modes of torch.compile, with commas; empty for none.",
 )
@@ -81,7 +91,7 @@ def encode(
     threads: int,
     rounds: int,
     method: str,
-    modes: str,
+    modes: tuple[str, ...],
     batches: tuple[int, ...],
     device: str,
     out: Path,
@@ -101,12 +111,14 @@ def encode(
         threads=threads,
         rounds=rounds,
         methods=METHODS if method == "both" else (method,),
-        modes=tuple(modes.split(",")) if modes else (),
+        modes=modes,
         batches=tuple(sorted({1, *batches})),
         device=device,
     )
     result = bench_encode(settings)
     _publish(make_report(result, write_plots(result, out)), out)
+    if wrong := result.wrong:
+        fail("; ".join(wrong))
 
 
 @bench.command(cls=Command)
@@ -340,7 +352,7 @@ def doctor(bundle: Path | None, json_file: Path | None, threads: int) -> None:
         json_file.write_text(json.dumps(diagnosis.to_json(), indent=2) + "\n", encoding="utf-8")
         click.echo(f"Written: {json_file}", err=True)
     if not diagnosis.works:
-        fail("no engine works here; the table says what to install.")
+        fail("no engine works here; above it says why, and what to install.")
 
 
 @bench.command(cls=Command)

@@ -128,6 +128,8 @@ def _remedy(pair: Candidate, trials: tuple[Trial, ...], gpus: list[NvidiaGpu]) -
         return ""
     if pair.device == "cuda" and not gpus:
         return "an NVIDIA GPU with its driver (nvidia-smi must list it)"
+    if pair.device == "cpu" and is_installed(pair.engine):
+        return ""  # it is there: the fault is another, which the trials tell
     return how_to_install(pair.engine, pair.device)
 
 
@@ -140,7 +142,8 @@ def _try_tiny(pair: Candidate, threads: int) -> tuple[Trial, ...]:
 
 def _failed(task: str, error: Exception, folder: Path) -> Trial:
     """Without the folder's path: the findings are published."""
-    return Trial(task, False, None, None, None, reason_of(error).replace(f"{folder}{os.sep}", ""))
+    reason = reason_of(error).replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+    return Trial(task, False, None, None, None, reason)
 
 
 def _try_precision(precision: str, pair: Candidate, threads: int) -> Trial:

@@ -69,7 +69,7 @@ def _plots(result: EncodeResult, folder: Path) -> Iterator[tuple[str, Path]]:
     for method, task in dict.fromkeys((one.method, one.task) for one in result.series):
         mine = [one for one in result.series if (one.method, one.task) == (method, task)]
         names = [variant.name for variant in mine[0].variants if variant.any_batch]
-        names = [name for name in names if name in mine[0].paired.results]
+        names = [name for name in names if all(name in one.paired.results for one in mine)]
         latency = {
             name: [(float(one.batch), one.paired.spread_ms(name).median) for one in mine]
             for name in names
@@ -98,8 +98,8 @@ def _notes(result: EncodeResult) -> list[str]:
         "also computes.",
         f"Faster: median, p10 and p90 over rounds of the time of {UNFOLDED!r} divided by the variant's.",
         f"Off: largest difference of the unit embedding from {UNFOLDED!r}, and cosine to it, checked after "
-        f"the timing; above {MAX_ABS:.0e} in fp32, or below the precision's smallest cosine, there would be "
-        "no report.",
+        f"the timing; above {MAX_ABS:.0e} in fp32, or below the precision's smallest cosine, a variant's "
+        "time means nothing and is not shown.",
         "ONNX Runtime's int8 finds the scale of a layer's input as it runs; OpenVINO's int8 has fixed ones, "
         "set on made captions and clips.",
         "Quality: on made captions and clips that set no scale. Weights are random unless --pretrained says "
@@ -163,7 +163,9 @@ def _batch_table(series: list[Series]) -> Table:
     for method, task in dict.fromkeys((one.method, one.task) for one in series):
         mine = {one.batch: one for one in series if (one.method, one.task) == (method, task)}
         for variant in mine[batches[0]].variants:
-            if variant.any_batch and task in variant.encode:
+            if variant.any_batch and all(
+                variant.name in one.paired.results for one in mine.values()
+            ):
                 times = [
                     mine[batch].paired.spread_ms(variant.name).median / batch for batch in batches
                 ]

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ Embedding = NDArray[np.float32]
 QUERY, CLIP = "query", "clip"
 TASKS = (QUERY, CLIP)
 UNFOLDED, FOLDED = "torch, unfolded", "torch, folded"
-COMPILED = {
+COMPILED = {  # as --compile lists them
     "default": "torch, folded, compiled",
     "max-autotune": "torch, folded, compiled max-autotune",
 }
@@ -93,8 +94,9 @@ def torch_variants(
     model: DglModel, folded: FoldedModel, inputs: Inputs, modes: tuple[str, ...], device: str
 ) -> Iterator[Variant]:
     """Torch as trained, folded, and compiled in each mode; on a GPU in fp16 and bf16 too."""
-    captions, clips = folded.captions.to(device), folded.clips.to(device)
-    model = model.to(device)
+    # Copies: all methods share one backbone, which stays where it is.
+    captions, clips = deepcopy(folded.captions).to(device), deepcopy(folded.clips).to(device)
+    model = deepcopy(model).to(device)
 
     def calls(captions: Encode, clips: Encode, low: torch.dtype | None, padded: bool) -> Calls:
         run = partial(_run_torch, device=device, low=low)

@@ -7,17 +7,19 @@
 # BUNDLE=DIR   a bundle made elsewhere; without it one with random weights is exported
 # DEMO=DIR     what demo.sh made (default: demo); without it quality, which needs a trained run, is left out
 # SITE=DIR     a folder of packages to put first on the path, where no registry can be reached (a slim onnxruntime)
-# PYTHON=FILE  the interpreter (default: python3)
+# PYTHON=FILE  the interpreter (default: python3, from the path)
 # QUICK=1      a few rounds: whether it runs, not how fast
 set -eu
 
-cd "$(dirname "$0")/.."
-out=${1:-gpu-results}
+project=$(cd "$(dirname "$0")/.." && pwd)
+out=$(realpath -m "${1:-gpu-results}") # as the caller means it, before we go elsewhere
+bundle=$(realpath -m "${BUNDLE:-$out/bundle}")
+demo=$(realpath -m "${DEMO:-$project/demo}")
+site=${SITE:+$(realpath -m "$SITE"):}
 device=${DEVICE:-cuda}
 python=${PYTHON:-python3}
-bundle=${BUNDLE:-$out/bundle}
-demo=${DEMO:-demo}
-export PYTHONPATH="${SITE:+$SITE:}$PWD${PYTHONPATH:+:$PYTHONPATH}"
+cd "$project"
+export PYTHONPATH="$site$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 : >"$out/steps.txt"
 failed=0
@@ -50,7 +52,7 @@ if [ ! -e "$bundle" ]; then
     step export "$python" -c "from dgl_export.cli import export; export(prog_name='dgl-export')" \
         --zero-shot --backbone ViT-B-32-quickgelu --out "$bundle"
 fi
-bench doctor "$bundle" --json "$out/doctor.json"
+bench doctor --json "$out/doctor.json" # every engine, TensorRT's too, on tiny graphs
 bench encode --out "$out" $on ${QUICK:+--rounds 3 --compile=}
 if [ -e "$demo/run" ]; then
     bench quality "$demo/run" --dataset shapes --data-root "$demo/shapes" --out "$out" ${QUICK:+--rounds 3}

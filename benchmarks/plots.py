@@ -45,9 +45,13 @@ def line_plot(
         ) from error
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    looks = itertools.cycle(zip(_COLOURS, _MARKERS, strict=True))
-    for (name, points), (colour, marker) in zip(series.items(), looks, strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
+    looks = itertools.cycle(
+        itertools.product("- -- :".split(), zip(_COLOURS, _MARKERS, strict=True))
+    )
+    for (name, points), (line, (colour, marker)) in zip(series.items(), looks, strict=False):
+        axes.plot(
+            *zip(*points, strict=True), linestyle=line, color=colour, marker=marker, label=name
+        )
     axes.set(
         xlabel=x_label,
         ylabel=y_label,

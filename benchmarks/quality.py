@@ -123,7 +123,7 @@ def _open_all(
             yield Measured(name, failure=" ".join(str(error).split())), None
             continue
         size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-        yield Measured(name, megabytes=size), bundle_encoders(out, device="cpu")
+        yield Measured(name, megabytes=size), bundle_encoders(out, engine=target.form)
 
 
 def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
@@ -145,13 +145,15 @@ def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread
 
 def write_plot(results: list[Measured], folder: Path) -> list[str]:
     """R@1 against the time of a clip, one point a model; as a markdown link."""
+    return linked(_plots(results, folder))
+
+
+def _plots(results: list[Measured], folder: Path) -> Iterator[tuple[str, Path]]:
     title = "R@1 against the time of a clip"
     points = {one.name: [(one.clip_ms.median, one.recall[0])] for one in results if one.clip_ms}
     stem = f"{describe_machine(()).slug}-{datetime.date.today().isoformat()}"
     path = folder / f"quality-{stem}.png"
-    return linked(
-        (title, line_plot(title, "ms a clip", "R@1, percent", points, path)) for _ in range(1)
-    )
+    yield title, line_plot(title, "ms a clip", "R@1, percent", points, path)
 
 
 def make_report(

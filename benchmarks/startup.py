@@ -95,7 +95,7 @@ def bench_startup(
     running = [engine for engine in engines if engine not in skipped]
     if not running:
         reasons = "; ".join(f"{engine}: {why}" for engine, why in skipped.items())
-        raise EngineError(f"no engine runs here ({reasons}). Install dgl-retrieval[cpu].")
+        raise EngineError(f"no engine runs here: {reasons}")
     starts: dict[str, list[ColdStart]] = {engine: [] for engine in running}
     orders = rotating_orders(len(running))
     for number in range(rounds):

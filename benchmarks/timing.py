@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -37,6 +37,12 @@ class Paired(Generic[Result]):
 
     times_ms: dict[str, list[float]]
     results: dict[str, Result]  # of the last round, for an equality check after the timing
+
+    def without(self, variants: Collection[str]) -> "Paired[Result]":
+        """The same rounds without some variants."""
+        times_ms = {name: kept for name, kept in self.times_ms.items() if name not in variants}
+        results = {name: kept for name, kept in self.results.items() if name not in variants}
+        return Paired(times_ms, results)
 
     def spread_ms(self, variant: str) -> Spread:
         """A variant's times."""

@@ -21,6 +21,8 @@ from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
 from dgl_runtime.bundle import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
 from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.installed import require as require_engine
+from dgl_runtime.engines.openvino import require_precision
 from dgl_runtime.errors import ExportError
 from dgl_runtime.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
 from dgl_train.model import DglModel, RetrievalModel
@@ -52,16 +54,13 @@ def write_bundle(
         EngineError: The format's library is missing.
         OSError: The disk is full or cannot be written.
     """
-    if out.exists():
-        raise ExportError(f"{out} exists already. Give a new folder to --out, or delete it first.")
+    require_ready(out, target)
     context = request.model.backbone.context_length
     if request.max_words > context:
         raise ExportError(
             f"max_words is {request.max_words}, but the backbone reads captions of {context} tokens "
             f"at most. Give --max-words {context} or less."
         )
-    if target.library is not None:
-        require_builder(target.library)  # before the minutes of exporting
     making = out.parent / f".{out.name}.{os.getpid()}"
     missing = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
@@ -77,6 +76,22 @@ def write_bundle(
             for folder in missing:
                 folder.rmdir()
     return manifest
+
+
+def require_ready(out: Path, target: Target) -> None:
+    """Refuse what would fail after the minutes of exporting.
+
+    Raises:
+        ExportError: ``out`` exists.
+        EngineError: The format's library is missing, or the CPU lacks the precision.
+    """
+    if out.exists():
+        raise ExportError(f"{out} exists already. Give a new folder to --out, or delete it first.")
+    if target.library is not None:
+        require_builder(target.library)
+    if target.form == "openvino":
+        require_engine("openvino", "cpu")
+        require_precision(target.precision)
 
 
 def _fill(

@@ -84,12 +84,14 @@ def export(
     if out is None:
         raise click.UsageError("give the folder to make: --out BUNDLE.")
     for given, option, needed in (
+        (calibrate and precision == "fp32", "--calibrate", "a --precision below fp32"),
         (data_root and not calibrate, "--data-root", "--calibrate"),
+        (data_root and Path(calibrate or "").is_dir(), "--data-root", "--calibrate CSV or DATASET"),
         (pretrained and backbone is None, "--pretrained", "--backbone"),
     ):
         if given:
             raise click.UsageError(f"{option} goes with {needed} alone.")
-    from dgl_export.bundle_writer import write_bundle
+    from dgl_export.bundle_writer import require_ready, write_bundle
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
     from dgl_export.request import tuned_request, untuned_request
@@ -101,6 +103,7 @@ def export(
         raise click.UsageError("--backbone alone has no prompts; add --zero-shot, or give --ckpt.")
     target = Target(file_format, precision)
     target.require_calibration(calibrate)
+    require_ready(out, target)
     request = (
         tuned_request(ckpt, zero_shot=zero_shot)
         if ckpt is not None
@@ -146,14 +149,14 @@ def _rebuild(bundle: Path) -> None:
 
 
 def _whether_run() -> str:
-    from dgl_export.to_tensorrt import has_gpu
+    from dgl_export.to_tensorrt import why_not_run
 
-    if has_gpu():
-        return "The engines ran on this machine's GPU and passed the self-check."
-    return (
-        "The engines have not run: there is no GPU here. All figures are of the ONNX files they were built "
-        "from; run dgl-verify BUNDLE --device cuda where there is one."
-    )
+    if reason := why_not_run():
+        return (
+            "The engines have not run, all figures are of the ONNX files they were built from: "
+            f"{reason} Where they are to run: dgl-verify BUNDLE --device cuda"
+        )
+    return "The engines ran on this machine's GPU and passed the self-check."
 
 
 def _parity(parity: Parity) -> str:

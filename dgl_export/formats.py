@@ -30,8 +30,8 @@ WRITTEN = {
 class Target:
     """What a bundle is written as."""
 
-    form: str  # one of dgl_runtime.bundle.FORMATS
-    precision: str  # one of dgl_runtime.bundle.PRECISIONS
+    form: str  # one of dgl_runtime.manifest.FORMATS
+    precision: str  # one of dgl_runtime.manifest.PRECISIONS
 
     def __post_init__(self) -> None:
         """Refuse what no engine runs.

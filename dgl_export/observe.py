@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from dgl_export.graph_files import save_graph
 from dgl_export.mixed import PRODUCTS
 
 Float32 = NDArray[np.float32]
@@ -73,7 +76,10 @@ def observe(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> dict[str, Float32
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = ort.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    with TemporaryDirectory() as folder:  # bytes in memory may be 2 GB at most
+        path = Path(folder) / "watched.onnx"
+        save_graph(watched, path)
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     kept: dict[str, list[Float32]] = {name: [] for name in names}
     for feed in feeds:

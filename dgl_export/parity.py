@@ -11,6 +11,7 @@ from dgl_runtime.bundle import Golden
 from dgl_runtime.engines import Engine
 from dgl_runtime.errors import ExportError
 from dgl_runtime.manifest import Parity
+from dgl_runtime.self_check import cosines
 from dgl_runtime.tokenizer import Tokenizer
 from dgl_train.model import DglModel, RetrievalModel, last
 
@@ -83,8 +84,9 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
     numbers = [*embeddings, (whole[1], golden.frame_weights)]
     similarity = golden.caption_embeddings @ golden.clip_embeddings.T
     return Parity(
-        max_abs=max(float(np.abs(ours - gold).max()) for ours, gold in numbers),
-        min_cosine=min(float((ours * gold).sum(axis=1).min()) for ours, gold in embeddings),
+        # numpy's, because Python's max and min pass over a NaN
+        max_abs=float(np.max([np.abs(ours - gold).max() for ours, gold in numbers])),
+        min_cosine=float(np.min([cosines(ours, gold).min() for ours, gold in embeddings])),
         rank_agreement=rank_agreement(together @ whole[0].T, similarity),
         num_captions=len(golden.tokens),
         num_clips=len(golden.frames),

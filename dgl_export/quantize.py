@@ -68,13 +68,15 @@ def to_qdq(model: onnx.ModelProto, quantizer: Quantizer, keep: Collection[str]) 
     layers = {layer.node: layer for layer in linear_layers(model) if layer.name not in keep}
     weights = weights_of(model, layers.values())
     nodes: list[onnx.NodeProto] = []
-    readers: set[str] = set()
+    done: set[str] = set()
     for node in graph.node:
         if (layer := layers.get(node.name)) is not None:
-            if layer.x not in readers:
+            if layer.x not in done:
                 nodes += _input_nodes(graph, quantizer, layer.x)
-                readers.add(layer.x)
-            nodes.append(_weight_node(graph, quantizer.precision, layer, weights[layer.weight]))
+                done.add(layer.x)
+            if layer.weight not in done:  # equal weights are stored once
+                nodes.append(_weight_node(graph, quantizer.precision, layer, weights[layer.weight]))
+                done.add(layer.weight)
             node.input[0], node.input[1] = f"{layer.x}/dequantized", f"{layer.weight}/dequantized"
         nodes.append(node)
     del graph.node[:]

@@ -5,21 +5,25 @@ choose kernels, never numbers.
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle import MANIFEST, Bundle
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.choice import open_graph
 from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
+    FOLDER,
     SCHEMA_VERSION,
     EngineInfo,
     Profile,
-    delete_engine,
     engine_path,
     graph_digest,
+    move_engine,
     save_engines,
 )
 from dgl_runtime.engines.tensorrt_library import (
@@ -59,7 +63,7 @@ def library_of(bundle: Path) -> str:
 def rebuild(bundle: Path, library: str) -> list[Path]:
     """Build the engines of a bundle for this machine and, where there is a GPU, run them.
 
-    An engine that does not give the bundle's golden results is not kept.
+    They take the place of earlier ones only when they give the bundle's golden results.
 
     Args:
         bundle: The folder that dgl-export wrote.
@@ -78,63 +82,87 @@ def rebuild(bundle: Path, library: str) -> list[Path]:
     manifest = opened.manifest
     for graph in (manifest.captions, manifest.clips):
         opened.graph_path(graph)  # checks the hashes
-    paths = write_engines(
-        opened.folder,
-        (manifest.captions, manifest.clips),
-        max_words=manifest.max_words,
-        num_frames=manifest.num_frames,
-        library=library,
-    )
+    with _same_bundle(opened) as making:
+        paths = write_engines(
+            making.folder,
+            (manifest.captions, manifest.clips),
+            max_words=manifest.max_words,
+            num_frames=manifest.num_frames,
+            library=library,
+        )
+        if not why_not_run():
+            _check(making, library)
+        return [move_engine(path, opened.folder / FOLDER) for path in paths]
+
+
+@contextmanager
+def _same_bundle(bundle: Bundle) -> Iterator[Bundle]:
+    """The same bundle in a folder beside its files, for the time of building."""
+    folder = bundle.folder / f".rebuild.{os.getpid()}"
     try:
-        for name in GRAPHS if has_gpu() else ():
-            engine = open_graph(opened, name, Candidate(library, "cuda"), threads=0)
-            check_graph(engine, opened, name)
+        folder.mkdir()
+        for name in (MANIFEST, *bundle.manifest.files):
+            try:
+                (folder / name).hardlink_to(bundle.folder / name)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(bundle.folder / name, folder / name)
+        yield Bundle(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(bundle: Bundle, library: str) -> None:
+    try:
+        for name in GRAPHS:
+            engine = open_graph(bundle, name, Candidate(library, "cuda"), threads=0)
+            check_graph(engine, bundle, name)
     except DglError as error:
-        for path in paths:
-            delete_engine(path)
         raise ExportError(f"the engines were built, but are not kept: {error}") from error
-    return paths
 
 
-def has_gpu() -> bool:
-    """Whether engines that are built here can also be run here."""
+def why_not_run() -> str:
+    """Why engines that are built here cannot be run here; empty if they can."""
     try:
         CudaDevice()
-    except EngineError:
-        return False
-    return True
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
 def write_engines(
     folder: Path, graphs: tuple[Graph, Graph], *, max_words: int, num_frames: int, library: str
 ) -> list[Path]:
     """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
-    module, gpu = require_builder(library)
     captions, clips = graphs
-    wanted = (
-        (captions, caption_profiles(max_words)),
-        (clips, clip_profiles(clips, num_frames)),
+    built = [
+        described_engine(folder, captions, caption_profiles(max_words), library),
+        described_engine(folder, clips, clip_profiles(clips, num_frames), library),
+    ]
+    save_engines({path: (info, engine) for path, info, engine in built})
+    return [path for path, _, _ in built]
+
+
+def described_engine(
+    folder: Path, graph: Graph, profiles: tuple[Profile, ...], library: str
+) -> tuple[Path, EngineInfo, bytes]:
+    """Build the engine of a graph that lies in a folder: where it belongs, its sidecar, its bytes."""
+    module, gpu = require_builder(library)
+    path = folder / graph.file
+    engine = build_engine(path, profiles, module)
+    info = EngineInfo(
+        schema_version=SCHEMA_VERSION,
+        library=library,
+        library_version=module.__version__,
+        gpu="" if gpu is None else gpu.name,
+        compute_capability="" if gpu is None else gpu.compute_capability,
+        precision=graph.precision,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        profiles=profiles,
+        graph_sha256=graph_digest(path),
+        engine_sha256=hashlib.sha256(engine).hexdigest(),
     )
-    built = {}
-    for graph, profiles in wanted:
-        path = folder / graph.file
-        engine = build_engine(path, profiles, module)
-        info = EngineInfo(
-            schema_version=SCHEMA_VERSION,
-            library=library,
-            library_version=module.__version__,
-            gpu="" if gpu is None else gpu.name,
-            compute_capability="" if gpu is None else gpu.compute_capability,
-            precision=graph.precision,
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            profiles=profiles,
-            graph_sha256=graph_digest(path),
-            engine_sha256=hashlib.sha256(engine).hexdigest(),
-        )
-        built[engine_path(path, library, module.__version__, gpu)] = (info, engine)
-    save_engines(built)
-    return list(built)
+    return engine_path(path, library, module.__version__, gpu), info, engine
 
 
 def require_builder(library: str) -> tuple[Any, Gpu | None]:

@@ -29,6 +29,27 @@ class Golden:
     clip_embeddings: NDArray[np.float32]  # [N, E]
     frame_weights: NDArray[np.float32]  # [N, F]
 
+    def check(self, manifest: Manifest) -> None:
+        """Refuse arrays that do not fit the manifest or each other.
+
+        Raises:
+            ValueError: Says which.
+        """
+        queries, clips = len(self.tokens), len(self.frames)
+        size, width = manifest.frame_size, manifest.embed_dim
+        for name, dtype, shape in (
+            ("tokens", np.int32, (queries, *self.tokens.shape[1:2])),
+            ("frames", np.uint8, (clips, manifest.num_frames, 3, size, size)),
+            ("caption_embeddings", np.float32, (queries, width)),
+            ("clip_embeddings", np.float32, (clips, width)),
+            ("frame_weights", np.float32, (clips, manifest.num_frames)),
+        ):
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != shape or not array.size:
+                raise ValueError(
+                    f"{name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
+                )
+
     def save(self, path: Path) -> None:
         """Write ``golden.npz``."""
         np.savez_compressed(path, **vars(self))
@@ -95,7 +116,9 @@ class Bundle:
         path = self.path(GOLDEN)
         try:
             with path.open("rb") as file, np.load(file) as arrays:
-                return Golden(**arrays)
+                golden = Golden(**arrays)
+            golden.check(self.manifest)
+            return golden
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} does not hold the golden inputs: {reason_of(error)}. Export the bundle again."

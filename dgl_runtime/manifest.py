@@ -22,6 +22,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 FEWEST_TOKENS = 3  # of a caption: start, one token, end
 # Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
 MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
+Expected = dict[str, tuple[str, list[int | str]]]
 Part = TypeVar("Part", bound="DataclassInstance")
 
 
@@ -202,6 +203,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     ):
         if (value := getattr(manifest, name)) < least:
             yield f"{name} is {value}, it must be {least} or more"
+    for name in ("mean", "std"):
+        value = getattr(manifest, name)
+        if len(value) != 3 or not all(isinstance(one, float | int) for one in value):
+            yield f"{name} is {value}, expected 3 numbers"
     if not 0 < manifest.logit_scale < math.inf:
         yield f"logit_scale is {manifest.logit_scale}, it must be a positive number"
     for name, digest in manifest.files.items():
@@ -215,14 +220,12 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
     if graph.precision != manifest.precision:
         yield f"{name} is {graph.precision}, precision is {manifest.precision}"
     size = manifest.frame_size
-    # name -> dtype and dimensions; None may be any number or be free.
-    inputs: dict[str, tuple[str, list[int | None]]] = {"tokens": ("int32", [None, None])}
-    outputs: dict[str, tuple[str, list[int | None]]] = {
-        "embedding": ("float32", [None, manifest.embed_dim])
-    }
+    # name -> dtype and dimensions; those that are texts are free, under any name
+    inputs: Expected = {"tokens": ("int32", ["batch", "length"])}
+    outputs: Expected = {"embedding": ("float32", ["batch", manifest.embed_dim])}
     if name == "clips":
-        inputs = {"frames": ("uint8", [None, None, 3, size, size])}
-        outputs["frame_weights"] = ("float32", [None, None])
+        inputs = {"frames": ("uint8", ["batch", "frames", 3, size, size])}
+        outputs["frame_weights"] = ("float32", ["batch", "frames"])
     for side, found, expected in (
         ("inputs", graph.inputs, inputs),
         ("outputs", graph.outputs, outputs),
@@ -232,10 +235,13 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
         for one in found:
             dtype, dims = expected[one.name]
             fits = len(one.shape) == len(dims) and all(
-                wanted in (None, dim) for dim, wanted in zip(one.shape, dims, strict=True)
+                _fits(*pair, manifest.num_frames) for pair in zip(one.shape, dims, strict=True)
             )
             if one.dtype != dtype or not fits:
-                yield (
-                    f"{name}.{side} has {one.name} {one.dtype} {list(one.shape)}, expected {dtype} "
-                    f"{['any' if wanted is None else wanted for wanted in dims]}"
-                )
+                yield f"{name}.{side} has {one.name} {one.dtype} {list(one.shape)}, expected {dtype} {dims}"
+
+
+def _fits(has: object, expected: int | str, num_frames: int) -> bool:
+    if expected == "frames" and has == num_frames:  # a graph with prompts for each frame
+        return True
+    return isinstance(has, str) if isinstance(expected, str) else has == expected

@@ -16,7 +16,7 @@ from dgl_runtime.engines import Engine
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.choice import Chosen, choose
 from dgl_runtime.engines.device_arrays import lies_on_device
-from dgl_runtime.errors import DglError, GalleryError
+from dgl_runtime.errors import DglError, EngineError, GalleryError
 from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Gallery
 from dgl_runtime.index import IndexReport, index_videos
 from dgl_runtime.self_check import GRAPHS, check_graph
@@ -193,6 +193,11 @@ class Retriever:
                 no_weights = np.empty(frames.shape[:2], np.float32)
                 no_embeddings = np.empty((0, self.bundle.manifest.embed_dim), np.float32)
                 return ClipEmbeddings(no_embeddings, no_weights)
+        elif self.chosen("clips").candidate.device == "cpu":
+            raise EngineError(
+                f"frames lie on a CUDA device, {self.clip_engine.description} takes them from the host. "
+                "Copy them there, or open the Retriever with device='cuda'."
+            )
         out = self.clip_engine.run({"frames": frames})
         return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
 

@@ -121,7 +121,7 @@ def torch_encoders(
     )
 
 
-def bundle_encoders(folder: Path, *, device: str = "cpu") -> Encoders:
+def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") -> Encoders:
     """An exported bundle, run by the runtime.
 
     Raises:
@@ -130,7 +130,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu") -> Encoders:
     """
     from dgl_runtime.retriever import Retriever
 
-    retriever = Retriever(folder, device=device)
+    retriever = Retriever(folder, device=device, engine=engine)
     return Encoders(
         retriever.embed_texts,
         lambda frames: retriever.embed_clips(frames).embeddings,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.engines.installed import KINDS, how_to_install, require
+from dgl_runtime.engines.installed import KINDS, require
 from dgl_runtime.errors import EngineError
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -39,7 +39,7 @@ def open_engine(
         device: ``cpu`` or ``cuda``.
         threads: CPU threads; 0 lets the engine choose.
         engine: One of ``ENGINES``.
-        precision: What the graph's numbers are; see ``dgl_runtime.bundle.PRECISIONS``.
+        precision: What the graph's numbers are; see ``dgl_runtime.manifest.PRECISIONS``.
 
     Raises:
         EngineError: Unknown or missing engine or device; there is no fallback to another.
@@ -57,8 +57,7 @@ def open_engine(
         return TensorRtEngine(graph, device=device, library=engine)
     if (device, precision) == ("cpu", "bf16"):
         raise EngineError(
-            "ONNX Runtime has no bfloat16 on CPUs. Take engine openvino "
-            f"({how_to_install('openvino', 'cpu')}), or a bundle of another precision."
+            "ONNX Runtime has no bfloat16 on CPUs. Take engine openvino, or a bundle of another precision."
         )
     from dgl_runtime.engines.onnx import OnnxEngine
 

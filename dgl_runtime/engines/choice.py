@@ -1,7 +1,7 @@
 """Choice of an engine: the fastest on this machine that gives the bundle's golden results.
 
-With one candidate there is nothing to choose and nothing is run. With several, the choice is made once
-and kept in the user's cache folder; a second start only opens what was chosen.
+The choice is made once and kept in the user's cache folder; a second start only opens what was chosen. An
+engine that is asked for by name is not measured.
 """
 
 import logging
@@ -57,19 +57,18 @@ def choose(bundle: Bundle, name: str, *, device: str, engine: str, threads: int)
     """
     contenders = candidates(bundle.manifest.format, device, engine)
     bundle.graph_path(graph_of(bundle, name))  # damage is no engine's fault
-    if len(contenders) == 1:
+    if engine != AUTO and len(contenders) == 1:
         (only,) = contenders
-        why = "the one installed that reads this bundle" if engine == AUTO else "asked for by name"
-        chosen = Chosen(open_graph(bundle, name, only, threads), only, why)
+        chosen = Chosen(open_graph(bundle, name, only, threads), only, "asked for by name")
     else:
         engines = bundle.folder / engine_file.FOLDER
         memory = ChoiceMemory(f"{bundle.id}-{name}", engines, contenders, threads)
-        reopened = _reopened(memory, bundle, name, threads)
-        chosen = reopened or _measured(contenders, bundle, name, threads)
-        # A GPU that is there and did not work is tried again: its fault may be mended any time.
-        settled = chosen.candidate.device == contenders[0].device or not nvidia_gpus()
-        if not reopened and settled:
-            memory.write(Remembered(chosen.candidate, chosen.why))
+        if reopened := _reopened(memory, bundle, name, threads):
+            chosen = reopened
+        else:
+            chosen, settled = _measured(contenders, bundle, name, threads)
+            if settled:
+                memory.write(Remembered(chosen.candidate, chosen.why))
     _LOG.info("%s: %s", name, chosen)
     return chosen
 
@@ -135,8 +134,13 @@ def _reopened(memory: ChoiceMemory, bundle: Bundle, name: str, threads: int) -> 
     return Chosen(engine, kept.candidate, kept.why)
 
 
-def _measured(contenders: Sequence[Candidate], bundle: Bundle, name: str, threads: int) -> Chosen:
-    """The fastest on the first device on which any candidate works."""
+def _measured(
+    contenders: Sequence[Candidate], bundle: Bundle, name: str, threads: int
+) -> tuple[Chosen, bool]:
+    """The fastest on the first device on which any candidate works, and whether to keep that choice.
+
+    What a GPU that is there refused may work at the next start.
+    """
     inputs = one_input(bundle, name)
     refused: dict[Candidate, DglError] = {}
     for _, here in groupby(contenders, key=lambda one: one.device):
@@ -152,7 +156,8 @@ def _measured(contenders: Sequence[Candidate], bundle: Bundle, name: str, thread
             times_ms = _times_ms(working, inputs)
             best = min(working, key=lambda one: times_ms.get(one, 0.0))
             why = _reason(best, times_ms, refused, _UNITS[name])
-            return Chosen(working[best], best, why)
+            settled = all(one.device != "cuda" for one in refused) or not nvidia_gpus()
+            return Chosen(working[best], best, why), settled
     if len(refused) == 1 or all(isinstance(error, BundleError) for error in refused.values()):
         raise next(iter(refused.values()))
     listed = "; ".join(f"{candidate}: {error}" for candidate, error in refused.items())

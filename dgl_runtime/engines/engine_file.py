@@ -7,11 +7,13 @@ of that before it is loaded. So the file's name and its sidecar do.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.errors import EngineError
@@ -84,11 +86,37 @@ class EngineInfo:
                 Profile(**{name: tuple(shape) for name, shape in one.items()})
                 for one in data["profiles"]
             )
-            return typed(cls(**{**data, **tensors, "profiles": profiles}))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            info = typed(cls(**{**data, **tensors, "profiles": profiles}))
+            for fault in _faults(info):
+                raise ValueError(fault)
+            return info
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise EngineError(
-                f"{where} is not the sidecar of an engine: {error!r}. {_remedy(where)}"
+                f"{where} is not the sidecar of an engine: {error!r}. {remedy(where)}"
             ) from error
+
+
+def _faults(info: EngineInfo) -> Iterator[str]:
+    """What is wrong with values of the right types."""
+    if len(info.inputs) != 1 or not info.outputs or not info.profiles:
+        yield (
+            f"it has {len(info.inputs)} inputs, {len(info.outputs)} outputs and {len(info.profiles)} "
+            "profiles, expected 1 input and at least 1 of the others"
+        )
+    (input_,) = info.inputs
+    for spec in (input_, *info.outputs):
+        np.dtype(spec.dtype)  # raises TypeError
+        if not all(isinstance(dim, str | int) for dim in spec.shape):
+            yield f"{spec.name} has dimensions {list(spec.shape)}, expected names and numbers"
+        if unknown := {dim for dim in spec.shape if isinstance(dim, str)} - set(input_.shape):
+            yield f"{spec.name} has dimensions {unknown} that are none of {input_.name}"
+    for profile in info.profiles:
+        shapes = (profile.minimum, profile.best, profile.maximum)
+        numbers = all(isinstance(dim, int) for shape in shapes for dim in shape)
+        if not numbers or {len(shape) for shape in shapes} != {len(input_.shape)}:
+            yield f"profile {shapes} does not fit {input_.name} {list(input_.shape)}"
+        elif not all(1 <= low <= best <= high for low, best, high in zip(*shapes, strict=True)):
+            yield f"profile {shapes} does not rise"
 
 
 def engine_path(graph: Path, library: str, version: str, gpu: Gpu | None) -> Path:
@@ -130,12 +158,12 @@ def save_engines(engines: Mapping[Path, tuple[EngineInfo, bytes]]) -> None:
                 path.parent.rmdir()
 
 
-def delete_engine(path: Path) -> None:
-    """Delete an engine file and its sidecar, and their folder with the last of them."""
-    for file in (path, _sidecar(path)):
-        file.unlink(missing_ok=True)
-    with suppress(OSError):  # a folder that is not empty stays
-        path.parent.rmdir()
+def move_engine(path: Path, folder: Path) -> Path:
+    """Move an engine file and its sidecar to another folder of the same disk; returns its new path."""
+    folder.mkdir(exist_ok=True)
+    for file in (_sidecar(path), path):
+        file.replace(folder / file.name)
+    return folder / path.name
 
 
 def read_engine(path: Path, graph: Path, gpu: Gpu | None) -> tuple[EngineInfo, bytes]:
@@ -148,14 +176,14 @@ def read_engine(path: Path, graph: Path, gpu: Gpu | None) -> tuple[EngineInfo, b
         others = sorted(one.name for one in path.parent.glob(f"{graph.stem}.*.engine"))
         raise EngineError(
             f"{path} is missing: an engine fits one version of one library and one kind of GPU, and "
-            f"of {graph.name} there is {', '.join(others) or 'none'}. {_remedy(path)}"
+            f"of {graph.name} there is {', '.join(others) or 'none'}. {remedy(path)}"
         )
     try:
         text = _sidecar(path).read_text(encoding="utf-8")
         engine = path.read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(
-            f"{path} cannot be used without its sidecar: {error}. {_remedy(path)}"
+            f"{path} cannot be used without its sidecar: {error}. {remedy(path)}"
         ) from error
     info = EngineInfo.from_json(text, _sidecar(path))
     found = engine_path(graph, info.library, info.library_version, _gpu_of(info))
@@ -167,7 +195,7 @@ def read_engine(path: Path, graph: Path, gpu: Gpu | None) -> tuple[EngineInfo, b
     ]
     for what, theirs, ours in checks:
         if theirs != ours:
-            raise EngineError(f"{path} {what} {theirs}, but here it is {ours}. {_remedy(path)}")
+            raise EngineError(f"{path} {what} {theirs}, but here it is {ours}. {remedy(path)}")
     return info, engine
 
 
@@ -183,5 +211,6 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def _remedy(path: Path) -> str:
+def remedy(path: Path) -> str:
+    """What to do about an engine file that cannot be used."""
     return f"Build it for this machine: dgl-export --rebuild {path.parent.parent}"

@@ -107,7 +107,7 @@ class OnnxEngine:
             name: found
             for name, array in inputs.items()
             if not isinstance(array, np.ndarray)
-            and (found := DeviceArray.of(array, device=0, stream=LEGACY_DEFAULT_STREAM))
+            and (found := DeviceArray.of(array, device=0, stream=LEGACY_DEFAULT_STREAM)) is not None
         }
         for name, array in inputs.items():
             if name in there:
@@ -138,7 +138,7 @@ def _options(device: str, threads: int) -> "ort.SessionOptions":
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would print is in the errors it raises
     # Threads that wait for work spin, which makes a query faster than waking them; but by default for
     # so long after it that other engines, decoding and other programs lose a core.
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))

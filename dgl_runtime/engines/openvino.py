@@ -30,6 +30,24 @@ def core() -> "openvino.Core":
     return openvino.Core()
 
 
+def require_precision(precision: str) -> None:
+    """Refuse what OpenVINO does not compute in on this CPU.
+
+    Raises:
+        EngineError: Says what it has.
+    """
+    if precision not in _HINTS:
+        raise EngineError(
+            f"OpenVINO on the CPU runs {', '.join(_HINTS)}; the graph is {precision}."
+        )
+    abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in abilities:
+        raise EngineError(
+            f"this CPU has no bfloat16 (it has {', '.join(abilities)}); "
+            "use a bundle of another precision."
+        )
+
+
 class OpenVinoEngine:
     """One graph in OpenVINO.
 
@@ -45,16 +63,7 @@ class OpenVinoEngine:
         """
         import openvino
 
-        if precision not in _HINTS:
-            raise EngineError(
-                f"OpenVINO on the CPU runs {', '.join(_HINTS)}; the graph is {precision}."
-            )
-        abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bf16" and "BF16" not in abilities:
-            raise EngineError(
-                f"this CPU has no bfloat16 (it has {', '.join(abilities)}); "
-                "use a bundle of another precision."
-            )
+        require_precision(precision)
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",

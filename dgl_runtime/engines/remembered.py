@@ -46,7 +46,7 @@ class ChoiceMemory:
             [[one.engine, one.device, installed_version(one.engine)] for one in candidates],
             [cpu_model(), os.cpu_count(), threads],
             [asdict(gpu) for gpu in nvidia_gpus()] if on_gpu else [],
-            sorted(_facts(path) for path in engines.glob("*")) if on_gpu else [],
+            _facts(engines) if on_gpu else [],
         ]
         digest = sha256(json.dumps(key).encode()).hexdigest()[:16]
         self._candidates = candidates
@@ -83,6 +83,10 @@ class ChoiceMemory:
                 making.unlink()
 
 
-def _facts(path: Path) -> tuple[str, int, int]:
-    facts = path.stat()
-    return path.name, facts.st_size, facts.st_mtime_ns
+def _facts(engines: Path) -> list[tuple[str, int, int]]:
+    found = []
+    for path in sorted(engines.glob("*.engine")):
+        with suppress(OSError):  # gone meanwhile
+            facts = path.stat()
+            found.append((path.name, facts.st_size, facts.st_mtime_ns))
+    return found

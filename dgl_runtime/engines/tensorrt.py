@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dgl_runtime.engines import Arrays
 from dgl_runtime.engines.cuda_device import CudaDevice, DeviceMemory
 from dgl_runtime.engines.device_arrays import DeviceArray
-from dgl_runtime.engines.engine_file import EngineInfo, Shape, engine_path, read_engine
+from dgl_runtime.engines.engine_file import Shape, engine_path, read_engine, remedy
 from dgl_runtime.engines.tensorrt_contexts import Contexts
 from dgl_runtime.engines.tensorrt_library import PORTABLE, load_library, make_logger, said_by
 from dgl_runtime.errors import EngineError
@@ -48,7 +48,7 @@ class TensorRtEngine:
         if engine is None:
             raise EngineError(
                 f"{path} does not load on {self._cuda.gpu.name} "
-                f"({self._cuda.gpu.compute_capability}): {said_by(self._log)}."
+                f"({self._cuda.gpu.compute_capability}): {said_by(self._log)}. {remedy(path)}"
             )
         self._lock = Lock()
         self._contexts = Contexts(module, engine, self._cuda, self._log)
@@ -57,11 +57,6 @@ class TensorRtEngine:
         self.description = (
             f"{library} {module.__version__} (cuda, {self._cuda.gpu.name}, {self._info.precision})"
         )
-
-    @property
-    def info(self) -> EngineInfo:
-        """The sidecar: tensors and profiles."""
-        return self._info
 
     def _allocate(self) -> dict[str, DeviceMemory]:
         """A buffer for each tensor, large enough for every profile: addresses never change."""

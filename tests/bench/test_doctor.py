@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from engine_files import require_on_gpu
 
 import benchmarks
 from benchmarks import doctor, tiny_graph
@@ -90,11 +91,11 @@ def test_an_engine_of_the_cpu_works_in_its_precisions(engine, works):
 
 
 @pytest.mark.gpu
-def test_every_installed_engine_of_a_gpu_works():
+@pytest.mark.parametrize("engine", ["onnx", "tensorrt", "trt-rtx"])
+def test_every_installed_engine_of_a_gpu_works(engine):
+    require_on_gpu(engine)
     report = doctor.diagnose(None, threads=1).to_json()
-    for one in report["engines"]:
-        if one["device"] == "cuda" and one["version"]:
-            assert trials(report, one["engine"], "cuda")["fp32"]["works"], one
+    assert trials(report, engine, "cuda")["fp32"]["works"], report
 
 
 @without_gpu

@@ -133,13 +133,25 @@ def test_other_failures_of_the_compiler_name_no_folder():
 
 @pytest.mark.parametrize("task", ["query", "clip"])
 @pytest.mark.parametrize("wrong", [1e-4, float("nan")])
-def test_a_wrong_variant_fails_and_writes_nothing(run, stand_in, task, wrong):
+def test_a_wrong_variant_has_no_time_and_fails(run, stand_in, task, wrong):
     stand_in(lambda which, embedding: embedding + wrong if which == task else embedding)
     result, files = run("--method", "dgl-linear", "--compile", "", "--num-frames", "2")
     assert result.exit_code == 1
-    assert files == []
-    assert result.stdout == ""
-    assert f"Error: dgl-linear, {task}: 'ONNX Runtime fp32' differs" in result.stderr
+    found = f"its embeddings are off by {wrong:.1e}, rounding is 1e-05"
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: dgl-linear, {task}, batch 1: ONNX Runtime fp32: {found}"
+    )
+    for one in json.loads(files[0].read_text())["series"]:
+        row = next(row for row in one["rows"] if row["variant"] == "ONNX Runtime fp32")
+        is_wrong = one["task"] == task
+        assert ("times_ms" in row) != is_wrong
+        assert row.get("remark") == (f"not measured, {found}" if is_wrong else None)
+
+
+def test_an_unknown_mode_of_the_compiler_is_wrong_usage(run):
+    result = run("--compile", "default,fast")[0]
+    assert result.exit_code == 2
+    assert "got fast, known are default, max-autotune." in result.stderr
 
 
 @pytest.mark.parametrize("batches", ["0", "1,x", "-3"])

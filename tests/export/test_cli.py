@@ -71,7 +71,19 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
     assert run("--backbone", other, *out).exit_code == 2
     assert run("--ckpt", checkpoint, *out, "--data-root", tmp_path).exit_code == 2
     assert run("--ckpt", checkpoint, *out, "--pretrained", "openai").exit_code == 2
+    assert run("--ckpt", checkpoint, *out, "--calibrate", tmp_path).exit_code == 2
+    low = ("--precision", "fp16", "--calibrate", tmp_path)
+    assert run("--ckpt", checkpoint, *out, *low, "--data-root", tmp_path).exit_code == 2
     assert run("--rebuild", tmp_path, "--precision", "fp16").exit_code == 2
+
+
+def test_what_would_fail_at_the_end_fails_at_once(tmp_path, monkeypatch):
+    absent = ("--ckpt", tmp_path / "absent", "--out")
+    assert f"{tmp_path} exists already" in run(*absent, tmp_path).stderr
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert "needs the Python module tensorrt" in run(*absent, "b", "--format", "trt").stderr
+    monkeypatch.setattr("dgl_runtime.engines.installed.is_installed", lambda name: False)
+    assert "openvino' needs" in run(*absent, "b", "--format", "openvino").stderr
 
 
 def test_a_command_that_is_ended_leaves_nothing(checkpoint, tmp_path):

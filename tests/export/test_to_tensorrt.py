@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import fake_cuda
 import numpy as np
 import pytest
+from engine_files import require_on_gpu
 from refused_graphs import fp8_product, strange_node
 from tiny import tiny_backbone
 from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
@@ -140,9 +141,10 @@ def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
         return OnTheGpu(bundle, name)
 
     asked = []
-    monkeypatch.setattr(to_tensorrt, "has_gpu", lambda: True)
+    monkeypatch.setattr(to_tensorrt, "why_not_run", str)
     monkeypatch.setattr(to_tensorrt, "open_graph", opened)
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
+    before = {path.name for path in folder.iterdir()}
     if error:
         with pytest.raises(
             ExportError, match=r"are not kept: .* in a GPU, captions results differ"
@@ -153,6 +155,7 @@ def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
         assert all(path.exists() for path in rebuild(folder, "trt-rtx"))
         on_cuda = Candidate("trt-rtx", "cuda")
         assert asked == [("captions", on_cuda), ("clips", on_cuda)]
+    assert {path.name for path in folder.iterdir()} == {*before, "engines"}
 
 
 def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
@@ -189,7 +192,7 @@ def test_engines_of_tensorrt_are_kept_for_each_gpu(export, tmp_path, monkeypatch
     fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
     monkeypatch.setitem(sys.modules, "tensorrt", trt)  # the same family
     monkeypatch.setattr(tensorrt_library, "OLDEST", (1, 0))
-    monkeypatch.setattr(to_tensorrt, "has_gpu", lambda: False)  # a stand-in runs nothing
+    monkeypatch.setattr(to_tensorrt, "why_not_run", lambda: "stand-in")  # a stand-in runs nothing
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
     names = [path.name for path in rebuild(folder, "tensorrt")]
     key = f"tensorrt-{trt.__version__}-nvidia-fake-1-sm86"
@@ -315,7 +318,7 @@ def test_without_a_driver_tensorrt_is_not_started(export, monkeypatch):
 def test_an_engine_built_here_gives_what_onnx_runtime_gives(bundle, tmp_path, engine):
     from dgl_runtime.engines import open_engine
 
-    pytest.importorskip({"tensorrt": "tensorrt", "trt-rtx": "tensorrt_rtx"}[engine])
+    require_on_gpu(engine)
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
     rebuild(folder, engine)
     for file, name in (("caption.onnx", "tokens"), ("clip.onnx", "frames")):
@@ -327,13 +330,15 @@ def test_an_engine_built_here_gives_what_onnx_runtime_gives(bundle, tmp_path, en
 
 
 @pytest.mark.gpu
-def test_frames_on_the_gpu_give_what_frames_on_the_host_give(bundle, tmp_path):
+@pytest.mark.parametrize("engine", ["tensorrt", "trt-rtx"])
+def test_frames_on_the_gpu_give_what_frames_on_the_host_give(bundle, tmp_path, engine):
     from dgl_runtime.engines import open_engine
 
     torch = pytest.importorskip("torch")
+    require_on_gpu(engine)
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
-    rebuild(Path(folder), "trt-rtx")
-    ours = open_engine(folder / "clip.onnx", device="cuda", threads=0, engine="trt-rtx")
+    rebuild(Path(folder), engine)
+    ours = open_engine(folder / "clip.onnx", device="cuda", threads=0, engine=engine)
     host = ours.run({"frames": EXAMPLES["frames"]})
     device = ours.run({"frames": torch.from_numpy(EXAMPLES["frames"]).cuda()})
     np.testing.assert_array_equal(host["embedding"], device["embedding"])

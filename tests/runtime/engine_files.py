@@ -6,10 +6,11 @@ import sys
 import fake_cuda
 import fake_tensorrt
 import numpy as np
+import pytest
 from fake_tensorrt import make_plan
 
 from dgl_runtime.engines import open_engine
-from dgl_runtime.engines.cuda_device import Gpu
+from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
     EngineInfo,
@@ -18,9 +19,18 @@ from dgl_runtime.engines.engine_file import (
     graph_digest,
     save_engines,
 )
+from dgl_runtime.engines.installed import KINDS
 from dgl_runtime.manifest import TensorSpec
 
 VERSION = "11.4.0.106"
+RTX_RUNS = (
+    "7.5",
+    "8.0",
+    "8.6",
+    "8.9",
+    "12.0",
+    "12.1",
+)  # compute capabilities; H100 and H200 have 9.0
 FAKE_GPU = Gpu("NVIDIA Fake 1", "8.6")
 EMBEDDING = TensorSpec("embedding", "float32", ("batch", 5))
 TENSORS = {
@@ -34,6 +44,13 @@ PROFILES = {
     "caption": (Profile((1, 2), (1, 4), (1, 32)), Profile((1, 2), (8, 4), (16, 32))),
     "clip": (Profile((1, 1, 3, 8, 8), (1, 4, 3, 8, 8), (4, 4, 3, 8, 8)),),
 }
+
+
+def require_on_gpu(engine):
+    """Skip a test of TensorRT or TensorRT for RTX where it is not installed or has no such GPU."""
+    pytest.importorskip(KINDS[engine].module)
+    if engine == "trt-rtx" and (gpu := CudaDevice().gpu).compute_capability not in RTX_RUNS:
+        pytest.skip(f"TensorRT for RTX does not run on {gpu}")
 
 
 def make_graph(folder, kind="caption"):

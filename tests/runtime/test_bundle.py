@@ -8,6 +8,8 @@ from dgl_runtime.bundle import Bundle, sha256_of
 from dgl_runtime.errors import BundleError
 from dgl_runtime.manifest import Manifest
 
+from .changed_bundles import changed_bundle
+
 FILES = (
     "caption.onnx",
     "caption.onnx.data",
@@ -108,6 +110,35 @@ def test_golden_inputs_that_are_none_are_the_bundles_fault(copy, values, content
         Bundle(copy).golden  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tokens", lambda array: array.ravel(), r"tokens is int32 \[\d+\]"),
+        (
+            "frames",
+            lambda array: array[:, :3],
+            r"frames is uint8 .*, expected uint8 \[\d, 4, 3, 32",
+        ),
+        (
+            "caption_embeddings",
+            lambda array: array[:, :7],
+            r"caption_embeddings is float32 \[\d+, 7",
+        ),
+        ("clip_embeddings", lambda array: array[:0], r"clip_embeddings is float32 \[0, 32\]"),
+        ("frame_weights", lambda array: array.astype(float), "frame_weights is float64"),
+    ],
+)
+def test_golden_inputs_that_do_not_fit_are_the_bundles_fault(
+    bundle, tmp_path, name, change, message
+):
+    def spoil(golden):
+        golden[name] = change(golden[name])
+
+    folder = changed_bundle(bundle, tmp_path / "copy", golden=spoil)
+    with pytest.raises(BundleError, match=f"does not hold the golden inputs: {message}"):
+        Bundle(folder).golden  # noqa: B018
+
+
 def test_the_golden_inputs_are_checked_before_they_are_read(copy):
     (copy / "golden.npz").write_bytes(b"no archive")
     with pytest.raises(BundleError, match=r"golden.npz has sha256"):
@@ -193,6 +224,10 @@ def test_a_field_of_another_type_is_refused(write, values, name, value):
         (("clips", "outputs", 0, "name"), "out", r"clips\.outputs are \['out', 'frame_weights'\]"),
         (("captions", "inputs", 0, "dtype"), "int64", r"has tokens int64 .*, expected int32"),
         (("clips", "inputs", 0, "shape"), [1, 3, 32, 32], r"has frames uint8 \[1, 3, 32, 32\], ex"),
+        (("clips", "inputs", 0, "shape", 0), None, r"has frames uint8 \[None, 'frames', 3, 32, 32"),
+        (("clips", "inputs", 0, "shape", 1), 7, r"has frames uint8 \['batch', 7, 3, 32, 32\], ex"),
+        (("mean",), ["a", "b", "c"], r"mean is \('a', 'b', 'c'\), expected 3 numbers"),
+        (("std",), [1, 2], r"std is \(1, 2\), expected 3 numbers"),
     ],
 )
 def test_a_value_that_no_runtime_can_work_with_is_refused(write, values, where, value, message):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -156,3 +157,30 @@ def test_two_engines_are_written_together_or_not_at_all(graph, monkeypatch):
 )  # fmt: skip
 def test_a_profile_covers_what_lies_between_its_ends(shape, covered):
     assert Profile((1, 2), (1, 8), (4, 32)).covers(shape) == covered
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("profiles",), [], "1 inputs, 1 outputs and 0 profiles"),
+        (("inputs",), [], "0 inputs, 1 outputs and 2 profiles"),
+        (("profiles", 0, "best"), [1], "profile .* does not fit tokens"),
+        (("profiles", 0, "best"), [1, "x"], "profile .* does not fit tokens"),
+        (("profiles", 0, "best"), [1, 99], "profile .* does not rise"),
+        (
+            ("outputs", 0, "shape"),
+            ["rows", 5],
+            r"embedding has dimensions \{'rows'\} that are none",
+        ),
+        (("outputs", 0, "shape"), [None, 5], "embedding has dimensions .* expected names and num"),
+        (("outputs", 0, "dtype"), "floaty", "floaty"),
+    ],
+)
+def test_a_sidecar_that_no_engine_can_have_is_refused(engine, graph, where, value, message):
+    values = json.loads(sidecar(engine).read_text())
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    sidecar(engine).write_text(json.dumps(values))
+    assert re.search(f"is not the sidecar of an engine: .*{message}", refusal(engine, graph))
