@@ -6,6 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks.options import (
+    COMPILE_MODES,
+    backbone_option,
+    out_option,
+    pretrained_option,
+    read_modes,
+    read_sizes,
+    threads_option,
+)
 from dgl_runtime.command import Command, fail
 from dgl_runtime.engines import DEVICES, ENGINES
 from dgl_train.options import data_root_option, dataset_option, device_option
@@ -14,45 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
 
 SUITES = ("paper", "alternatives")  # benchmarks.experiments.SUITES, without importing torch
-COMPILE_MODES = ("default", "max-autotune")
 METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
-
-
-backbone_option = click.option(
-    "--backbone", default="ViT-B-32-quickgelu", show_default=True, help="As dgl-train's."
-)
-pretrained_option = click.option(
-    "--pretrained", default="", help="Weight tag or file; random weights without."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the CPU."
-)
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("benchmarks/results"),
-    show_default=True,
-    help="Folder for the JSON and markdown files.",
-)
-
-
-def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    """Numbers above 0 with commas."""
-    try:
-        sizes = tuple(int(size) for size in text.split(","))
-    except ValueError:
-        sizes = (0,)
-    if min(sizes) < 1:
-        raise click.BadParameter(f"got {text!r}, expected numbers above 0 with commas.")
-    return sizes
-
-
-def _modes(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
-    """Modes of torch.compile with commas, or none."""
-    modes = tuple(mode for mode in text.split(",") if mode)
-    if unknown := set(modes) - set(COMPILE_MODES):
-        raise click.BadParameter(f"got {', '.join(unknown)}, known are {', '.join(COMPILE_MODES)}.")
-    return modes
 
 
 @click.group()
@@ -70,14 +41,14 @@ def bench() -> None:
 @click.option(
     "--compile",
     "modes",
-    callback=_modes,
+    callback=read_modes,
     default=",".join(COMPILE_MODES),
     show_default=True,
     help="Modes of torch.compile, with commas; empty for none.",
 )
 @click.option(
     "--batches",
-    callback=_sizes,
+    callback=read_sizes,
     default="1",
     show_default=True,
     help="Batch sizes, with commas; 1 is measured in any case.",
@@ -358,7 +329,7 @@ def doctor(bundle: Path | None, json_file: Path | None, threads: int) -> None:
 @bench.command(cls=Command)
 @click.option(
     "--sizes",
-    callback=_sizes,
+    callback=read_sizes,
     default="10000,100000,1000000",
     show_default=True,
     help="Numbers of clips, with commas.",

@@ -38,7 +38,7 @@ class Golden:
         queries, clips = len(self.tokens), len(self.frames)
         size, width = manifest.frame_size, manifest.embed_dim
         for name, dtype, shape in (
-            ("tokens", np.int32, (queries, *self.tokens.shape[1:2])),
+            ("tokens", np.int32, (queries, self.tokens.shape[-1])),
             ("frames", np.uint8, (clips, manifest.num_frames, 3, size, size)),
             ("caption_embeddings", np.float32, (queries, width)),
             ("clip_embeddings", np.float32, (clips, width)),
