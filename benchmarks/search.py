@@ -26,7 +26,7 @@ from benchmarks.search_libraries import LIBRARIES, OURS_APPROXIMATE, OURS_EXACT,
 from benchmarks.search_measure import TEXTS, Built, Opening, Point
 from benchmarks.timing import Paired
 from dgl_runtime.errors import EngineError
-from dgl_runtime.nearest import BREADTH
+from dgl_runtime.nearest import breadth_for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,19 +118,20 @@ def _bench_size(folder: Path, size: int, settings: SearchSettings) -> SizeResult
     for name in present:
         click.echo(f"{size} clips: searching with {name}", err=True)
         opening = _apart(measure.opening, folder, name, files[name])
-        points = _apart(measure.sweep, folder, name, files[name])
-        chosen = choose(name, points)
-        searched = {name: (files[name], chosen.breadth), base: (files[base], BREADTH)}
+        shipped = breadth_for(size)
+        points = _apart(measure.sweep, folder, name, files[name], shipped)
+        chosen = choose(name, points, shipped)
+        searched = {name: (files[name], chosen.breadth), base: (files[base], shipped)}
         paired = _apart(measure.pair, folder, searched, settings.rounds)
         size_bytes = files[name].stat().st_size
         results[name] = LibraryResult(built[name], size_bytes, opening, points, chosen, paired)
     return SizeResult(size, base, results, missing)
 
 
-def choose(name: str, points: Sequence[Point]) -> Point:
+def choose(name: str, points: Sequence[Point], shipped: int) -> Point:
     """Ours as it ships; of the others the smallest breadth with enough recall, or the largest."""
     if name == OURS_APPROXIMATE:
-        return next(point for point in points if point.breadth == BREADTH)
+        return next(point for point in points if point.breadth == shipped)
     enough = [point for point in points if point.recall[TEXTS] >= ENOUGH]
     return enough[0] if enough else points[-1]
 

@@ -116,11 +116,11 @@ def opening(folder: Path, name: str, file: Path) -> Opening:
     return Opening(seconds, before, opened, _held())
 
 
-def sweep(folder: Path, name: str, file: Path) -> list[Point]:
-    """Recall and time at every breadth; of an exact search, once."""
+def sweep(folder: Path, name: str, file: Path, shipped: int) -> list[Point]:
+    """Recall and time at every breadth, the one ours ships with among them; of an exact search, once."""
     library = LIBRARIES[name].open(folder / "gallery", file)
     points = []
-    for breadth in (0,) if library.is_exact else BREADTHS:
+    for breadth in (0,) if library.is_exact else sorted({*BREADTHS, shipped}):
         library.set_breadth(breadth)
         recall, times_ms = {}, {}
         for kind in (CLIPS, TEXTS):

@@ -15,7 +15,6 @@ from benchmarks.search import ENOUGH, LibraryResult, SearchResult, SizeResult
 from benchmarks.search_libraries import BREADTH_OF_BUILDING, LIBRARIES, LINKS, OURS_APPROXIMATE
 from benchmarks.search_measure import CLIPS, QUERIES, SEARCHES, TEXTS, TOP_K, Held
 from benchmarks.timing import WARM_UP
-from dgl_runtime.nearest import BREADTH
 
 _LIBRARIES = ("usearch", "faiss-cpu", "hnswlib")
 _MB = 1e6
@@ -83,7 +82,7 @@ def _notes(result: SearchResult) -> list[str]:
         "Clips are made embeddings: clusters of topics and videos in one cone. Texts lie in another cone, at "
         "a cosine of about 0.3 to their clip; the easier clip queries lie at 0.87.",
         f"Graphs: {LINKS} links, breadth {BREADTH_OF_BUILDING} while building. Breadth of a search: ours as "
-        f"it ships ({BREADTH}), of the others the smallest of the sweep with recall@{TOP_K} of texts of "
+        f"it ships, of the others the smallest of the sweep with recall@{TOP_K} of texts of "
         f"{ENOUGH} or more, or the largest.",
         "Of bandwidth: bytes of all embeddings at p50, against what one thread reads or copies, "
         f"{result.bytes_per_s / 1e9:.1f} GB/s (arrays larger than the caches; smaller galleries may pass it).",

@@ -18,7 +18,7 @@ from dgl_runtime import gallery_files as files
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery_clips import Clip, ClipRows, encode_clip
 from dgl_runtime.gallery_files import Header
-from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, BREADTH, ApproximateIndex, exact_top_k
+from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, ApproximateIndex, exact_top_k
 
 __all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "Gallery"]
 
@@ -248,11 +248,12 @@ class Gallery:
             return self._index.top_k(embeddings, queries, top_k)
         return exact_top_k(embeddings, queries, top_k)
 
-    def open_approximate_index(self, *, breadth: int = BREADTH) -> None:
+    def open_approximate_index(self, *, breadth: int | None = None) -> None:
         """Open the index, if there is one, now instead of at the first approximate search.
 
         Args:
-            breadth: Clips that a search keeps in view: more finds more and takes longer.
+            breadth: Clips that a search keeps in view: more finds more and takes longer; None:
+                ``dgl_runtime.nearest.breadth_for`` the gallery.
 
         Raises:
             GalleryError: The index is damaged or belongs to other embeddings.

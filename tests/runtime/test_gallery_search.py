@@ -122,6 +122,10 @@ def built(tmp_path_factory):
     return path, path.read_bytes(), embeddings
 
 
+def test_a_larger_gallery_is_searched_with_more_in_view():
+    assert [nearest.breadth_for(size) for size in (1, 100_000, 400_000)] == [512, 512, 1024]
+
+
 def test_approximate_hits_are_nearly_complete_and_their_similarities_exact(indexed):
     queries = clustered(50, seed=3)
     exact, exact_similarity = indexed.search(queries, 10)
