@@ -51,7 +51,7 @@ def breadth_for(num_clips: int) -> int:
     So that recall@10 of texts stays near 0.99, as measured by ``dgl-bench search``: with the square root
     of a gallery's size from 100,000 clips on.
     """
-    return round(_BREADTH * max(1.0, num_clips / _BREADTH_UP_TO) ** 0.5)
+    return round(_BREADTH * math.sqrt(max(1.0, num_clips / _BREADTH_UP_TO)))
 
 
 def exact_top_k(embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
