@@ -136,12 +136,19 @@ def test_a_graph_that_no_engine_opens_lists_every_reason(bundle, tmp_path, only,
     assert "\n" not in str(caught.value)
 
 
-def test_with_one_candidate_nothing_is_measured_or_kept(bundle, monkeypatch, only, cache):
+def test_the_only_candidate_is_checked_once_and_not_timed(bundle, tmp_path, monkeypatch, only):
+    def spoil(golden):
+        golden["caption_embeddings"][1, 2] += 0.01
+
     only("onnx")
-    forbid_measuring(monkeypatch)
-    found = chosen(bundle)
-    assert (found.candidate, found.why) == (ONNX, "the one installed that reads this bundle")
-    assert not cache.exists()
+    monkeypatch.setattr(choice, "time_in_turn", None)
+    for _ in range(2):
+        found = chosen(bundle)
+        assert (found.candidate, found.why) == (ONNX, "the one that works here")
+        monkeypatch.setattr(choice, "check_graph", None)  # the second time it is known
+    monkeypatch.undo()
+    with pytest.raises(BundleError, match="fails its self-check"):
+        chosen(changed_bundle(bundle, tmp_path / "copy", golden=spoil))
 
 
 def test_an_engine_asked_for_by_name_is_not_measured(bundle, monkeypatch):
