@@ -169,7 +169,10 @@ def test_it_runs_without_torch_and_onnx():
 
 def test_without_any_engine_it_fails_and_says_what_to_install():
     code, out, err = run_without("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
-    assert (code, err) == (1, "Error: no engine works here; the table says what to install.\n")
+    assert (code, err) == (
+        1,
+        "Error: no engine works here; above it says why, and what to install.\n",
+    )
     assert "- onnx on cpu: pip install 'dgl-retrieval[cpu]'" in out
     assert "- openvino on cpu: pip install 'dgl-retrieval[openvino]'" in out
 

@@ -148,8 +148,8 @@ def test_a_wrong_variant_has_no_time_and_fails(run, stand_in, task, wrong):
         assert row.get("remark") == (f"not measured, {found}" if is_wrong else None)
 
 
-def test_an_unknown_mode_of_the_compiler_is_wrong_usage(run):
-    result = run("--compile", "default,fast")[0]
+def test_an_unknown_mode_of_the_compiler_is_wrong_usage():
+    result = CliRunner().invoke(bench, ["encode", "--compile", "default,fast"])
     assert result.exit_code == 2
     assert "got fast, known are default, max-autotune." in result.stderr
 
