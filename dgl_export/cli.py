@@ -78,7 +78,7 @@ def export(
       dgl-export --rebuild bundle
     """  # noqa: D301 - click's own marker
     if rebuild is not None:
-        _refuse_more_than("rebuild")
+        _refuse_other_options()
         _rebuild(rebuild)
         return
     if out is None:
@@ -127,16 +127,16 @@ def export(
         click.echo(_whether_run())
 
 
-def _refuse_more_than(option: str) -> None:
+def _refuse_other_options() -> None:
     context = click.get_current_context()
     given = [
         name
         for name in context.params
-        if name != option and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if name != "rebuild" and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if given:
         raise click.UsageError(
-            f"--{option} takes the bundle as it was exported; it goes with no other option."
+            "--rebuild takes the bundle as it was exported; it goes with no other option."
         )
 
 

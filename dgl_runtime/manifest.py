@@ -157,13 +157,17 @@ class Manifest:
         return manifest
 
 
-def _graph(data: dict[str, Any]) -> Graph:
-    def specs(name: str) -> tuple[TensorSpec, ...]:
-        return tuple(
-            typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[name]
-        )
+def read_specs(data: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    """Tensors as JSON gave them.
 
-    tensors = {name: specs(name) for name in ("inputs", "outputs")}
+    Raises:
+        TypeError: A field is missing, unknown or of another type.
+    """
+    return tuple(typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data)
+
+
+def _graph(data: dict[str, Any]) -> Graph:
+    tensors = {name: read_specs(data[name]) for name in ("inputs", "outputs")}
     return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
 
 

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-# From how many clips the approximate index pays. One thread, E = 512: exact search takes 0.4 ms a
-# query at 10 k clips, 3.5 at 50 k, 6.5 at 100 k, 14 at 200 k; through the graph about 3 ms at any
-# size. Embedding the query takes about 10 ms. Building takes 1.4, 18, 45 and 86 s.
+# From how many clips the approximate index pays: exact search of so many takes several times as long as
+# through the graph, and longer than embedding the query (dgl-bench search, dgl-bench encode).
 APPROXIMATE_PAYS_FROM = 100_000
 
 _QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time

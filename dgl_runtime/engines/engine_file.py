@@ -17,7 +17,7 @@ import numpy as np
 
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.errors import EngineError
-from dgl_runtime.manifest import TensorSpec, typed
+from dgl_runtime.manifest import TensorSpec, read_specs, typed
 
 SCHEMA_VERSION = 1
 FOLDER = "engines"
@@ -76,12 +76,7 @@ class EngineInfo:
                 raise ValueError(
                     f"schema_version is {version!r}, this version reads {SCHEMA_VERSION}"
                 )
-            tensors = {
-                side: tuple(
-                    typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data[side]
-                )
-                for side in ("inputs", "outputs")
-            }
+            tensors = {side: read_specs(data[side]) for side in ("inputs", "outputs")}
             profiles = tuple(
                 Profile(**{name: tuple(shape) for name, shape in one.items()})
                 for one in data["profiles"]

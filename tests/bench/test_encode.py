@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import encode, encode_variants
 from benchmarks.cli import bench
 from benchmarks.encode_variants import COMPILED, ENGINE_NAMES, FOLDED, TARGETS, UNFOLDED
+from benchmarks.options import COMPILE_MODES
 from benchmarks.work import block_flop, caption_work, clip_work
 from dgl_export.fold import fold
 from dgl_runtime.errors import EngineError
@@ -149,6 +150,7 @@ def test_a_wrong_variant_has_no_time_and_fails(run, stand_in, task, wrong):
 
 
 def test_an_unknown_mode_of_the_compiler_is_wrong_usage():
+    assert tuple(COMPILED) == COMPILE_MODES
     result = CliRunner().invoke(bench, ["encode", "--compile", "default,fast"])
     assert result.exit_code == 2
     assert "got fast, known are default, max-autotune." in result.stderr

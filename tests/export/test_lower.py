@@ -175,9 +175,12 @@ def test_each_bound_counts(cosine, first, fault):
         quality.require(measured, "int8", "none")
 
 
-@pytest.mark.parametrize(("same", "passes"), [(30, True), (29, False)])
-def test_two_captions_of_a_small_set_are_chance(same, passes):
-    measured = Quality(1.0, 1.0, same / 32, None, None, num_captions=32, num_clips=8)
+@pytest.mark.parametrize(
+    ("captions", "lost", "passes"), [(32, 2, True), (32, 3, False), (8, 2, False)]
+)
+def test_one_or_two_captions_of_a_small_set_are_chance(captions, lost, passes):
+    after = 100 * (captions - lost) / captions
+    measured = Quality(1.0, 1.0, 1.0, 100.0, after, num_captions=captions, num_clips=8)
     assert (quality.faults(measured, "int8") == []) == passes
 
 
