@@ -51,7 +51,7 @@ def test_every_variant_is_measured_and_written(run, monkeypatch):
         for row in rows:
             if row["precision"] == "fp32" and "max_abs" in row:
                 assert row["max_abs"] <= 1e-5
-            if one["batch"] == 1 and "not measured" not in row.get("remark", ""):
+            if one["batch"] == 1:
                 assert len(row["times_ms"]) == 2
                 assert row["min_cosine"] > 0.99
             assert row["variant"] in result.stdout
