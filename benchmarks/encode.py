@@ -44,6 +44,9 @@ from dgl_train.vocabulary import clip_tokenizer
 CAPTION = "a man is playing the guitar on a stage"
 PADDED_LENGTH = 32  # the research code pads every caption to this
 SEED = 0
+SETTLE = (
+    1  # calls before each that is timed: an idle engine's threads take milliseconds to come back
+)
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,8 @@ def _time(
         if task in variant.encode and (variant.any_batch or batch == 1)
     }
     # Larger batches take longer and vary less.
-    return time_paired(
-        calls, rounds=max(1, rounds // batch), label=f"{method}, {task}, batch {batch}"
-    )
+    label = f"{method}, {task}, batch {batch}"
+    return time_paired(calls, rounds=max(1, rounds // batch), settle=SETTLE, label=label)
 
 
 def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> list[Graph]:

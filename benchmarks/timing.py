@@ -72,6 +72,7 @@ def time_paired(
     *,
     rounds: int,
     warm_up: int = WARM_UP,
+    settle: int = 0,
     pause_s: float = PAUSE_S,
     label: str = "rounds",
 ) -> Paired[Result]:
@@ -81,7 +82,9 @@ def time_paired(
         variants: Name -> a call without arguments, which returns when its result is ready.
         rounds: Rounds to keep, at least 1.
         warm_up: Rounds before them.
-        pause_s: Rest before every call, in seconds.
+        settle: Calls of a variant before each that is timed, so that its threads are awake and the caches
+            are its own: what it takes when it works alone, one call after another.
+        pause_s: Rest before a variant's turn, in seconds.
         label: What the progress bar on stderr says.
     """
     names = list(variants)
@@ -96,6 +99,8 @@ def time_paired(
         for turn in bar:
             for name in (names[place] for place in orders[turn % len(orders)]):
                 time.sleep(pause_s)
+                for _ in range(settle):
+                    variants[name]()
                 started = time.perf_counter()
                 results[name] = variants[name]()
                 elapsed = time.perf_counter() - started

@@ -43,6 +43,16 @@ def test_rounds_are_interleaved_and_warm_up_is_not_kept():
     assert gc.isenabled()
 
 
+def test_a_variant_settles_before_each_of_its_timed_calls():
+    called = []
+    calls = {name: (lambda name=name: called.append(name)) for name in "ab"}
+    paired = time_paired(calls, rounds=3, warm_up=1, settle=2, pause_s=0)
+    assert [called[first : first + 3] for first in range(0, 24, 3)] == [
+        [name] * 3 for name in called[::3]
+    ]
+    assert {name: len(times) for name, times in paired.times_ms.items()} == {"a": 3, "b": 3}
+
+
 def test_a_failing_variant_leaves_garbage_collection_on():
     def fail():
         raise ValueError("broken variant")
