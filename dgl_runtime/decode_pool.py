@@ -3,18 +3,10 @@
 What they have read waits in their sockets until it is taken, so memory is bounded by their number.
 """
 
-import json
-import math
-import signal
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Self
 
@@ -22,17 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.cutting import Cutting
-from dgl_runtime.errors import EngineError
+from dgl_runtime.decode_process import DecodeProcess, Limits, WorkerLost
 from dgl_runtime.windows import Span
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What one video may cost: bytes of memory, and seconds without a sign of life."""
-
-    most_bytes: int = 6 * 2**30
-    silent_s: float = 300.0
-
+__all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
 
 @dataclass(frozen=True)
 class Job:
@@ -76,39 +61,11 @@ Choose = Callable[[Seen], Sequence[int]]  # which spans to read
 
 @dataclass
 class _Worker:
-    """One process, its socket, and the video it looks into."""
+    """A process, and the video it looks into."""
 
-    process: subprocess.Popen[bytes]
-    line: Connection
+    process: DecodeProcess
     job: Job | None = None
     seen: Seen | None = None
-    heard_at: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def start(cls, limits: Limits) -> Self:
-        ours, theirs = Pipe()
-        with theirs:
-            command = [sys.executable, "-m", "dgl_runtime.decode_worker"]
-            command += [str(theirs.fileno()), str(limits.most_bytes)]
-            process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        return cls(process, ours)
-
-    def say(self, message: object) -> None:
-        """Send, if it is still there; that it is not shows when it is heard."""
-        with suppress(OSError):
-            self.line.send_bytes(json.dumps(message).encode())
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-        self.line.close()
 
 
 class DecodePool:
@@ -135,14 +92,14 @@ class DecodePool:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.close()
+            worker.process.close()
         self._workers.clear()
 
     def stop(self) -> None:
         """End the processes, and so a :meth:`read` in another thread."""
         self._is_stopped = True
         for worker in self._workers:
-            worker.process.kill()
+            worker.process.process.kill()
 
     def read(self, jobs: Iterable[Job], choose: Choose) -> Iterator[Found]:
         """Look into videos; of one video ``Seen`` comes first, then ``Clips``, then ``Done``.
@@ -151,81 +108,62 @@ class DecodePool:
             jobs: The videos; taken one by one as processes come free.
             choose: Says which clips of a video to read, as numbers of its spans, ascending.
         """
-        waiting, busy = iter(jobs), deque[_Worker]()
+        waiting, busy = iter(jobs), list[_Worker]()
         while not self._is_stopped:
             while len(busy) < self._jobs and (job := next(waiting, None)) is not None:
                 busy.append(self._begin(job, busy))
             if not busy:
                 return
-            for worker in self._that_speak(busy):
-                found = self._hear(worker, choose)
-                if found is not None:
+            for worker in self._with_something_to_say(busy):
+                if (found := self._hear(worker, choose)) is not None:
                     yield found
                 if worker.job is None:
                     busy.remove(worker)
 
-    def _begin(self, job: Job, busy: deque[_Worker]) -> _Worker:
+    def _begin(self, job: Job, busy: list[_Worker]) -> _Worker:
         idle = [worker for worker in self._workers if worker not in busy]
         if not idle:
-            idle = [_Worker.start(self._limits)]
+            idle = [_Worker(DecodeProcess.start(self._limits))]
             self._workers += idle
         worker = idle[0]
-        worker.job, worker.seen, worker.heard_at = job, None, time.monotonic()
+        worker.job, worker.seen = job, None
         asked = {"path": str(job.path), "content": job.content, "cutting": str(self._cutting)}
-        worker.say({**asked, "form": self._form})
+        worker.process.say({**asked, "form": self._form})
         return worker
 
-    def _that_speak(self, busy: deque[_Worker]) -> list[_Worker]:
-        """Workers with something to hear, or with nothing for too long."""
+    def _with_something_to_say(self, busy: list[_Worker]) -> list[_Worker]:
+        """Wait for some; those that have said nothing for too long are among them."""
         now = time.monotonic()
-        patience_s = min(one.heard_at for one in busy) + self._limits.silent_s - now
-        ready = wait([one.line for one in busy], timeout=max(patience_s, 0.0))
-        now = time.monotonic()
-        speaking = [one for one in busy if one.line in ready]
-        for one in speaking:
-            one.heard_at = now
-        silent = [one for one in busy if now - one.heard_at >= self._limits.silent_s]
-        return speaking + silent
+        patience_s = min(one.process.heard_at for one in busy) + self._limits.silent_s - now
+        ready = wait([one.process.line for one in busy], timeout=max(patience_s, 0.0))
+        late = time.monotonic() - self._limits.silent_s
+        return [one for one in busy if one.process.line in ready or one.process.heard_at <= late]
 
     def _hear(self, worker: _Worker, choose: Choose) -> Found | None:
-        if time.monotonic() - worker.heard_at >= self._limits.silent_s:
-            limit = f"{self._limits.silent_s:g} s"
-            return self._lost(worker, f"took more than {limit} without any progress")
-        try:
-            message = json.loads(worker.line.recv_bytes())
-            if "clips" in message:
-                frames = self._receive(worker, len(message["clips"]))
-        except (EOFError, OSError):
-            code = worker.process.wait()
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return self._lost(worker, f"crashed the decoder ({how})")
-        job, seen = worker.job, worker.seen
+        job = worker.job
         assert job is not None
-        if "clips" in message:
-            assert seen is not None
-            return Clips(seen, tuple(message["clips"]), frames)
+        try:
+            message = worker.process.hear()
+            if "clips" in message:
+                assert worker.seen is not None
+                numbers = tuple(message["clips"])
+                return Clips(worker.seen, numbers, self._pixels(worker.process.receive(), len(numbers)))
+        except WorkerLost as loss:
+            worker.process.close()
+            self._workers.remove(worker)
+            worker.job = None
+            fault = f"{job.path} {loss}. Play it to check, and re-encode it."
+            return Done(job, worker.seen, fault)
         if "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
             worker.seen = Seen(job, message["content"], message["duration_s"], spans)
-            worker.say(list(choose(worker.seen)))
+            worker.process.say(list(choose(worker.seen)))
             return worker.seen
         if "done" in message:
             worker.job = None
-            return Done(job, seen, message["done"])
-        return None
+            return Done(job, worker.seen, message["done"])
+        return None  # a sign of life
 
-    def _receive(self, worker: _Worker, count: int) -> NDArray[np.uint8]:
+    def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:
         num_frames, size = self._form
-        frames = np.empty((count, num_frames, 3, size, size), np.uint8)
-        received = worker.line.recv_bytes_into(frames.data.cast("B"))
-        if received != math.prod(frames.shape):
-            raise EngineError(f"a decoder sent {received} bytes, expected {frames.nbytes}.")
-        return frames
-
-    def _lost(self, worker: _Worker, what: str) -> Done:
-        """Give up a process and the video it was at."""
-        worker.close()
-        self._workers.remove(worker)
-        job, worker.job = worker.job, None
-        assert job is not None
-        return Done(job, worker.seen, f"{job.path} {what}. Play it to check, and re-encode it.")
+        return np.frombuffer(data, np.uint8).reshape(count, num_frames, 3, size, size)

@@ -1,14 +1,21 @@
-"""The process that looks into videos for an index or an upload: it hashes, cuts and decodes.
+"""The process that looks into videos: it hashes, cuts and decodes them, and makes pictures and previews.
 
 Apart, because a damaged video may crash a decoder, hang it, or make it take all memory. It talks with
-its parent over one socket, in JSON and raw pixels: nothing it says can make the parent run anything.
+its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
     parent: {"path", "content", "cutting", "form"}      a video; content null: hash it
-    worker: {"alive"}                                   now and then
-            {"content", "duration_s", "spans"}          what it holds
+    worker: {"content", "duration_s", "spans"}          what it holds
     parent: [0, 1, 5]                                   which of the spans to read
     worker: {"clips": [0, 1]} and their pixels          again and again
-            {"done": null or "what is wrong with it"}
+
+    parent: {"path", "picture": {"second", "side"}}     the frame on display then
+    worker: {"bytes": true} and a JPEG
+
+    parent: {"path", "preview": {"start_s", "end_s", "out"}}
+            written to the file "out"
+
+    worker: {"alive": true}                             now and then, in between
+            {"done": null, or "what is wrong with it"}  last of all
 """
 
 import json
@@ -16,7 +23,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -28,6 +35,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import DglError, MediaError
+from dgl_runtime.preview import picture, write_preview
 from dgl_runtime.video import read_clips
 from dgl_runtime.windows import Span
 
@@ -84,7 +92,20 @@ def work(line: Line) -> None:
 
 
 def _look_into(line: Line, job: dict[str, Any]) -> str | None:
-    path, cutting = Path(job["path"]), Cutting.from_text(job["cutting"])
+    path = Path(job["path"])
+    if "picture" in job:
+        made = picture(path, **job["picture"])
+        line.say({"bytes": True})
+        line.connection.send_bytes(made)
+        return None
+    if "preview" in job:
+        write_preview(path, **job["preview"], sign=line.sign)
+        return None
+    return _cut(line, path, job)
+
+
+def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
+    cutting = Cutting.from_text(job["cutting"])
     duration_s, spans = cutting.spans(path, line.sign)
     content = job["content"] or _content_hash(path, line)
     times = [[span.start_s, span.end_s] for span in spans]

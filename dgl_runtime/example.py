@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Limits
+from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job
+from dgl_runtime.decode_process import Limits
 from dgl_runtime.errors import MediaError
 
 if TYPE_CHECKING:

@@ -84,7 +84,7 @@ class Gallery:
                 "expected a text and two numbers above 0."
             )
         folder = Path(folder)
-        header = Header(bundle_id, str(bundle_path), embed_dim, num_frames, 0, 0)
+        header = Header(bundle_id, str(bundle_path), embed_dim, num_frames, 0)
         with contextlib.ExitStack() as held:
             try:
                 vectors.require_unused(folder, RECORDS)
@@ -173,6 +173,11 @@ class Gallery:
     def bundle_path(self) -> str:
         """Where that bundle lay when the gallery was made."""
         return self._header.bundle_path
+
+    @property
+    def version(self) -> int:
+        """Grows with every change; of a snapshot it stays, while ``records.newest_version`` grows."""
+        return self._header.version
 
     @property
     def embed_dim(self) -> int:

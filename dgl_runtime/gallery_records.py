@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -75,7 +75,8 @@ class Header:
     embed_dim: int
     num_frames: int
     num_rows: int
-    generation: int  # of the vector files: compacting writes new ones
+    generation: int = 0  # of the vector files: compacting writes new ones
+    version: int = 0  # grows with every change
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class Records:
                     header.num_frames,
                     header.num_rows,
                     header.generation,
+                    header.version,
                 )
-                connection.execute("INSERT INTO header VALUES (?, ?, ?, ?, ?, ?)", values)
+                connection.execute("INSERT INTO header VALUES (?, ?, ?, ?, ?, ?, ?)", values)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             finally:
@@ -172,6 +174,12 @@ class Records:
         if not fits or any(not isinstance(n, int) or n < 0 for n in numbers) or 0 in numbers[:2]:
             raise damaged(self._folder / RECORDS, f"its header says {found[0]}")
         return Header(bundle_id, os.fsdecode(bundle_path), *numbers)
+
+    def newest_version(self) -> int:
+        """The version that a reader who opens now would see."""
+        with faults_of(self._folder), closing(open_reader(self._folder / RECORDS)) as connection:
+            (version,) = connection.execute("SELECT version FROM header").fetchone()
+        return int(version)
 
     def clip(self, row: int) -> Clip:
         """The clip of one row.
@@ -223,6 +231,33 @@ class Records:
         count: int = self.rows(query, (content_sha256,))[0][0]
         return count
 
+    def count_videos(self) -> int:
+        """How many videos have been looked into."""
+        count: int = self.rows("SELECT count(*) FROM videos")[0][0]
+        return count
+
+    def video_of(self, row: int) -> int:
+        """The number of a clip's video."""
+        number: int = self.rows("SELECT video_id FROM clips WHERE row = ?", (row,))[0][0]
+        return number
+
+    def content_of(self, video_id: int) -> str | None:
+        """The content of a video; None: there is no such video."""
+        found = self.rows("SELECT content_sha256 FROM videos WHERE id = ?", (video_id,))
+        return found[0][0] if found else None
+
+    def states(self, content_sha256: str) -> list[FileState]:
+        """Files with a content, as they were when they were looked into."""
+        query = """SELECT path, size, mtime_ns FROM files JOIN videos ON videos.id = video_id
+            WHERE content_sha256 = ? AND size IS NOT NULL ORDER BY files.rowid"""
+        return [FileState(os.fsdecode(path), *rest) for path, *rest in self.rows(query, (content_sha256,))]
+
+    def metadata_of(self, video_id: int) -> dict[str, str | int | float | None]:
+        """What the metadata says of a video."""
+        names = self.metadata_columns()
+        found = self.rows("SELECT * FROM metadata WHERE video_id = ?", (video_id,)) if names else []
+        return dict(zip(names, found[0][1:], strict=True)) if found else {}
+
     def typical_length_s(self) -> float | None:
         """How long the clips are that were added last, seconds; None: there are none."""
         last = "SELECT end_s - start_s FROM clips ORDER BY row DESC LIMIT 100"
@@ -263,6 +298,7 @@ class Records:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("UPDATE header SET version = version + 1")
                 self._connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):

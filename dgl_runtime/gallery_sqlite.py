@@ -19,7 +19,8 @@ _WAIT_S = 30.0  # for another process's transaction
 SCHEMA = """
 CREATE TABLE header (
     bundle_id TEXT NOT NULL, bundle_path BLOB NOT NULL, embed_dim INTEGER NOT NULL,
-    num_frames INTEGER NOT NULL, num_rows INTEGER NOT NULL, generation INTEGER NOT NULL
+    num_frames INTEGER NOT NULL, num_rows INTEGER NOT NULL, generation INTEGER NOT NULL,
+    version INTEGER NOT NULL
 );
 CREATE TABLE videos (
     id INTEGER PRIMARY KEY, content_sha256 TEXT NOT NULL UNIQUE, duration_s REAL NOT NULL
