@@ -228,10 +228,18 @@ class Retriever:
             DglError: The query is empty.
             GalleryError: No gallery, it belongs to another bundle, or the condition does not work.
         """
+        refinement = Refinement(where, grouping, bank_hubness)
+        return self.search_embeddings(self.embed_query(query), top_k, refinement)[0]
+
+    def embed_query(self, query: str) -> Float32:
+        """Embed the text of a search: unit-norm float32 [1, E].
+
+        Raises:
+            DglError: It is empty.
+        """
         if not query.strip():
             raise DglError("the query is empty. Say in a few words what the moment shows.")
-        refinement = Refinement(where, grouping, bank_hubness)
-        return self.search_embeddings(self.embed_texts([query]), top_k, refinement)[0]
+        return self.embed_texts([query])
 
     def search_embeddings(
         self, queries: Float32, top_k: int = 10, refinement: Refinement | None = None
