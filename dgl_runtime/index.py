@@ -7,6 +7,7 @@ is looked into at all: a file of the same size and time is not opened, a known c
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class IndexReport:
     clips_present: int  # of these videos, in the gallery before
     files_dropped: int  # gone from the disk
     broken: tuple[BrokenVideo, ...]
+    encoding_s: float
+    waiting_s: float  # in which the encoder had nothing to do
 
 
 def index_videos(
@@ -74,17 +77,21 @@ def index_videos(
         unknown = [job for path in videos if (job := run.look_up(path)) is not None]
         bar.update(len(videos) - len(unknown))
         with closing(_ahead(pool.read(unknown, run.choose), pool.stop)) as found:
+            waiting_since = time.perf_counter()
             for items in found:
+                run.waiting_s += time.perf_counter() - waiting_since
                 run.encode([item for item in items if isinstance(item, Clips)])
                 for item in items:
                     if isinstance(item, Done):
                         run.finish(item)
                         bar.update()
                 bar.set_postfix(clips=run.added, present=run.present, broken=len(run.broken))
+                waiting_since = time.perf_counter()
         dropped = _forget_missing(gallery, paths) if prune else 0
         gallery.compact()
         _index_large(gallery)
-    return IndexReport(len(videos), run.added, run.present, dropped, tuple(run.broken))
+    counts = len(videos), run.added, run.present, dropped
+    return IndexReport(*counts, tuple(run.broken), run.encoding_s, run.waiting_s)
 
 
 def default_jobs() -> int:
@@ -101,6 +108,8 @@ class _Run:
     cutting: Cutting
     added: int = 0
     present: int = 0
+    encoding_s: float = 0.0
+    waiting_s: float = 0.0
     broken: list[BrokenVideo] = field(default_factory=list)
     _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
     _promised: set[tuple[str, float, float]] = field(default_factory=set)  # perhaps not appended yet
@@ -138,6 +147,7 @@ class _Run:
         """Encode clips, of several videos together, and add them."""
         if not found:
             return
+        started = time.perf_counter()
         clips = [clip for one in found for clip in _clips_of(one.seen, one.numbers)]
         frames = np.concatenate([one.frames for one in found])
         for first in range(0, len(clips), CLIPS_PER_BATCH):
@@ -145,6 +155,7 @@ class _Run:
             encoded = self.retriever.embed_clips(frames[part])
             self.gallery.append(clips[part], encoded.embeddings, encoded.frame_weights)
             self.added += len(clips[part])
+        self.encoding_s += time.perf_counter() - started
 
     def finish(self, done: Done) -> None:
         """A video is through: was all of it read, and was it the same file all the time?"""
