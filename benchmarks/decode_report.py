@@ -19,7 +19,7 @@ TITLES = {
 def make_report(result: DecodeResult) -> Report:
     """Tables for people, every raw number for programs."""
     return Report(
-        name="decode",
+        name=f"decode-{result.threads}-threads" if result.threads > 1 else "decode-1-thread",
         title=f"Reading {NUM_FRAMES} frames of a clip",
         date=datetime.date.today().isoformat(),
         machine=describe_machine((*PACKAGES, *VERSIONS)),

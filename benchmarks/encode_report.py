@@ -12,6 +12,7 @@ from benchmarks.plots import line_plot, linked
 from benchmarks.report import Report, Table, spread_cells
 from benchmarks.timing import WARM_UP
 from dgl_export.parity import MAX_ABS
+from dgl_export.quality import faults
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
@@ -103,7 +104,8 @@ def _notes(result: EncodeResult) -> list[str]:
         "ONNX Runtime's int8 finds the scale of a layer's input as it runs; OpenVINO's int8 has fixed ones, "
         "set on made captions and clips.",
         "Quality: on made captions and clips that set no scale. Weights are random unless --pretrained says "
-        "otherwise, so what counts there is the cosine; dgl-bench quality measures recall.",
+        "otherwise: then all clips are alike and the first one is chance, what counts is the cosine, and what "
+        "dgl-export would refuse for its first clips is timed all the same. dgl-bench quality measures recall.",
         "Roofline: FLOP of the folded graph's matrix products and the weights it reads, at the median time, "
         "against a large matrix product of the same precision and a large read or copy in torch, measured "
         "before and after (the better of both). Weights count with the precision's size, also those that "
@@ -188,6 +190,7 @@ def _quality_table(series: list[Series]) -> Table:
                         f"{measured.mean_cosine:.5f}",
                         f"{measured.top1_agreement:.1%}",
                         f"{measured.num_captions} x {measured.num_clips}",
+                        "; ".join(faults(measured, variant.precision)) or "passes",
                     ]
                 )
     columns = [
@@ -197,6 +200,7 @@ def _quality_table(series: list[Series]) -> Table:
         "mean",
         "same first clip",
         "captions x clips",
+        "gate of dgl-export",
     ]
     return Table("Quality of the lower precisions", columns, rows, text_columns=2)
 

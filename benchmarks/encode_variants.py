@@ -203,8 +203,8 @@ def _write(
         models = [onnx.load(folder / graph.file) for graph in graphs]
         pairs = zip(models, graphs, strict=True)
         return [write_graph(*pair, target, (out, ())).graph for pair in pairs], None
-    written, quality = lower(folder, graphs, target, calibration, out)
-    return [one.graph for one in written], quality
+    lowered = lower(folder, graphs, target, calibration, out)
+    return [one.graph for one in lowered.written], lowered.quality
 
 
 def _open(path: Path, target: Target, threads: int, device: str) -> Engine:

@@ -160,7 +160,9 @@ def _write_encoders(
         parity = require(measure(golden, *(one.engine for one in written)))
     else:
         calibration = calibration or made_calibration(request.clip_form, clip_tokenizer())
-        written, quality = lower(float32, graphs, form, calibration, folder)
+        lowered = lower(float32, graphs, form, calibration, folder)
+        lowered.require()
+        quality, written = lowered.quality, lowered.written
         graphs, engines = [one.graph for one in written], [one.engine for one in written]
         parity, golden = measure(golden, *engines), rerun(golden, *engines)
     shutil.rmtree(float32)

@@ -1,4 +1,4 @@
-"""From float32 graphs to a lower precision: convert, keep what loses too much, gate."""
+"""From float32 graphs to a lower precision: convert, keep what loses too much, judge."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,13 +61,31 @@ class Prepared:
         return written
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """The graphs of a lower precision, and what they cost together; not gated yet."""
+
+    written: list[WrittenGraph]  # captions, clips
+    quality: Quality  # on the half that judges
+    precision: str
+    worst_layers: str  # in words
+
+    def require(self) -> None:
+        """Pass the gate.
+
+        Raises:
+            ExportError: They cost more than it allows.
+        """
+        quality.require(self.quality, self.precision, self.worst_layers)
+
+
 def lower(
     folder: Path, graphs: Sequence[Graph], target: Target, calibration: Calibration, out: Path
-) -> tuple[list[WrittenGraph], Quality]:
+) -> Lowered:
     """Convert the caption graph and the clip graph.
 
     No layer is kept in float32 at first, then the worst 2, 4, 8 ... of each graph, until the half that sets
-    scales passes the gate with room to spare. The other half decides.
+    scales passes the gate with room to spare. The other half judges.
 
     Args:
         folder: Where the float32 graphs lie.
@@ -76,11 +94,8 @@ def lower(
         calibration: The half that scales and kept layers are chosen on, and the half that judges.
         out: Where the new graphs are written.
 
-    Returns:
-        The new graphs, and what they cost together.
-
     Raises:
-        ExportError: They cost more than the gate allows, or nothing in them has that precision.
+        ExportError: Nothing in them has that precision.
     """
     exact = [open_engine(folder / graph.file, device="cpu", threads=0) for graph in graphs]
     calibrates, judges = calibration.calibrates, calibration.judges
@@ -98,8 +113,7 @@ def lower(
             break
     ours = quality.embed_half([one.engine for one in written], judges)
     measured = quality.compare(ours, quality.embed_half(exact, judges), judges.answers)
-    quality.require(measured, target.precision, _worst(prepared, count))
-    return written, measured
+    return Lowered(written, measured, target.precision, _worst(prepared, count))
 
 
 def _prepare(folder: Path, graph: Graph, target: Target, feeds: Iterable[Feeds]) -> Prepared:
