@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from benchmarks.decode_clips import MadeClip, write_clip
-from benchmarks.machine import describe_machine, load_average
+from benchmarks.machine import describe_machine
 from benchmarks.report import Report, Table
 from dgl_runtime.errors import EngineError
 
@@ -119,7 +119,9 @@ def _run(settings: IndexSettings, videos: Path, gallery: Path, jobs: int) -> Ind
     assert process.stdout is not None
     said = process.stdout.read()
     if process.returncode:
-        raise EngineError(f"the run that indexed {videos} failed with exit code {process.returncode}.")
+        raise EngineError(
+            f"the run that indexed {videos} failed with exit code {process.returncode}."
+        )
     clips, encoding_s, waiting_s = json.loads(said.splitlines()[-1])
     main_cpu_s = cpu_s.pop(process.pid)
     return IndexRun(
@@ -161,7 +163,15 @@ def _read(path: Path) -> str:
 
 def make_report(settings: IndexSettings, runs: Sequence[IndexRun], load: float | None) -> Report:
     """A table for people, every number for programs."""
-    columns = ["videos", "jobs", "clips", "clips/s", "encoder waited", "CPU of decoding", "CPU of encoding"]
+    columns = [
+        "videos",
+        "jobs",
+        "clips",
+        "clips/s",
+        "encoder waited",
+        "CPU of decoding",
+        "CPU of encoding",
+    ]
     columns += ["encoder MB", "decoders MB"]
     rows = []
     for one in runs:

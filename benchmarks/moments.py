@@ -19,7 +19,15 @@ from benchmarks.report import Report, Table
 from dgl_runtime import Retriever
 from dgl_runtime.moments import Hit
 from dgl_runtime.windows import Span
-from dgl_train.synthetic import FPS, NUM_FRAMES, PlannedClip, looks, plan_clips, render_clip, write_mp4
+from dgl_train.synthetic import (
+    FPS,
+    NUM_FRAMES,
+    PlannedClip,
+    looks,
+    plan_clips,
+    render_clip,
+    write_mp4,
+)
 
 CLIP_S = NUM_FRAMES / FPS
 FOUND_FROM = 0.5  # temporal intersection over union with the planted moment
@@ -90,7 +98,9 @@ def plant(folder: Path, settings: MomentsSettings) -> list[Planted]:
     planted = []
     for number in tqdm(range(settings.videos), desc="videos", disable=None, leave=False):
         place = int(rng.integers(settings.clips_a_video))
-        clips: list[PlannedClip] = [fillers[i] for i in rng.choice(_FILLERS, settings.clips_a_video - 1, False)]
+        clips: list[PlannedClip] = [
+            fillers[i] for i in rng.choice(_FILLERS, settings.clips_a_video - 1, False)
+        ]
         clips.insert(place, asked[number])
         video = folder / "videos" / f"{number:04d}.mp4"
         write_mp4(video, np.concatenate([render_clip(clip) for clip in clips]))
@@ -107,7 +117,10 @@ def _search(folder: Path, planted: Sequence[Planted], bundle: Path, name: str) -
         index_s = time.perf_counter() - started
         hits = [retriever.search(one.sentence, 5) for one in planted]
         clips = len(retriever.gallery)
-    in_video = [[hit.video == str(one.video) for hit in best] for one, best in zip(planted, hits, strict=True)]
+    in_video = [
+        [hit.video == str(one.video) for hit in best]
+        for one, best in zip(planted, hits, strict=True)
+    ]
     overlaps = [[iou(one, hit) for hit in best] for one, best in zip(planted, hits, strict=True)]
     right = [[value >= FOUND_FROM for value in row] for row in overlaps]
     return Found(
@@ -135,7 +148,16 @@ def _recall(right: Sequence[Sequence[bool]], top: int) -> float:
 
 def make_report(settings: MomentsSettings, found: Sequence[Found]) -> Report:
     """A table for people, every number for programs."""
-    columns = ["cutting", "clips", "video R@1", "video R@5", "moment R@1", "moment R@5", "mean IoU", "indexed in"]
+    columns = [
+        "cutting",
+        "clips",
+        "video R@1",
+        "video R@5",
+        "moment R@1",
+        "moment R@5",
+        "mean IoU",
+        "indexed in",
+    ]
     rows = [
         [
             one.cutting,
@@ -158,7 +180,9 @@ def make_report(settings: MomentsSettings, found: Sequence[Found]) -> Report:
             "seconds each": length_s,
             "seed": settings.seed,
         },
-        tables=[Table(f"{settings.videos} videos of {length_s:g} s, a sentence for each", columns, rows)],
+        tables=[
+            Table(f"{settings.videos} videos of {length_s:g} s, a sentence for each", columns, rows)
+        ],
         notes=[
             f"Moment: in the right video, with temporal intersection over union of {FOUND_FROM} or more. Mean "
             "IoU: of the first hit.",

@@ -32,7 +32,9 @@ class Cutting:
 
     def __str__(self) -> str:
         """Name it, the same text for the same clips; :meth:`from_text` reads it."""
-        return f"{_SHOTS if self.at_shots else 'all'} {self.window_s} {self.stride_s} {self.around_s}"
+        return (
+            f"{_SHOTS if self.at_shots else 'all'} {self.window_s} {self.stride_s} {self.around_s}"
+        )
 
     @classmethod
     def from_text(cls, text: str) -> "Cutting":
@@ -69,7 +71,6 @@ class Cutting:
             for part in cut_windows(shot.end_s - shot.start_s, self.window_s, self.stride_s)
         ]
         return duration_s, spans
-
 
     def _moment(self, path: Path, duration_s: float) -> Span:
         middle_s, half_s = self.around_s or 0.0, (self.window_s or duration_s) / 2

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_process import DecodeProcess, Limits, WorkerLost
+from dgl_runtime.decode_process import DecodeProcess, Limits, LostWorkerError
 from dgl_runtime.windows import Span
 
 __all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -147,8 +148,10 @@ class DecodePool:
             if "clips" in message:
                 assert worker.seen is not None
                 numbers = tuple(message["clips"])
-                return Clips(worker.seen, numbers, self._pixels(worker.process.receive(), len(numbers)))
-        except WorkerLost as loss:
+                return Clips(
+                    worker.seen, numbers, self._pixels(worker.process.receive(), len(numbers))
+                )
+        except LostWorkerError as loss:
             worker.process.close()
             self._workers.remove(worker)
             worker.job = None

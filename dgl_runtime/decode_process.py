@@ -22,7 +22,7 @@ class Limits:
     silent_s: float = 300.0
 
 
-class WorkerLost(Exception):
+class LostWorkerError(Exception):
     """The process crashed, or has not been heard for too long; its text says which."""
 
 
@@ -61,12 +61,12 @@ class DecodeProcess:
         """Wait for the next message; it may be a mere sign of life.
 
         Raises:
-            WorkerLost: There will be none.
+            LostWorkerError: There will be none.
         """
         rest_s = self.heard_at + self.limits.silent_s - time.monotonic()
         if not self.line.poll(max(rest_s, 0.0)):
             limit = f"{self.limits.silent_s:g} s"
-            raise WorkerLost(f"took more than {limit} without any progress")
+            raise LostWorkerError(f"took more than {limit} without any progress")
         message: dict[str, Any] = json.loads(self.receive())
         self.heard_at = time.monotonic()
         return message
@@ -75,24 +75,24 @@ class DecodeProcess:
         """The bytes that follow a message.
 
         Raises:
-            WorkerLost: There are none.
+            LostWorkerError: There are none.
         """
         try:
             return self.line.recv_bytes()
         except (EOFError, OSError) as error:
             raise self.lost() from error
 
-    def lost(self) -> WorkerLost:
+    def lost(self) -> LostWorkerError:
         """What became of a process that hung up."""
         code = self.process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return WorkerLost(f"crashed the decoder ({how})")
+        return LostWorkerError(f"crashed the decoder ({how})")
 
     def make(self, job: dict[str, Any]) -> bytes | None:
         """Let it do one job that asks nothing in between; what bytes came of it, if any.
 
         Raises:
-            WorkerLost: It has to be closed.
+            LostWorkerError: It has to be closed.
             MediaError: The video's fault.
         """
         self.say(job)

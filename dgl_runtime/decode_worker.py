@@ -41,7 +41,7 @@ from dgl_runtime.windows import Span
 
 CLIPS_AT_ONCE = 8
 _SIGN_EVERY_S = 1.0
-_GIVE_UP = 8  # stretches of one video that do not decode
+_GIVE_UP = 32  # stretches of one video that do not decode
 _HASH_BLOCK = 2**22
 
 
@@ -131,9 +131,7 @@ def _content_hash(path: Path, line: Line) -> str:
     return digest.hexdigest()
 
 
-def _send_clips(
-    line: Line, path: Path, spans: dict[int, Span], form: Sequence[int]
-) -> str | None:
+def _send_clips(line: Line, path: Path, spans: dict[int, Span], form: Sequence[int]) -> str | None:
     """Send clips in batches; stretches that do not decode are left out and the last one is told."""
     fault, lost = None, 0
     numbers = list(spans)

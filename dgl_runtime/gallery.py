@@ -6,7 +6,7 @@ Which clip a row is, and what else is known of its video: ``gallery_records.py``
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +26,9 @@ __all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "FileState", "Gallery"]
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_APPROXIMATE_SHARE = 0.9  # of the rows; among fewer the graph would miss too many, exact search is quick
+_APPROXIMATE_SHARE = (
+    0.9  # of the rows; among fewer the graph would miss too many, exact search is quick
+)
 _COMPACT_FROM = 0.25  # dead rows, as a share of all
 
 
@@ -41,7 +43,7 @@ class Gallery:
         self._folder = folder
         self._records = records
         self._held = held  # what to let go at the end: the records and, of a writer, the lock
-        self._is_writable = False
+        self._is_writable = self._is_closed = False
         self._changing = threading.RLock()
         self._index: ApproximateIndex | None = None
         self._look()
@@ -151,6 +153,7 @@ class Gallery:
     def close(self) -> None:
         """Release the writer's lock and the files. Closing twice does no harm."""
         self._is_writable = False
+        self._is_closed = True
         self._index = None
         self._held.close()
 
@@ -192,6 +195,7 @@ class Gallery:
     @property
     def embeddings(self) -> Float32:
         """Unit-norm embeddings, float32 [rows, E], mapped and read-only; some rows may be of no clip."""
+        self._require_open()
         return self._embeddings
 
     @property
@@ -236,9 +240,7 @@ class Gallery:
             GalleryError: Not open for writing, or the disk refused; the gallery is as before.
         """
         self._require_writable()
-        vectors.require_matrix(
-            "embeddings", embeddings, (len(clips), self.embed_dim), is_unit=True
-        )
+        vectors.require_matrix("embeddings", embeddings, (len(clips), self.embed_dim), is_unit=True)
         vectors.require_matrix("frame_weights", frame_weights, (len(clips), self.num_frames))
         if not clips:
             return
@@ -247,7 +249,9 @@ class Gallery:
                 vectors.append_vectors(self._folder, self._header, embeddings, frame_weights)
                 self._records.append(clips, self._header.num_rows)
             except (OSError, GalleryError, ValueError) as error:
-                with contextlib.suppress(OSError):  # frees the disk; the next append cuts in any case
+                with contextlib.suppress(
+                    OSError
+                ):  # frees the disk; the next append cuts in any case
                     vectors.cut_vectors(self._folder, self._header)
                 if not isinstance(error, OSError):
                     raise
@@ -375,6 +379,10 @@ class Gallery:
                 "Make room and build it again; exact search needs none."
             ) from error
         self._index = None
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise GalleryError(f"gallery {self._folder} is closed. Open it again.")
 
     def _require_writable(self) -> None:
         if not self._is_writable:

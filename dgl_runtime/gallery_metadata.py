@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.gallery_records import Records
 from dgl_runtime.gallery_where import COLUMNS, quoted
@@ -18,6 +16,7 @@ VIDEO = "video"
 
 Value = str | int | float | None
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # not 007, which is a name
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ def read_metadata(records: Records, path: Path) -> MetadataReport:
     columns, rows = _read(path)
     types = [_type([row[number] for row in rows]) for number in range(len(columns))]
     video_ids = {
-        os.fsdecode(file): number for file, number in records.rows("SELECT path, video_id FROM files")
+        os.fsdecode(file): number
+        for file, number in records.rows("SELECT path, video_id FROM files")
     }
     found, unmatched = {}, []
     for row in rows:
@@ -85,12 +85,10 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
 def _type(cells: Iterable[str]) -> Callable[[str], Value]:
     """The first of int, float and str that takes every cell that is not empty."""
     filled = [cell.strip() for cell in cells if cell.strip()]
-    if filled and all(_WHOLE.fullmatch(cell) for cell in filled):
-        return int
-    try:
-        return float if filled and all(np.isfinite(float(cell)) for cell in filled) else str
-    except ValueError:
-        return str
+    for kind, form in ((int, _WHOLE), (float, _NUMBER)):
+        if filled and all(form.fullmatch(cell) for cell in filled):
+            return kind
+    return str
 
 
 def _value(kind: Callable[[str], Value], cell: str) -> Value:

@@ -250,7 +250,10 @@ class Records:
         """Files with a content, as they were when they were looked into."""
         query = """SELECT path, size, mtime_ns FROM files JOIN videos ON videos.id = video_id
             WHERE content_sha256 = ? AND size IS NOT NULL ORDER BY files.rowid"""
-        return [FileState(os.fsdecode(path), *rest) for path, *rest in self.rows(query, (content_sha256,))]
+        return [
+            FileState(os.fsdecode(path), *rest)
+            for path, *rest in self.rows(query, (content_sha256,))
+        ]
 
     def metadata_of(self, video_id: int) -> dict[str, str | int | float | None]:
         """What the metadata says of a video."""

@@ -38,6 +38,8 @@ CREATE TABLE cuts (video_id INTEGER NOT NULL REFERENCES videos, cutting TEXT NOT
 CREATE TABLE dead_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE metadata (video_id INTEGER PRIMARY KEY REFERENCES videos);
 """
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open for transactions that survive a power cut."""
     connection = connect(path, "mode=rw")
@@ -60,7 +62,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
 def _begun(connection: sqlite3.Connection) -> sqlite3.Connection:
     try:
         connection.execute("BEGIN")
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # the state is that of the first read
+        connection.execute(
+            "SELECT 1 FROM sqlite_master"
+        ).fetchone()  # the state is that of the first read
     except BaseException:
         connection.close()
         raise

@@ -112,7 +112,9 @@ class _Run:
     waiting_s: float = 0.0
     broken: list[BrokenVideo] = field(default_factory=list)
     _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
-    _promised: set[tuple[str, float, float]] = field(default_factory=set)  # perhaps not appended yet
+    _promised: set[tuple[str, float, float]] = field(
+        default_factory=set
+    )  # perhaps not appended yet
 
     def look_up(self, path: Path) -> Job | None:
         """What to look into; None: the gallery has all of this file, which did not change."""
@@ -233,6 +235,28 @@ def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Ite
     """
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_AHEAD)
     stop = threading.Event()
+    worker = threading.Thread(target=_fill, args=(items, ready, stop), daemon=True)
+    worker.start()
+    try:
+        waiting: list[Item | BaseException | None] = []
+        while None not in waiting:
+            waiting = [ready.get(), *(ready.get_nowait() for _ in range(ready.qsize()))]
+            for item in waiting:
+                if isinstance(item, BaseException):
+                    raise item
+            yield [item for item in waiting if item is not None]
+    finally:
+        stop.set()
+        end()
+        worker.join(timeout=10)
+
+
+def _fill(
+    items: Iterator[Item],
+    ready: "queue.Queue[Item | BaseException | None]",
+    stop: threading.Event,
+) -> None:
+    """Put items into a queue, then None; or what went wrong, in place of None."""
 
     def put(item: Item | BaseException | None) -> None:
         while not stop.is_set():
@@ -242,32 +266,11 @@ def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Ite
                 continue
             return
 
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # handed to the consumer
-            put(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
     try:
-        is_done = False
-        while not is_done:
-            waiting = [ready.get(), *(ready.get_nowait() for _ in range(ready.qsize()))]
-            here: list[Item] = []
-            for item in waiting:
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    is_done = True
-                else:
-                    here.append(item)
-            yield here
-    finally:
-        stop.set()
-        end()
-        worker.join(timeout=10)
+        for item in items:
+            put(item)
+            if stop.is_set():
+                return
+        put(None)
+    except BaseException as error:  # handed to the consumer
+        put(error)

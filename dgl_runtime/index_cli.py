@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.option("--window", type=Seconds(), help="Cut videos into windows of this length.")
 @click.option("--stride", type=Seconds(), help="From one window to the next; default the window.")
 @click.option("--shots", is_flag=True, help="Cut at shots; long ones into windows, if given.")
-@click.option("--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1.")
+@click.option(
+    "--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1."
+)
 @click.option("--prune", is_flag=True, help="Drop videos that are gone from the folders.")
 @click.option("--watch", is_flag=True, help="Go on as the folders change, until Ctrl-C.")
 @click.option(

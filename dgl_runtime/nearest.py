@@ -87,9 +87,8 @@ def _exact_block(
             if len(row) > top_k:
                 floor = max(floor, np.partition(row, -top_k)[-top_k])
             found = rows[row >= floor - _ROUNDING]
-            rows = np.concatenate([best, found])
             values = np.concatenate([best_similarity, _similarity(embeddings, query, found)])
-            hits[number] = _sorted(rows, values, top_k)
+            hits[number] = _sorted(np.concatenate([best, found]), values, top_k)
     return hits
 
 

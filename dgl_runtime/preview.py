@@ -63,10 +63,11 @@ def write_preview(
             stream.thread_count = 1
             for number, pixels in frames:
                 image = _shrunk(pixels, PREVIEW_SIDE)
-                frame = av.VideoFrame.from_image(image.crop((0, 0, *_even(image))))
+                if not stream.codec_context.is_open:
+                    stream.width, stream.height = _even(image)
+                frame = av.VideoFrame.from_image(image.crop((0, 0, stream.width, stream.height)))
                 seconds = index.second(int(index.shown[number])) - start_s
                 frame.pts, frame.time_base = round(max(seconds, 0) * _TICKS), stream.time_base
-                stream.width, stream.height = frame.width, frame.height
                 container.mux(stream.encode(frame))
                 sign()
             container.mux(stream.encode(None))

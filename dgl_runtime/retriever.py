@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle import TOKENIZER, Bundle
+from dgl_runtime.cutting import Cutting
 from dgl_runtime.engines import Engine
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.choice import Chosen, choose
 from dgl_runtime.engines.device_arrays import lies_on_device
-from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import DglError, EngineError, GalleryError
 from dgl_runtime.example import read_example
 from dgl_runtime.gallery import Gallery

@@ -34,7 +34,9 @@ class Refinement:
 
     def __post_init__(self) -> None:
         if self.grouping not in GROUPINGS:
-            raise ValueError(f"grouping is {self.grouping!r}, expected one of {', '.join(GROUPINGS)}.")
+            raise ValueError(
+                f"grouping is {self.grouping!r}, expected one of {', '.join(GROUPINGS)}."
+            )
 
 
 def find_moments(
@@ -72,9 +74,7 @@ def _rank(
     gallery: Gallery, queries: Float32, wanted: int, among: NDArray[np.bool_] | None
 ) -> Iterator[tuple[NDArray[np.int64], Float32]]:
     approximate = len(gallery) >= APPROXIMATE_PAYS_FROM
-    return zip(
-        *gallery.search(queries, wanted, approximate=approximate, among=among), strict=True
-    )
+    return zip(*gallery.search(queries, wanted, approximate=approximate, among=among), strict=True)
 
 
 def _corrected(

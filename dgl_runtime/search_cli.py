@@ -49,7 +49,9 @@ Found = list[tuple[str, list[Hit]]]
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also draw the hits into this PNG.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write them as a page that plays them.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Also write them as a page that plays them."
+)
 @device_option
 @engine_option
 @threads_option
@@ -123,6 +125,11 @@ def bundle_of(gallery: Path) -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        ConfigError: There are none, or it is not UTF-8.
+    """
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
@@ -140,7 +147,9 @@ def _example(name: str) -> tuple[Path, float | None]:
     try:
         return Path(match[1]), float(match[2])
     except ValueError as error:
-        raise click.UsageError(f"--like {name}: {match[2]!r} is not a number of seconds.") from error
+        raise click.UsageError(
+            f"--like {name}: {match[2]!r} is not a number of seconds."
+        ) from error
 
 
 def _condition(where: str | None, from_s: float | None, until_s: float | None) -> str | None:

@@ -96,7 +96,7 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
 def _videos_below(folder: Path) -> list[Path]:
     found, visited = [], set()
     for here, folders, names in os.walk(folder, followlinks=True):
-        state = os.stat(here)
+        state = Path(here).stat()
         if (state.st_dev, state.st_ino) in visited:  # a link leads back here
             folders.clear()
             continue

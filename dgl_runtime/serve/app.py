@@ -34,7 +34,7 @@ from dgl_runtime.serve.answers import (
     Session,
     TextSearch,
 )
-from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFull
+from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
 from dgl_runtime.serve.media import MediaMaker, video_type
@@ -147,7 +147,10 @@ class Service:
                 with first.gallery.look() as snapshot:
                     queries = np.stack([embeddings[number] for number in numbers])
                     found = find_moments(
-                        snapshot.gallery, queries, first.filters.top, _refinement(first.filters, snapshot)
+                        snapshot.gallery,
+                        queries,
+                        first.filters.top,
+                        _refinement(first.filters, snapshot),
                     )
                     for number, hits in zip(numbers, found, strict=True):
                         answers[number] = _moments(snapshot, hits)
@@ -177,7 +180,7 @@ class Service:
                 moments = await self._batcher.submit(wanted)
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self._settings.answer_s:g} s") from error
-        except QueueFull as error:
+        except QueueFullError as error:
             raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
         except DglError as error:
             raise HTTPException(422, str(error)) from error
@@ -185,7 +188,9 @@ class Service:
 
     def _gallery(self, name: str) -> ServedGallery:
         if (gallery := self._galleries.get(name)) is None:
-            raise HTTPException(404, f"no gallery {name!r}; there are: {', '.join(self._galleries)}")
+            raise HTTPException(
+                404, f"no gallery {name!r}; there are: {', '.join(self._galleries)}"
+            )
         return gallery
 
     # ---- routes ---------------------------------------------------------------------------------
@@ -255,7 +260,9 @@ class Service:
         """Find moments by text."""
         started = time.perf_counter()
         if not search.query.strip():
-            raise HTTPException(422, "the query is empty. Say in a few words what the moment shows.")
+            raise HTTPException(
+                422, "the query is empty. Say in a few words what the moment shows."
+            )
         return await self._search(_Wanted(self._gallery(name), search.query, search), started)
 
     async def like(
@@ -329,9 +336,7 @@ def _alike(wanted: Sequence[_Wanted]) -> list[list[int]]:
 
 
 def _refinement(filters: Filters, snapshot: Snapshot) -> Refinement:
-    return Refinement(
-        filters.where, filters.group, snapshot.bank_hubness if filters.hubs else None
-    )
+    return Refinement(filters.where, filters.group, snapshot.bank_hubness if filters.hubs else None)
 
 
 def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:

@@ -13,7 +13,7 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
-class QueueFull(Exception):
+class QueueFullError(Exception):
     """There is no place left; ``retry_s`` says when there may be one."""
 
     def __init__(self, retry_s: int) -> None:
@@ -40,7 +40,9 @@ class Batcher(Generic[Request, Answer]):
     """Answers requests in batches, in one thread of its own. To be used in one event loop."""
 
     def __init__(
-        self, answer: Callable[[Sequence[Request]], Sequence[Answer | Exception]], settings: BatchSettings
+        self,
+        answer: Callable[[Sequence[Request]], Sequence[Answer | Exception]],
+        settings: BatchSettings,
     ) -> None:
         """Prepare.
 
@@ -78,11 +80,11 @@ class Batcher(Generic[Request, Answer]):
         """Wait for the answer.
 
         Raises:
-            QueueFull: No place is left.
+            QueueFullError: No place is left.
             Exception: What is wrong with the request.
         """
         if len(self._waiting) >= self._settings.places:
-            raise QueueFull(max(1, math.ceil(self._seconds_each * len(self._waiting))))
+            raise QueueFullError(max(1, math.ceil(self._seconds_each * len(self._waiting))))
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         self._arrived.set()

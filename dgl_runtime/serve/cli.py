@@ -16,7 +16,9 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 @click.command(cls=Command)
 @click.argument("galleries", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="Default: each gallery knows its own.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Default: each gallery knows its own."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option(
@@ -31,8 +33,12 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
     help="A file of typical queries, one a line: ranks down what fits all of them.",
 )
 @click.option("--max-upload", type=click.IntRange(1), default=64, show_default=True, help="MiB.")
-@click.option("--queue", type=click.IntRange(1), default=256, show_default=True, help="Searches that wait.")
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Answered together.")
+@click.option(
+    "--queue", type=click.IntRange(1), default=256, show_default=True, help="Searches that wait."
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=32, show_default=True, help="Answered together."
+)
 @device_option
 @engine_option
 @threads_option
@@ -88,7 +94,9 @@ def serve(
     )
     settings = ServeSettings(guard, BatchSettings(most=batch, places=queue))
     shown = f"[{host}]" if ":" in host else host
-    click.echo(f"Serving {', '.join(one.name for one in served)} at http://{shown}:{port}", err=True)
+    click.echo(
+        f"Serving {', '.join(one.name for one in served)} at http://{shown}:{port}", err=True
+    )
     uvicorn.run(
         create_app(served, settings),
         host=host,

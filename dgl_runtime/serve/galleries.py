@@ -91,7 +91,10 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     """A name for each gallery, from its folder; equal ones are numbered."""
     names: list[str] = []
     for folder in folders:
-        base = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder.resolve().name) or "gallery"
+        base = (
+            "".join(c if c.isalnum() or c in "-_" else "-" for c in folder.resolve().name)
+            or "gallery"
+        )
         name, number = base, 2
         while name in names:
             name, number = f"{base}-{number}", number + 1

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-from dgl_runtime.decode_process import DecodeProcess, Limits, WorkerLost
+from dgl_runtime.decode_process import DecodeProcess, Limits, LostWorkerError
 from dgl_runtime.errors import MediaError
 
 _LIMITS = Limits(most_bytes=4 * 2**30, silent_s=30.0)
@@ -83,7 +83,9 @@ class MediaMaker:
             if (kept := self._previews.get(key)) is not None and kept.exists():
                 self._previews.move_to_end(key)
                 return kept
-        with tempfile.NamedTemporaryFile(dir=self._folder.name, suffix=".mp4", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=self._folder.name, suffix=".mp4", delete=False
+        ) as file:
             out = Path(file.name)
         span = {"start_s": start_s, "end_s": end_s}
         try:
@@ -125,7 +127,7 @@ class _Processes:
             assert process is not None
             process.close()
             process = None
-            if isinstance(error, WorkerLost):
+            if isinstance(error, LostWorkerError):
                 raise MediaError(f"the video {error}.") from error
             raise
         finally:

@@ -26,7 +26,9 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32),
             registry=self.registry,
         )
-        self.waiting = Gauge("dgl_searches_waiting", "Searches in the queue.", registry=self.registry)
+        self.waiting = Gauge(
+            "dgl_searches_waiting", "Searches in the queue.", registry=self.registry
+        )
         self.clips = Gauge(
             "dgl_gallery_clips", "Clips of a gallery.", ("gallery",), registry=self.registry
         )

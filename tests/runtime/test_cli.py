@@ -8,14 +8,14 @@ from contextlib import closing
 import pytest
 from PIL import Image
 
+from dgl_runtime.gallery import Gallery
 from dgl_runtime.index_cli import index
 from dgl_runtime.search_cli import search
 from dgl_runtime.verify_cli import verify
-from dgl_runtime.gallery import Gallery
 
 from .commands import failure, invoke, run, start
+from .indexed import contents
 from .odd_videos import damage, write_audio, write_video
-from .indexed import assert_same, contents
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 

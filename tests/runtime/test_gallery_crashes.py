@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from made_galleries import (
     BATCH,
-    MADE,
     VECTORS,
     PowerCut,
     assert_holds,
@@ -117,7 +116,9 @@ def test_a_full_disk_is_one_line_and_the_gallery_goes_on(tmp_path, room):
     with Gallery.open(folder, writable=True) as gallery:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest + room, hard))
         try:
-            with pytest.raises(GalleryError, match="could not take|cannot be read or written") as caught:
+            with pytest.raises(
+                GalleryError, match=r"could not take|cannot be read or written"
+            ) as caught:
                 gallery.append(*batch(2))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -85,7 +85,10 @@ def test_a_creation_that_was_killed_can_be_repeated(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("PRAGMA user_version = 3", "has schema version 3, this build reads 2. Index the videos again"),
+        (
+            "PRAGMA user_version = 3",
+            "has schema version 3, this build reads 2. Index the videos again",
+        ),
         ("PRAGMA application_id = 7", "is damaged: it is not the SQLite file of a gallery"),
         ("UPDATE header SET num_rows = -1", "is damaged: its header says"),
         ("UPDATE header SET num_rows = 'four'", "is damaged: its header says"),

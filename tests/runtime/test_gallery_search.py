@@ -74,13 +74,17 @@ def test_a_query_finds_the_same_alone_and_in_a_batch(case, top_k):
     every = np.ones(len(embeddings), np.bool_)
     rows, similarity = exact_top_k(embeddings, queries, top_k, every)
     for number in range(len(queries)):
-        alone, alone_similarity = exact_top_k(embeddings, queries[number : number + 1], top_k, every)
+        alone, alone_similarity = exact_top_k(
+            embeddings, queries[number : number + 1], top_k, every
+        )
         np.testing.assert_array_equal(alone[0], rows[number])
         np.testing.assert_array_equal(alone_similarity[0], similarity[number])
 
 
 @given(vectors(), st.integers(1, 45), st.integers(1, 45), st.randoms(use_true_random=False))
-def test_a_search_among_some_rows_is_a_search_of_a_gallery_of_these(case, top_k, rows_at_once, random):
+def test_a_search_among_some_rows_is_a_search_of_a_gallery_of_these(
+    case, top_k, rows_at_once, random
+):
     embeddings, queries = case
     among = np.array([random.random() < 0.5 for _ in embeddings])
     with mock.patch.object(nearest, "_ROW_BLOCK", rows_at_once):

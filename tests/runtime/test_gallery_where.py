@@ -41,7 +41,7 @@ def rows_of(folder, where):
 def test_columns_of_a_csv_can_be_named(folder):
     report = take(
         folder,
-        "video,camera,Take,light\n0.mp4,north,1,0.5\n1.mp4,\"south, low\",2,\n9.mp4,x,3,1\n",
+        'video,camera,Take,light\n0.mp4,north,1,0.5\n1.mp4,"south, low",2,\n9.mp4,x,3,1\n',
         "utf-8-sig",
     )
     assert (report.matched, report.unmatched) == (2, ["9.mp4"])
@@ -52,7 +52,11 @@ def test_columns_of_a_csv_can_be_named(folder):
     with Gallery.open(folder) as gallery:
         records = gallery.records
         assert records.metadata_columns() == ["camera", "Take", "light"]
-        assert records.metadata_of(records.video_of(0)) == {"camera": "north", "Take": 1, "light": 0.5}
+        assert records.metadata_of(records.video_of(0)) == {
+            "camera": "north",
+            "Take": 1,
+            "light": 0.5,
+        }
         assert records.metadata_of(records.video_of(9)) == {}
 
 
@@ -111,22 +115,26 @@ def test_a_csv_that_is_not_text_is_refused(folder):
         "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n) > 0",
         "(SELECT count(*) FROM clips a, clips b, clips c, clips d, clips e, clips f, clips g, clips h) > 0",
         "video = 'x\0'",
-        "x'" + "00" * 200_000 + "' = 1",
         "PRAGMA user_version = 3",
         "(" * 2000 + "1" + ")" * 2000,
+        "1) UNION SELECT 1 --",
     ],
 )
 def test_a_condition_that_is_wrong_or_would_do_harm_is_one_line(folder, where):
     before = (folder / "gallery.sqlite").read_bytes()
     with Gallery.open(folder) as gallery:
-        with pytest.raises(GalleryError, match=r"the filter .* does not work: .* Give a condition") as e:
+        with pytest.raises(
+            GalleryError, match=r"the filter .* does not work: .* Give a condition"
+        ) as e:
             gallery.select(where)
         assert "\n" not in str(e.value)[:200].replace(where, "")
         assert len(gallery.select("1").nonzero()[0]) == 3 * BATCH  # and goes on
     assert (folder / "gallery.sqlite").read_bytes() == before
 
 
-@pytest.mark.parametrize("where", ["1) OR (1", "1) UNION SELECT 10000000 --", "1 -- all", "1 /* all */"])
+@pytest.mark.parametrize(
+    "where", ["1) OR (1", "1) UNION SELECT 10000000 WHERE (1", "1 -- all", "1 /* all */"]
+)
 def test_a_condition_cannot_reach_beyond_the_rows(folder, where):
     assert set(rows_of(folder, where)) <= set(range(12))
 

@@ -15,6 +15,7 @@ from dgl_runtime.video import read_clips
 from .indexed import add, assert_same, contents, names
 from .odd_videos import damage, write_audio, write_video
 
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Four videos; in windows of half a second each takes more than one batch."""
@@ -206,7 +207,9 @@ def test_a_video_that_changes_while_it_is_read_is_reported_and_left_out(
         patch.setattr(Retriever, "embed_clips", grow)
         report = add(bundle, gallery, video, tmp_path / "b.mp4")
     (broken,) = report.broken
-    assert f"{video} changed while it was read. Index it again when it is complete." == broken.reason
+    assert (
+        f"{video} changed while it was read. Index it again when it is complete." == broken.reason
+    )
     assert names(gallery) == ["b.mp4"]
     assert add(bundle, gallery, tmp_path).clips_added == 1
 
@@ -265,7 +268,7 @@ def fail_at(monkeypatch, number, error, owner=Retriever, name="embed_clips"):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GalleryError("disk full"), OSError("x")])
-@pytest.mark.parametrize("number", [1, 2, 5, 8])
+@pytest.mark.parametrize("number", [1, 2, 4])
 @pytest.mark.parametrize("place", ["embed_clips", "append"])
 def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
     bundle, many, undisturbed, tmp_path, monkeypatch, number, error, place

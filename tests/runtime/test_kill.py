@@ -10,8 +10,8 @@ import pytest
 from dgl_runtime.gallery import Gallery
 
 from .commands import run, start
-from .odd_videos import write_video
 from .indexed import assert_same, contents
+from .odd_videos import write_video
 
 NUM_KILLS = 20
 MIN_KILLS_WITH_PROGRESS = 5

@@ -41,7 +41,12 @@ def test_groupings(grouping, expected):
 
 
 def test_a_clip_between_two_moments_joins_them():
-    ranked = [hit("a", 0, 10, 0.9), hit("a", 20, 30, 0.8), hit("b", 0, 5, 0.7), hit("a", 10, 20, 0.6)]
+    ranked = [
+        hit("a", 0, 10, 0.9),
+        hit("a", 20, 30, 0.8),
+        hit("b", 0, 5, 0.7),
+        hit("a", 10, 20, 0.6),
+    ]
     assert spans(group(ranked, "merge", 10)) == [("a", 0, 30, 0.9), ("b", 0, 5, 0.7)]
 
 

@@ -11,7 +11,6 @@ from dgl_runtime.gallery_metadata import read_metadata
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
-
 from tests.runtime.odd_videos import write_video
 
 HOSTS = frozenset({"localhost", "127.0.0.1"})

@@ -31,7 +31,9 @@ def test_a_search_gives_what_the_retriever_finds(client, bundle, library):
                 (hit.start_s, hit.end_s, hit.row) for hit in expected
             ]
             np.testing.assert_allclose(
-                [one["similarity"] for one in found], [hit.similarity for hit in expected], atol=1e-6
+                [one["similarity"] for one in found],
+                [hit.similarity for hit in expected],
+                atol=1e-6,
             )
 
 
@@ -173,7 +175,10 @@ def test_a_gallery_that_grows_is_followed(bundle, own_library, tmp_path, monkeyp
                 break
         assert after["videos"] == before["videos"] + 1
         assert "new.mp4" in {one["title"] for one in search(client, group="none")}
-        assert f'dgl_gallery_clips{{gallery="holiday"}} {after["clips"]}.0' in client.get("/metrics").text
+        assert (
+            f'dgl_gallery_clips{{gallery="holiday"}} {after["clips"]}.0'
+            in client.get("/metrics").text
+        )
 
 
 def test_metrics_count_what_was_answered(client):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFull
+from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
 
 
 def run(coroutine):
@@ -39,7 +39,7 @@ def test_each_gets_its_own_answer_and_those_that_wait_are_answered_together():
         return found
 
     found = run(work())
-    assert [one for one in found[::2]] == [2 * n for n in range(0, 40, 2)]
+    assert found[::2] == [2 * n for n in range(0, 40, 2)]
     assert [str(one) for one in found[1::2]] == [f"{n} is odd" for n in range(1, 40, 2)]
     assert sum(map(len, seen)) == 40
     assert max(map(len, seen)) == 8
@@ -61,7 +61,7 @@ def test_what_does_not_fit_in_the_queue_is_refused_with_a_time():
         found = await asyncio.gather(
             *(batcher.submit(2) for _ in range(20)), return_exceptions=True
         )
-        refused = [one for one in found if isinstance(one, QueueFull)]
+        refused = [one for one in found if isinstance(one, QueueFullError)]
         assert len(refused) == 16
         assert all(one.retry_s >= 1 for one in refused)
         assert await batcher.submit(4) == 8  # recovered

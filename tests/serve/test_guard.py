@@ -116,7 +116,18 @@ def test_another_cookie_does_not_open(guarded, cookie):
 def traversals():
     """A thousand ways to write a path that leads out of a folder."""
     targets = ("etc/passwd", "proc/self/environ", "gallery/gallery.sqlite", "app.py", "guard.py")
-    dots = ("..", "%2e%2e", "..%00", "%252e%252e", "..;", "....", "%c0%ae%c0%ae", "..\\", ".%2e", "%uff0e%uff0e")
+    dots = (
+        "..",
+        "%2e%2e",
+        "..%00",
+        "%252e%252e",
+        "..;",
+        "....",
+        "%c0%ae%c0%ae",
+        "..\\",
+        ".%2e",
+        "%uff0e%uff0e",
+    )
     slashes = ("/", "%2f", "%5c", "//", "%252f", "%c0%af", "/./")
     roots = ("/assets/", f"{AT}/videos/", f"{AT}/clips/", "/", "/api/galleries/")
     every = [
@@ -138,9 +149,16 @@ def test_a_thousand_paths_that_lead_outside_give_nothing(client):
             assert secret not in answer.text
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "x\0y", "a" * 5000, "%2e%2e/x"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "x\0y", "a" * 5000, "%2e%2e/x"]
+)
 def test_names_from_a_request_never_reach_the_file_system(client, name):
-    assert client.post(f"/api/galleries/{quote(name, safe='')}/search", json={"query": "x"}).status_code == 404
+    assert (
+        client.post(
+            f"/api/galleries/{quote(name, safe='')}/search", json={"query": "x"}
+        ).status_code
+        == 404
+    )
 
 
 def test_bodies_that_are_too_large_are_refused(client, bundle, library):
@@ -212,7 +230,14 @@ def test_tokens_come_from_a_file_or_the_environment_and_have_some_length(tmp_pat
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("a.b", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("a.b", False),
+    ],
 )
 def test_which_addresses_are_local(host, expected):
     assert is_local(host) == expected
