@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import DglError, MediaError
+from dgl_runtime.packet_index import read_index
 from dgl_runtime.preview import picture, write_preview
 from dgl_runtime.video import read_clips
 from dgl_runtime.windows import Span
@@ -111,7 +112,9 @@ def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
     times = [[span.start_s, span.end_s] for span in spans]
     line.say({"content": content, "duration_s": duration_s, "spans": times})
     wanted = line.hear()
-    return _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
+    fault = _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
+    missing = read_index(path).missing  # kept from the first look
+    return fault or (missing and f"{path} {missing}")
 
 
 def _content_hash(path: Path, line: Line) -> str:

@@ -107,10 +107,10 @@ def test_a_worker_that_hangs_is_given_up(videos, monkeypatch):
 
 
 def test_a_video_that_needs_too_much_memory_is_reported(tmp_path):
-    """4,000 x 4,000 pixels are 48 MB as RGB and more on the way; here that is too much."""
-    large = write_video(tmp_path / "large.mp4", 2, codec="mpeg4", size=(4000, 4000))
+    """8,000 x 8,000 pixels are 192 MB as RGB and more on the way; here that is too much."""
+    large = write_video(tmp_path / "large.mp4", 2, codec="mpeg4", size=(8000, 8000))
     small = write_video(tmp_path / "small.mp4", 20)
-    found = read_all([large, small], jobs=1, limits=Limits(most_bytes=300 * 2**20))
+    found = read_all([large, small], jobs=1, limits=Limits(most_bytes=700 * 2**20))
     assert list(broken(found)) == [large]
 
 
