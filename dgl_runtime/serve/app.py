@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi import Path as PathOf
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
@@ -38,13 +39,14 @@ from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
 from dgl_runtime.serve.media import MediaMaker, video_type
-from dgl_runtime.serve.metrics import Metrics
+from dgl_runtime.serve.metrics import CountedApp, Metrics
 from dgl_runtime.windows import Span, frame_times
 
 _PAGE = Path(__file__).parent / "page"
 _UPLOAD_LIMITS = Limits(most_bytes=2 * 2**30, silent_s=20.0)
 _PRIVATE = {"cache-control": "private, max-age=3600"}
 Side = Annotated[int, Query(ge=32, le=1280, description="Pixels of the longer side.")]
+Number = Annotated[int, PathOf(ge=0, lt=2**63)]
 Time = Annotated[float, Query(ge=0, description="Seconds from the first frame.")]
 
 
@@ -85,7 +87,7 @@ def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> G
         lifespan=service.lifespan,
     )
     service.add_routes(app)
-    return Guard(app, settings.guard)
+    return Guard(CountedApp(app, service.metrics), settings.guard)
 
 
 class Service:
@@ -94,7 +96,7 @@ class Service:
     def __init__(self, galleries: Sequence[ServedGallery], settings: ServeSettings) -> None:
         self._galleries = {gallery.name: gallery for gallery in galleries}
         self._settings = settings
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._batcher: Batcher[_Wanted, list[Moment]] = Batcher(self._answer, settings.batching)
         self._media = MediaMaker(settings.media_jobs)
         self._uploads = asyncio.Semaphore(settings.media_jobs)
@@ -132,13 +134,13 @@ class Service:
 
     def _count_clips(self, gallery: ServedGallery) -> None:
         with gallery.look() as snapshot:
-            self._metrics.clips.labels(gallery.name).set(len(snapshot.gallery))
+            self.metrics.clips.labels(gallery.name).set(len(snapshot.gallery))
 
     # ---- searching ------------------------------------------------------------------------------
 
     def _answer(self, wanted: Sequence[_Wanted]) -> list[list[Moment] | Exception]:
         """Answer searches: one run of the caption graph a bundle, one search for equal filters."""
-        self._metrics.batch.observe(len(wanted))
+        self.metrics.batch.observe(len(wanted))
         answers: list[list[Moment] | Exception] = [[] for _ in wanted]
         embeddings = self._embed(wanted)
         for numbers in _alike(wanted):
@@ -197,10 +199,9 @@ class Service:
 
     def add_routes(self, app: FastAPI) -> None:
         """Say what each address answers."""
-        app.middleware("http")(self._count)
         app.get("/health")(self.health)
         app.get("/ready")(self.ready)
-        app.get("/metrics")(self.metrics)
+        app.get("/metrics")(self.tell_metrics)
         app.post("/api/session", status_code=204)(self.begin_session)
         app.get("/api/galleries")(self.list_galleries)
         gallery = "/api/galleries/{name}"
@@ -211,16 +212,6 @@ class Service:
         app.get(f"{gallery}/videos/{{video}}")(self.video)
         app.get("/")(self.page)
         app.mount("/assets", StaticFiles(directory=_PAGE))
-
-    async def _count(
-        self, request: Request, call: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        started = time.perf_counter()
-        response = await call(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, response.status_code).inc()
-        self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
-        return response
 
     async def page(self) -> FileResponse:
         """The page to search and watch."""
@@ -234,10 +225,10 @@ class Service:
         """Whether searches are answered."""
         return JSONResponse({"ready": self._is_ready}, 200 if self._is_ready else 503)
 
-    async def metrics(self) -> Response:
+    async def tell_metrics(self) -> Response:
         """Figures for Prometheus."""
-        self._metrics.waiting.set(self._batcher.depth)
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+        self.metrics.waiting.set(self._batcher.depth)
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def begin_session(self, session: Session, request: Request, response: Response) -> None:
         """Take the token once, and let the browser in by a cookie that scripts cannot read."""
@@ -282,7 +273,7 @@ class Service:
         filters = Filters(top=top, where=where, group=group, hubs=False)
         return await self._search(_Wanted(gallery, embedding, filters), started)
 
-    async def thumbnail(self, name: str, clip: int, side: Side = 480) -> Response:
+    async def thumbnail(self, name: str, clip: Number, side: Side = 480) -> Response:
         """The frame of a clip that counted most, as a JPEG."""
         made = await asyncio.to_thread(self._thumbnail, self._gallery(name), clip, side)
         return Response(made, media_type="image/jpeg", headers=_PRIVATE)
@@ -297,7 +288,7 @@ class Service:
         except MediaError as error:
             raise HTTPException(422, str(error)) from error
 
-    async def preview(self, name: str, clip: int, start_s: Time, end_s: Time) -> FileResponse:
+    async def preview(self, name: str, clip: Number, start_s: Time, end_s: Time) -> FileResponse:
         """A moment of a clip's video as MP4, for what a browser cannot play."""
         made = await asyncio.to_thread(self._preview, self._gallery(name), clip, start_s, end_s)
         return FileResponse(made, media_type="video/mp4", headers=_PRIVATE)
@@ -313,7 +304,7 @@ class Service:
         except MediaError as error:
             raise HTTPException(422, str(error)) from error
 
-    async def video(self, name: str, video: int) -> FileResponse:
+    async def video(self, name: str, video: Number) -> FileResponse:
         """A video as it is, or the range of it that is asked for."""
         path = await asyncio.to_thread(self._video, self._gallery(name), video)
         return FileResponse(path, media_type=video_type(path), headers=_PRIVATE)

@@ -56,6 +56,7 @@ class Batcher(Generic[Request, Answer]):
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "dgl-batch")
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
         self._seconds_each = 0.01  # a running mean, to tell when to try again
         self.last_size = 0
 
@@ -65,10 +66,10 @@ class Batcher(Generic[Request, Answer]):
 
     async def stop(self) -> None:
         """Answer what waits, then end."""
-        while self._waiting:
-            await asyncio.sleep(0.01)
+        self._is_stopping = True
+        self._arrived.set()
         if self._task is not None:
-            self._task.cancel()
+            await self._task
         self._thread.shutdown()
 
     @property
@@ -91,7 +92,7 @@ class Batcher(Generic[Request, Answer]):
         return await future
 
     async def _run(self) -> None:
-        while True:
+        while self._waiting or not self._is_stopping:
             await self._arrived.wait()
             if self.last_size > 1 and len(self._waiting) < self._settings.most:
                 await asyncio.sleep(self._settings.wait_s)
@@ -100,7 +101,7 @@ class Batcher(Generic[Request, Answer]):
                 request, future = self._waiting.popleft()
                 if not future.done():  # else its client has gone, or its time is over
                     batch.append((request, future))
-            if not self._waiting:
+            if not self._waiting and not self._is_stopping:
                 self._arrived.clear()
             if batch:
                 await self._answer_all(batch)

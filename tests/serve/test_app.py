@@ -79,10 +79,9 @@ def test_what_is_served_is_told(client, library):
 
 def test_an_unknown_gallery_clip_or_video_is_not_found(client):
     assert client.post("/api/galleries/x/search", json={"query": "a"}).status_code == 404
-    for path in ("clips/999/thumbnail", "clips/-1/thumbnail", "videos/999", "videos/-1"):
+    for path in ("clips/999/thumbnail", "videos/999", f"videos/{2**63 - 1}"):
         assert client.get(f"{AT}/{path}").status_code == 404
-    assert client.get(f"{AT}/videos/{2**63}").status_code in (404, 422)
-    for path in ("clips/x/thumbnail", "videos/0.mp4", "videos/1e3"):
+    for path in ("clips/x/thumbnail", "clips/-1/thumbnail", "videos/0.mp4", f"videos/{2**63}"):
         assert client.get(f"{AT}/{path}").status_code == 422
 
 
@@ -123,7 +122,7 @@ def test_a_preview_is_mp4_of_the_moment(client, tmp_path):
         assert client.get(f"{AT}/clips/{one['clip']}/preview?{span}").status_code == 422
 
 
-def test_an_example_finds_its_own_video(client, bundle, library):
+def test_an_example_finds_what_looks_like_it(client, bundle, library):
     with Retriever(bundle, library / "gallery", threads=1) as retriever:
         expected = retriever.search_embeddings(
             retriever.embed_example(library / "videos" / "1.mp4", at_s=2.0), 1
@@ -131,7 +130,8 @@ def test_an_example_finds_its_own_video(client, bundle, library):
     with (library / "videos" / "1.mp4").open("rb") as file:
         answer = client.post(f"{AT}/like", files={"file": file}, data={"at_s": "2", "top": "1"})
     (one,) = answer.json()["moments"]
-    assert (one["clip"], one["title"]) == (expected.row, "1.mp4")
+    assert one["clip"] == expected.row
+    assert one["similarity"] == pytest.approx(1.0, abs=1e-5)
     picture = io.BytesIO()
     Image.new("RGB", (90, 60), "red").save(picture, "PNG")
     answer = client.post(f"{AT}/like", files={"file": ("x.png", picture.getvalue())})
