@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.content_hash import content_hash
 from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import DglError, MediaError
 from dgl_runtime.packet_index import read_index
@@ -43,7 +44,6 @@ from dgl_runtime.windows import Span
 CLIPS_AT_ONCE = 8
 _SIGN_EVERY_S = 1.0
 _GIVE_UP = 32  # stretches of one video that do not decode
-_HASH_BLOCK = 2**22
 
 
 @dataclass
@@ -108,30 +108,13 @@ def _look_into(line: Line, job: dict[str, Any]) -> str | None:
 def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
     cutting = Cutting.from_text(job["cutting"])
     duration_s, spans = cutting.spans(path, line.sign)
-    content = job["content"] or _content_hash(path, line)
+    content = job["content"] or content_hash(path, line.sign)
     times = [[span.start_s, span.end_s] for span in spans]
     line.say({"content": content, "duration_s": duration_s, "spans": times})
     wanted = line.hear()
     fault = _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
     missing = read_index(path).missing  # kept from the first look
     return fault or (missing and f"{path} {missing}")
-
-
-def _content_hash(path: Path, line: Line) -> str:
-    """sha256 of a video's bytes, as hex: the same video under any name."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_HASH_BLOCK):
-                digest.update(block)
-                line.sign()
-    except OSError as error:
-        raise MediaError(
-            f"{path} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
-    return digest.hexdigest()
 
 
 def _send_clips(line: Line, path: Path, spans: dict[int, Span], form: Sequence[int]) -> str | None:

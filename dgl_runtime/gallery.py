@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from dgl_runtime import gallery_vectors as vectors
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery_records import Clip, FileState, Header, Records
+from dgl_runtime.gallery_clips import Clip, FileState, Header
+from dgl_runtime.gallery_records import Records
 from dgl_runtime.gallery_sqlite import RECORDS
 from dgl_runtime.gallery_vectors import EMBEDDINGS, INDEX
 from dgl_runtime.gallery_where import select_rows

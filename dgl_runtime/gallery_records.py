@@ -9,13 +9,14 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery_clips import Clip, FileState, Header
 from dgl_runtime.gallery_sqlite import (
     APPLICATION,
     RECORDS,
@@ -34,68 +35,6 @@ SELECT (SELECT path FROM files WHERE files.video_id = videos.id ORDER BY rowid L
     content_sha256, start_s, end_s, duration_s
 FROM clips JOIN videos ON videos.id = clips.video_id
 """
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A segment of a video: one row of a gallery. ``duration_s`` is that of the whole video.
-
-    Raises:
-        ValueError: If not ``0 <= start_s < end_s``, a time is not finite, or a text is empty.
-    """
-
-    video: str
-    content_sha256: str
-    start_s: float
-    end_s: float
-    duration_s: float
-
-    def __post_init__(self) -> None:
-        for text in (self.video, self.content_sha256):
-            if not isinstance(text, str) or not text:
-                raise ValueError(f"a clip needs video and content_sha256 as texts, got {text!r}.")
-        if not (0 <= self.start_s < self.end_s < np.inf and 0 < self.duration_s < np.inf):
-            raise ValueError(
-                f"clip of {self.video!r} spans {self.start_s} to {self.end_s} s of a video of "
-                f"{self.duration_s} s; expected 0 <= start_s < end_s and a duration_s above 0."
-            )
-
-    @property
-    def key(self) -> tuple[str, float, float]:
-        """What makes a clip the same clip: content and span; the path of the video may change."""
-        return self.content_sha256, float(self.start_s), float(self.end_s)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a gallery is of, and how many rows its vector files hold."""
-
-    bundle_id: str
-    bundle_path: str
-    embed_dim: int
-    num_frames: int
-    num_rows: int
-    generation: int = 0  # of the vector files: compacting writes new ones
-    version: int = 0  # grows with every change
-
-
-@dataclass(frozen=True)
-class FileState:
-    """A file as the system tells it; while these stay the same, its content is taken to be the same."""
-
-    path: str
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "FileState":
-        """Ask the system.
-
-        Raises:
-            OSError: The file is not there, or may not be looked at.
-        """
-        found = path.stat()
-        return cls(str(path), found.st_size, found.st_mtime_ns)
 
 
 class Records:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery_records import Header
+from dgl_runtime.gallery_clips import Header
 from dgl_runtime.gallery_sqlite import damaged
 
 Float32 = NDArray[np.float32]

@@ -241,10 +241,12 @@ def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Ite
         waiting: list[Item | BaseException | None] = []
         while None not in waiting:
             waiting = [ready.get(), *(ready.get_nowait() for _ in range(ready.qsize()))]
+            here: list[Item] = []
             for item in waiting:
                 if isinstance(item, BaseException):
                     raise item
-            yield [item for item in waiting if item is not None]
+                here += [item] if item is not None else []
+            yield here
     finally:
         stop.set()
         end()

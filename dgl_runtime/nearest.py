@@ -72,7 +72,7 @@ def exact_top_k(
     hits = []
     for first in range(0, len(queries), _QUERY_BLOCK):
         hits += _exact_block(embeddings, queries[first : first + _QUERY_BLOCK], top_k, among)
-    return _stacked(hits, min(top_k, np.count_nonzero(among)))
+    return _stacked(hits, min(top_k, int(np.count_nonzero(among))))
 
 
 def _exact_block(
@@ -222,7 +222,7 @@ class ApproximateIndex:
         covered = len(self)
         wanted = max(_CANDIDATES, 2 * top_k)
         tail, _ = exact_top_k(embeddings[covered:], queries, top_k, among[covered:])
-        enough = min(top_k, np.count_nonzero(among[:covered]))
+        enough = min(top_k, int(np.count_nonzero(among[:covered])))
         hits = []
         for query, after in zip(queries, tail + covered, strict=True):
             matches = self._index.search(_int8(query, np.abs(query).max()), wanted, threads=1)
@@ -233,7 +233,7 @@ class ApproximateIndex:
                 continue
             rows = np.concatenate([found, after])
             hits.append(_sorted(rows, _similarity(embeddings, query, rows), top_k))
-        return _stacked(hits, min(top_k, np.count_nonzero(among)))
+        return _stacked(hits, min(top_k, int(np.count_nonzero(among))))
 
 
 def _int8(numbers: Float32, limit: float) -> NDArray[np.int8]:

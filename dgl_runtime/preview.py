@@ -1,12 +1,13 @@
 """What a browser can show of any video: one frame as a JPEG, one moment as a small MP4."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
@@ -65,7 +66,9 @@ def write_preview(
                 image = _shrunk(pixels, PREVIEW_SIDE)
                 if not stream.codec_context.is_open:
                     stream.width, stream.height = _even(image)
-                frame = av.VideoFrame.from_image(image.crop((0, 0, stream.width, stream.height)))
+                frame = av.VideoFrame.from_ndarray(
+                    np.asarray(image.crop((0, 0, stream.width, stream.height))), format="rgb24"
+                )
                 seconds = index.second(int(index.shown[number])) - start_s
                 frame.pts, frame.time_base = round(max(seconds, 0) * _TICKS), stream.time_base
                 container.mux(stream.encode(frame))
@@ -75,12 +78,12 @@ def write_preview(
         raise MediaError(f"no preview of {path} can be made ({one_line(fault)}).") from fault
 
 
-def _inside(index: PacketIndex, start_s: float, end_s: float) -> Iterator[int] | list[int]:
+def _inside(index: PacketIndex, start_s: float, end_s: float) -> list[int]:
     first, last = index.frames_at(np.array([start_s, end_s])).tolist()
     return list(range(first, last + 1))
 
 
-def _shrunk(pixels: "np.ndarray", side: int) -> "Image":  # type: ignore[type-arg]
+def _shrunk(pixels: NDArray[np.uint8], side: int) -> "Image":
     from PIL import Image
 
     image = Image.fromarray(pixels)

@@ -57,7 +57,8 @@ def find_moments(
     wanted = top_k if refinement.grouping == "none" else _CLIPS_A_MOMENT * top_k
     if refinement.bank_hubness is not None:
         wanted = max(wanted, _HUB_CANDIDATES)
-    waiting, found = list(range(len(queries))), [[]] * len(queries)
+    waiting = list(range(len(queries)))
+    found: list[list[Hit]] = [[]] * len(queries)
     while waiting:
         ranked = _rank(gallery, queries[waiting], wanted, among)
         for number, hits in zip(list(waiting), ranked, strict=True):

@@ -23,8 +23,6 @@ from dgl_runtime.errors import DglError, MediaError
 from dgl_runtime.example import read_example
 from dgl_runtime.gallery import Clip, FileState
 from dgl_runtime.gallery_where import COLUMNS
-from dgl_runtime.moments import Hit
-from dgl_runtime.search import Refinement, find_moments
 from dgl_runtime.serve.answers import (
     MOST_HITS,
     Filters,
@@ -40,6 +38,7 @@ from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
 from dgl_runtime.serve.media import MediaMaker, video_type
 from dgl_runtime.serve.metrics import CountedApp, Metrics
+from dgl_runtime.serve.searching import Wanted, answer_all
 from dgl_runtime.windows import Span, frame_times
 
 _PAGE = Path(__file__).parent / "page"
@@ -67,15 +66,6 @@ class ServeSettings:
     media_jobs: int = 2
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A search in the queue: a text, or an example that was embedded."""
-
-    gallery: ServedGallery
-    query: str | NDArray[np.float32]
-    filters: Filters
-
-
 def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> Guard:
     """Build the application around opened galleries."""
     service = Service(galleries, settings)
@@ -97,7 +87,7 @@ class Service:
         self._galleries = {gallery.name: gallery for gallery in galleries}
         self._settings = settings
         self.metrics = Metrics()
-        self._batcher: Batcher[_Wanted, list[Moment]] = Batcher(self._answer, settings.batching)
+        self._batcher: Batcher[Wanted, list[Moment]] = Batcher(self._answer, settings.batching)
         self._media = MediaMaker(settings.media_jobs)
         self._uploads = asyncio.Semaphore(settings.media_jobs)
         self._is_ready = False
@@ -138,45 +128,11 @@ class Service:
 
     # ---- searching ------------------------------------------------------------------------------
 
-    def _answer(self, wanted: Sequence[_Wanted]) -> list[list[Moment] | Exception]:
-        """Answer searches: one run of the caption graph a bundle, one search for equal filters."""
+    def _answer(self, wanted: Sequence[Wanted]) -> list[list[Moment] | Exception]:
         self.metrics.batch.observe(len(wanted))
-        answers: list[list[Moment] | Exception] = [[] for _ in wanted]
-        embeddings = self._embed(wanted)
-        for numbers in _alike(wanted):
-            first = wanted[numbers[0]]
-            try:
-                with first.gallery.look() as snapshot:
-                    queries = np.stack([embeddings[number] for number in numbers])
-                    found = find_moments(
-                        snapshot.gallery,
-                        queries,
-                        first.filters.top,
-                        _refinement(first.filters, snapshot),
-                    )
-                    for number, hits in zip(numbers, found, strict=True):
-                        answers[number] = _moments(snapshot, hits)
-            except DglError as error:
-                for number in numbers:
-                    answers[number] = error
-        return answers
+        return answer_all(wanted)
 
-    @staticmethod
-    def _embed(wanted: Sequence[_Wanted]) -> dict[int, NDArray[np.float32]]:
-        embeddings: dict[int, NDArray[np.float32]] = {}
-        texts: dict[int, list[int]] = {}  # retriever -> searches by text
-        for number, one in enumerate(wanted):
-            if isinstance(one.query, str):
-                texts.setdefault(id(one.gallery.retriever), []).append(number)
-            else:
-                embeddings[number] = one.query
-        for numbers in texts.values():
-            retriever = wanted[numbers[0]].gallery.retriever
-            rows = retriever.embed_texts([str(wanted[number].query) for number in numbers])
-            embeddings.update(zip(numbers, rows, strict=True))
-        return embeddings
-
-    async def _search(self, wanted: _Wanted, started: float) -> Moments:
+    async def _search(self, wanted: Wanted, started: float) -> Moments:
         try:
             async with asyncio.timeout(self._settings.answer_s):
                 moments = await self._batcher.submit(wanted)
@@ -254,7 +210,7 @@ class Service:
             raise HTTPException(
                 422, "the query is empty. Say in a few words what the moment shows."
             )
-        return await self._search(_Wanted(self._gallery(name), search.query, search), started)
+        return await self._search(Wanted(self._gallery(name), search.query, search), started)
 
     async def like(
         self,
@@ -271,7 +227,7 @@ class Service:
         async with self._uploads:
             embedding = await asyncio.to_thread(_embed_upload, gallery, file, at_s)
         filters = Filters(top=top, where=where, group=group, hubs=False)
-        return await self._search(_Wanted(gallery, embedding, filters), started)
+        return await self._search(Wanted(gallery, embedding, filters), started)
 
     async def thumbnail(self, name: str, clip: Number, side: Side = 480) -> Response:
         """The frame of a clip that counted most, as a JPEG."""
@@ -315,42 +271,6 @@ class Service:
             if (content := snapshot.gallery.records.content_of(video)) is None:
                 raise HTTPException(404, f"no video {video} in gallery {gallery.name}")
             return _listed_file(snapshot, content)
-
-
-def _alike(wanted: Sequence[_Wanted]) -> list[list[int]]:
-    """Searches that can be answered together: of one gallery, with equal filters."""
-    groups: dict[tuple[str, Filters], list[int]] = {}
-    for number, one in enumerate(wanted):
-        filters = Filters(**one.filters.model_dump(exclude={"query"}))
-        groups.setdefault((one.gallery.name, filters), []).append(number)
-    return list(groups.values())
-
-
-def _refinement(filters: Filters, snapshot: Snapshot) -> Refinement:
-    return Refinement(filters.where, filters.group, snapshot.bank_hubness if filters.hubs else None)
-
-
-def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:
-    records = snapshot.gallery.records
-    found = []
-    for hit in hits:
-        clip, video_id = records.clip(hit.row), records.video_of(hit.row)
-        found.append(
-            Moment(
-                clip=hit.row,
-                video=video_id,
-                title=Path(hit.video).name.encode("utf-8", "replace").decode(),
-                start_s=hit.start_s,
-                end_s=hit.end_s,
-                duration_s=clip.duration_s,
-                similarity=hit.similarity,
-                frame_weights=list(hit.frame_weights),
-                clip_start_s=clip.start_s,
-                clip_end_s=clip.end_s,
-                metadata=records.metadata_of(video_id),
-            )
-        )
-    return found
 
 
 def _facts(served: ServedGallery) -> GalleryFacts:
@@ -401,7 +321,9 @@ def _embed_upload(
             length_s = snapshot.gallery.records.typical_length_s()
         cutting = Cutting(None if at_s is None else length_s, around_s=at_s)
         try:
-            return read_example(gallery.retriever, Path(copy.name), cutting, _UPLOAD_LIMITS)[0]
+            embedded = read_example(gallery.retriever, Path(copy.name), cutting, _UPLOAD_LIMITS)
         except MediaError as error:
             text = str(error).replace(copy.name, "the upload")
             raise HTTPException(422, text) from error
+    row: NDArray[np.float32] = embedded[0]
+    return row

@@ -96,7 +96,7 @@ class Batcher(Generic[Request, Answer]):
             await self._arrived.wait()
             if self.last_size > 1 and len(self._waiting) < self._settings.most:
                 await asyncio.sleep(self._settings.wait_s)
-            batch = []
+            batch: list[tuple[Request, asyncio.Future[Answer]]] = []
             while self._waiting and len(batch) < self._settings.most:
                 request, future = self._waiting.popleft()
                 if not future.done():  # else its client has gone, or its time is over

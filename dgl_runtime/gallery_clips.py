@@ -1,0 +1,68 @@
+"""What the records of a gallery are made of: clips, files, and what the gallery is of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A segment of a video: one row of a gallery. ``duration_s`` is that of the whole video.
+
+    Raises:
+        ValueError: If not ``0 <= start_s < end_s``, a time is not finite, or a text is empty.
+    """
+
+    video: str
+    content_sha256: str
+    start_s: float
+    end_s: float
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        for text in (self.video, self.content_sha256):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"a clip needs video and content_sha256 as texts, got {text!r}.")
+        if not (0 <= self.start_s < self.end_s < np.inf and 0 < self.duration_s < np.inf):
+            raise ValueError(
+                f"clip of {self.video!r} spans {self.start_s} to {self.end_s} s of a video of "
+                f"{self.duration_s} s; expected 0 <= start_s < end_s and a duration_s above 0."
+            )
+
+    @property
+    def key(self) -> tuple[str, float, float]:
+        """What makes a clip the same clip: content and span; the path of the video may change."""
+        return self.content_sha256, float(self.start_s), float(self.end_s)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a gallery is of, and how many rows its vector files hold."""
+
+    bundle_id: str
+    bundle_path: str
+    embed_dim: int
+    num_frames: int
+    num_rows: int
+    generation: int = 0  # of the vector files: compacting writes new ones
+    version: int = 0  # grows with every change
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as the system tells it; while these stay the same, its content is taken to be the same."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        """Ask the system.
+
+        Raises:
+            OSError: The file is not there, or may not be looked at.
+        """
+        found = path.stat()
+        return cls(str(path), found.st_size, found.st_mtime_ns)
