@@ -104,8 +104,10 @@ def _notes(result: EncodeResult) -> list[str]:
         "ONNX Runtime's int8 finds the scale of a layer's input as it runs; OpenVINO's int8 has fixed ones, "
         "set on made captions and clips.",
         "Quality: on made captions and clips that set no scale. Weights are random unless --pretrained says "
-        "otherwise: then all clips are alike and the first one is chance, what counts is the cosine, and what "
-        "dgl-export would refuse for its first clips is timed all the same. dgl-bench quality measures recall.",
+        "otherwise: then all clips are alike and the first one is chance. What dgl-export would refuse is "
+        "timed all the same, unless it is off on the timed input; the last column says so. dgl-bench quality "
+        "measures recall.",
+        "Kept in fp32: layers of the caption graph and of the clip graph.",
         "Roofline: FLOP of the folded graph's matrix products and the weights it reads, at the median time, "
         "against a large matrix product of the same precision and a large read or copy in torch, measured "
         "before and after (the better of both). Weights count with the precision's size, also those that "
@@ -121,7 +123,7 @@ def _row(one: Series, variant: Variant) -> dict[str, object]:
     if one.task in variant.remarks:
         row["remark"] = variant.remarks[one.task]
     if variant.quality is not None:
-        row["quality"] = asdict(variant.quality)
+        row |= {"quality": asdict(variant.quality), "kept": variant.kept}
     if variant.name in one.paired.results:
         row |= {
             "latency_ms": asdict(one.paired.spread_ms(variant.name)),
@@ -190,6 +192,7 @@ def _quality_table(series: list[Series]) -> Table:
                         f"{measured.mean_cosine:.5f}",
                         f"{measured.top1_agreement:.1%}",
                         f"{measured.num_captions} x {measured.num_clips}",
+                        " + ".join(map(str, variant.kept)),
                         "; ".join(faults(measured, variant.precision)) or "passes",
                     ]
                 )
@@ -200,6 +203,7 @@ def _quality_table(series: list[Series]) -> Table:
         "mean",
         "same first clip",
         "captions x clips",
+        "kept in fp32",
         "gate of dgl-export",
     ]
     return Table("Quality of the lower precisions", columns, rows, text_columns=2)

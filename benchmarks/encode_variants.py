@@ -87,6 +87,7 @@ class Variant:
     encode: Calls  # what failed is left out
     remarks: dict[str, str]  # task -> seconds of compilation, or why there is no call
     quality: Quality | None = None  # on captions and clips held out
+    kept: tuple[int, ...] = ()  # layers of the caption and the clip graph that stay in float32
     any_batch: bool = True
 
 
@@ -193,7 +194,8 @@ def engine_variants(
             remark = f"not measured, {' '.join(str(error).split())[:160]}"
             yield Variant(name, target.precision, {}, dict.fromkeys(TASKS, remark))
             continue
-        yield Variant(name, target.precision, _engine_calls(engines), {}, quality)
+        kept = tuple(len(graph.kept) for graph in written)
+        yield Variant(name, target.precision, _engine_calls(engines), {}, quality, kept)
 
 
 def _write(
@@ -204,7 +206,7 @@ def _write(
         pairs = zip(models, graphs, strict=True)
         return [write_graph(*pair, target, (out, ())).graph for pair in pairs], None
     lowered = lower(folder, graphs, target, calibration, out)
-    return [one.graph for one in lowered.written], lowered.quality
+    return [one.graph for one in lowered.written], lowered.measured
 
 
 def _open(path: Path, target: Target, threads: int, device: str) -> Engine:

@@ -56,11 +56,11 @@ class Opening:
 
 @dataclass(frozen=True)
 class Point:
-    """A graph at one breadth: recall@10 of each kind of query, and the median time of a text's."""
+    """A graph at one breadth: recall@10 and the median time of each kind of query."""
 
     breadth: int
     recall: dict[str, float]
-    median_ms: float
+    median_ms: dict[str, float]
 
 
 def make_gallery(folder: Path, size: int, embed_dim: int) -> None:
@@ -124,7 +124,8 @@ def sweep(folder: Path, name: str, file: Path, shipped: int) -> list[Point]:
         recall, times_ms = {}, {}
         for kind in (CLIPS, TEXTS):
             recall[kind], times_ms[kind] = _recall_and_times(library, *_queries(folder, kind))
-        points.append(Point(breadth, recall, float(np.median(times_ms[TEXTS]))))
+        medians_ms = {kind: float(np.median(times)) for kind, times in times_ms.items()}
+        points.append(Point(breadth, recall, medians_ms))
     return points
 
 

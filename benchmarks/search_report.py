@@ -57,7 +57,7 @@ def _plots(result: SearchResult, folder: Path) -> Iterator[tuple[str, Path]]:
     for size in result.sizes:
         title = f"Recall against latency, {size.num_clips:,} clips"
         series = {
-            name: [(point.median_ms, point.recall[TEXTS]) for point in one.points]
+            name: [(point.median_ms[TEXTS], point.recall[TEXTS]) for point in one.points]
             for name, one in size.libraries.items()
         }
         path = folder / f"search-recall-{size.num_clips}-{stem}.png"

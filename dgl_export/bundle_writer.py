@@ -162,7 +162,7 @@ def _write_encoders(
         calibration = calibration or made_calibration(request.clip_form, clip_tokenizer())
         lowered = lower(float32, graphs, form, calibration, folder)
         lowered.require()
-        quality, written = lowered.quality, lowered.written
+        quality, written = lowered.measured, lowered.written
         graphs, engines = [one.graph for one in written], [one.engine for one in written]
         parity, golden = measure(golden, *engines), rerun(golden, *engines)
     shutil.rmtree(float32)

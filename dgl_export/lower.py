@@ -66,7 +66,7 @@ class Lowered:
     """The graphs of a lower precision, and what they cost together; not gated yet."""
 
     written: list[WrittenGraph]  # captions, clips
-    quality: Quality  # on the half that judges
+    measured: Quality  # on the half that judges
     precision: str
     worst_layers: str  # in words
 
@@ -76,7 +76,7 @@ class Lowered:
         Raises:
             ExportError: They cost more than it allows.
         """
-        quality.require(self.quality, self.precision, self.worst_layers)
+        quality.require(self.measured, self.precision, self.worst_layers)
 
 
 def lower(

@@ -111,7 +111,7 @@ def test_a_process_that_is_killed_is_one_line():
 
 
 def point(breadth, recall):
-    return Point(breadth, {TEXTS: recall, CLIPS: 1.0}, 1.0)
+    return Point(breadth, {TEXTS: recall, CLIPS: 1.0}, {TEXTS: 1.0, CLIPS: 1.0})
 
 
 def test_ours_is_timed_as_it_ships_and_others_where_they_find_enough():
