@@ -87,6 +87,14 @@ def ask(page, text="a red circle"):
     page.locator(".card").first.wait_for()
 
 
+def until(page, condition, timeout_s=20):
+    """Wait for a condition in JavaScript; playwright's own way is against the page's security policy."""
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
 def shot(page, name):
     """Keep a picture, where somebody wants to look."""
     if folder := os.environ.get("DGL_SCREENSHOTS"):
@@ -97,7 +105,7 @@ def shot(page, name):
 def test_type_look_and_watch_from_the_right_second(page):
     shot(page, "welcome")
     ask(page)
-    page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth)")
+    until(page, "[...document.images].every(one => one.complete && one.naturalWidth)")
     shot(page, "hits")
     titles = page.locator(".title").all_inner_texts()
     assert set(titles) <= {"0.mp4", "1.mp4", "2.mp4", "größe.avi"}
@@ -110,7 +118,7 @@ def test_type_look_and_watch_from_the_right_second(page):
         if False
         else 60 * int(when[0]) + int(when[2:])
     )
-    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    until(page, "document.querySelector('video').readyState >= 2")
     now = page.evaluate("document.querySelector('video').currentTime")
     assert start_s - 0.05 <= now <= start_s + 2.5
     shot(page, "player")
@@ -127,7 +135,7 @@ def test_what_the_browser_cannot_play_gets_a_preview(page):
     ask(page)
     page.get_by_role("button", name="größe.avi").first.click()
     page.get_by_text("A preview, without sound.").wait_for()
-    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    until(page, "document.querySelector('video').readyState >= 2")
 
 
 def test_a_dropped_picture_finds_moments(page):
@@ -151,14 +159,10 @@ def test_filters_the_address_and_the_back_button(page):
     ask(page)
     page.get_by_label("Where").fill("camera = 'north'")
     page.get_by_label("Where").press("Enter")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.title')].every(one => one.innerText === '0.mp4')"
-    )
+    until(page, "[...document.querySelectorAll('.title')].every(one => one.innerText === '0.mp4')")
     assert "camera" in page.url
     page.go_back()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.title')].some(one => one.innerText !== '0.mp4')"
-    )
+    until(page, "[...document.querySelectorAll('.title')].some(one => one.innerText !== '0.mp4')")
     page.reload()
     page.locator(".card").first.wait_for()
     assert page.get_by_role("searchbox").input_value() == "a red circle"
@@ -218,14 +222,14 @@ def test_the_token_is_asked_for_once(chromium, guarded_address):
     context = chromium.new_context()
     page = context.new_page()
     page.goto(guarded_address)
-    page.get_by_label("Token").fill("wrong-token-of-some-length")
+    page.get_by_role("textbox", name="Token").fill("wrong-token-of-some-length")
     page.get_by_role("button", name="Enter").click()
     page.get_by_text("this is not the token").wait_for()
-    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("textbox", name="Token").fill(TOKEN)
     page.get_by_role("button", name="Enter").click()
     page.get_by_text("Describe a moment").wait_for()
     page.reload()
     page.get_by_text("Describe a moment").wait_for()
     ask(page)
-    page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth)")
+    until(page, "[...document.images].every(one => one.complete && one.naturalWidth)")
     context.close()
