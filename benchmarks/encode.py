@@ -44,9 +44,7 @@ from dgl_train.vocabulary import clip_tokenizer
 CAPTION = "a man is playing the guitar on a stage"
 PADDED_LENGTH = 32  # the research code pads every caption to this
 SEED = 0
-SETTLE = (
-    1  # calls before each that is timed: an idle engine's threads take milliseconds to come back
-)
+SETTLE = 1  # calls before each that is timed, so that it finds its threads and caches its own
 
 
 @dataclass(frozen=True)
