@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.encode import CAPTION, SETTLE, EncodeResult, Series
+from benchmarks.encode import CAPTION, EncodeResult, Series
 from benchmarks.encode_variants import CLIP, FOLDED, QUERY, UNFOLDED, Variant
 from benchmarks.machine import Peaks, describe_machine
 from benchmarks.plots import line_plot, linked
@@ -92,8 +92,8 @@ def _shown(value: object) -> object:
 def _notes(result: EncodeResult) -> list[str]:
     padded = result.inputs.padded.shape[1]
     return [
-        "The same thread count for all. Every round times every variant once, in rotating order, each right "
-        f"after {SETTLE} call of its own that is not timed. Wall clock, without tokenizing and decoding.",
+        "The same thread count for all. Every round runs every variant once, in rotating order; times are "
+        "wall clock, without tokenizing and decoding.",
         f"{UNFOLDED}: generators run in every call and the caption is padded to {padded} "
         "tokens, as in the research code; it has no caption prompts behind the end token, which that code "
         "also computes.",

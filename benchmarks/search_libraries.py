@@ -60,7 +60,8 @@ class OursExact:
     @staticmethod
     def build(gallery: Path, file: Path, threads: int) -> Path:
         """Nothing: the gallery's own embeddings are searched."""
-        return gallery / "embeddings.f32"
+        with Gallery.open(gallery) as opened:
+            return opened.embeddings_file
 
     @classmethod
     def open(cls, gallery: Path, file: Path) -> Self:
@@ -87,11 +88,10 @@ class OursApproximate(OursExact):
     @staticmethod
     def build(gallery: Path, file: Path, threads: int) -> Path:
         """Anew, also where an index is there."""
-        index = gallery / "clips.usearch"
-        index.unlink(missing_ok=True)
         with Gallery.open(gallery, writable=True) as opened:
+            opened.index_file.unlink(missing_ok=True)
             opened.build_approximate_index(threads=threads)
-        return index
+            return opened.index_file
 
     @classmethod
     def open(cls, gallery: Path, file: Path) -> Self:

@@ -14,7 +14,6 @@ from benchmarks.search_libraries import LIBRARIES, Library
 from benchmarks.search_vectors import MadeEmbeddings, unit
 from benchmarks.timing import Paired, time_paired
 from dgl_runtime.gallery import Clip, Gallery
-from dgl_runtime.nearest import exact_top_k
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -90,7 +89,7 @@ def make_queries(folder: Path, embed_dim: int) -> None:
         clips = gallery.embeddings[rows]
         noise = unit(rng.standard_normal(clips.shape, np.float32))
         for kind, queries in ((TEXTS, made.texts(clips)), (CLIPS, unit(clips + _NOISE * noise))):
-            best, _ = exact_top_k(gallery.embeddings, queries, TOP_K)
+            best, _ = gallery.search(queries, TOP_K)
             np.savez(folder / f"{kind}.npz", queries=queries, best=best)
 
 

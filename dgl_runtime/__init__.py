@@ -9,7 +9,8 @@ Example:
 
 from dgl_runtime.errors import DglError
 from dgl_runtime.index import BrokenVideo, IndexReport
-from dgl_runtime.retriever import ClipEmbeddings, Hit, Retriever, SelfCheck
+from dgl_runtime.moments import Hit
+from dgl_runtime.retriever import ClipEmbeddings, Retriever, SelfCheck
 
 __all__ = [
     "BrokenVideo",

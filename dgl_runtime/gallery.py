@@ -1,46 +1,62 @@
 """A gallery: clip embeddings and the clip each belongs to, in a folder that survives a crash.
 
-What is on disk, and why a killed writer does no harm: ``gallery_files.py``. How a search works:
-``nearest.py``.
+Which clip a row is, and what else is known of its video: ``gallery_records.py``. The vectors on disk:
+``gallery_vectors.py``. How a search works: ``nearest.py``.
 """
 
 import contextlib
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime import gallery_files as files
+from dgl_runtime import gallery_vectors as vectors
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery_clips import Clip, ClipRows, encode_clip
-from dgl_runtime.gallery_files import Header
+from dgl_runtime.gallery_clips import Clip, FileState, Header
+from dgl_runtime.gallery_records import Records
+from dgl_runtime.gallery_sqlite import RECORDS
+from dgl_runtime.gallery_vectors import EMBEDDINGS, INDEX
+from dgl_runtime.gallery_where import select_rows
 from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, ApproximateIndex, exact_top_k
 
-__all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "Gallery"]
+__all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "FileState", "Gallery"]
 
 Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_APPROXIMATE_SHARE = (
+    0.9  # of the rows; among fewer the graph would miss too many, exact search is quick
+)
+_COMPACT_FROM = 0.25  # dead rows, as a share of all
 
 
 class Gallery:
     """Clip embeddings of one bundle. Use :meth:`create` or :meth:`open`, and close it after use.
 
-    A gallery opened for reading is a snapshot: it does not see what a writer appends later. There
-    is one writer at a time; readers are never blocked.
+    A gallery opened for reading is a snapshot: it does not see what a writer changes later. There
+    is one writer at a time; readers are never blocked. Threads may share a gallery.
     """
 
-    def __init__(self, folder: Path, header: Header) -> None:
+    def __init__(self, folder: Path, records: Records, held: contextlib.ExitStack) -> None:
         self._folder = folder
-        self._header = header
-        self._clips = ClipRows(folder / files.CLIPS, header.num_clips)
-        self._keys: set[tuple[str, float, float]] | None = None  # until has() or append()
-        self._lock: contextlib.ExitStack | None = None  # held while writable
-        self._is_closed = False
-        self._maps: dict[str, Float32] = {}
+        self._records = records
+        self._held = held  # what to let go at the end: the records and, of a writer, the lock
+        self._is_writable = self._is_closed = False
+        self._changing = threading.RLock()
         self._index: ApproximateIndex | None = None
+        self._look()
+
+    def _look(self) -> None:
+        """Take in what the records say now."""
+        self._header: Header = self._records.header()
+        self._embeddings, self._frame_weights = vectors.map_vectors(self._folder, self._header)
+        dead = self._records.dead_rows()
+        self._living: Mask = np.ones(self._header.num_rows, np.bool_)
+        self._living[dead] = False
+        self._num_clips = self._header.num_rows - len(dead)
 
     @classmethod
     def create(
@@ -71,18 +87,22 @@ class Gallery:
                 "expected a text and two numbers above 0."
             )
         folder = Path(folder)
-        header = Header(files.SCHEMA_VERSION, bundle_id, str(bundle_path), embed_dim, num_frames, 0)
-        with contextlib.ExitStack() as lock:
+        header = Header(bundle_id, str(bundle_path), embed_dim, num_frames, 0)
+        with contextlib.ExitStack() as held:
             try:
-                files.require_unused(folder)
+                vectors.require_unused(folder, RECORDS)
                 folder.mkdir(parents=True, exist_ok=True)
-                lock.enter_context(files.writer_lock(folder))
-                files.require_unused(folder)
-                files.create_files(folder, header)
-                gallery = cls(folder, header)
+                held.enter_context(vectors.writer_lock(folder))
+                vectors.require_unused(folder, RECORDS)
+                vectors.create_vectors(folder, header.generation)
+                records = Records.create(folder, header)
+                held.callback(records.close)
+                vectors.sync_folder(folder)
             except OSError as error:
                 raise GalleryError(f"gallery {folder} cannot be made: {error}.") from error
-            gallery._lock = lock.pop_all()
+            gallery = cls(folder, records, held)
+            gallery._is_writable = True
+            gallery._held = held.pop_all()
         return gallery
 
     @classmethod
@@ -100,35 +120,43 @@ class Gallery:
             GalleryError: Missing, damaged, of another bundle or version, or written by another.
         """
         folder = Path(folder)
-        with contextlib.ExitStack() as lock:
+        for tries_left in (2, 1, 0):
             try:
-                header = files.read_header(folder)
-                if bundle_id is not None and bundle_id != header.bundle_id:
-                    raise GalleryError(
-                        f"gallery {folder} holds embeddings of bundle {header.bundle_id}, not of "
-                        f"{bundle_id}. Use that bundle, or index into a new folder."
-                    )
-                if writable:
-                    lock.enter_context(files.writer_lock(folder))
-                    header = files.read_header(folder)  # a writer may have finished meanwhile
-                gallery = cls(folder, header)
-                sizes = header.data_sizes(gallery._clips.num_bytes)
-                files.require_sizes(folder, sizes)
-                if writable:
-                    files.cut(folder, sizes)
-                    gallery._lock = lock.pop_all()
+                return cls._open(folder, bundle_id, writable=writable)
+            except FileNotFoundError as error:
+                # A writer may have compacted between a reader's look at the records and at the vectors.
+                if writable or not tries_left:
+                    raise GalleryError(f"gallery {folder} cannot be opened: {error}.") from error
             except OSError as error:
                 raise GalleryError(f"gallery {folder} cannot be opened: {error}.") from error
+        raise AssertionError
+
+    @classmethod
+    def _open(cls, folder: Path, bundle_id: str | None, *, writable: bool) -> Self:
+        with contextlib.ExitStack() as held:
+            if writable and (folder / RECORDS).is_file():
+                held.enter_context(vectors.writer_lock(folder))
+            records = Records.open(folder, writable=writable)
+            held.callback(records.close)
+            header = records.header()
+            if bundle_id is not None and bundle_id != header.bundle_id:
+                raise GalleryError(
+                    f"gallery {folder} holds embeddings of bundle {header.bundle_id}, not of "
+                    f"{bundle_id}. Use that bundle, or index into a new folder."
+                )
+            gallery = cls(folder, records, held)
+            if writable:
+                vectors.cut_vectors(folder, header)
+            gallery._is_writable = writable
+            gallery._held = held.pop_all()
         return gallery
 
     def close(self) -> None:
-        """Release the writer's lock and the mapped files. Closing twice does no harm."""
+        """Release the writer's lock and the files. Closing twice does no harm."""
+        self._is_writable = False
         self._is_closed = True
-        self._maps.clear()
         self._index = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +166,7 @@ class Gallery:
 
     def __len__(self) -> int:
         """Return N, the number of clips."""
-        return self._header.num_clips
+        return self._num_clips
 
     @property
     def bundle_id(self) -> str:
@@ -151,6 +179,11 @@ class Gallery:
         return self._header.bundle_path
 
     @property
+    def version(self) -> int:
+        """Grows with every change; of a snapshot it stays, while ``records.newest_version`` grows."""
+        return self._header.version
+
+    @property
     def embed_dim(self) -> int:
         """E, the width of an embedding."""
         return self._header.embed_dim
@@ -161,26 +194,39 @@ class Gallery:
         return self._header.num_frames
 
     @property
-    def clips(self) -> Sequence[Clip]:
-        """The clips, row by row; a row is read from the file when it is asked for."""
-        return self._clips
-
-    @property
     def embeddings(self) -> Float32:
-        """Unit-norm embeddings, float32 [N, E], mapped from the file and read-only."""
-        return self._mapped(files.EMBEDDINGS, self.embed_dim)
+        """Unit-norm embeddings, float32 [rows, E], mapped and read-only; some rows may be of no clip."""
+        self._require_open()
+        return self._embeddings
 
     @property
     def frame_weights(self) -> Float32:
-        """How much the read-out attended to each frame, float32 [N, F], mapped and read-only."""
-        return self._mapped(files.FRAME_WEIGHTS, self.num_frames)
+        """How much the read-out attended to each frame, float32 [rows, F], mapped and read-only."""
+        return self._frame_weights
 
-    def has(self, content_sha256: str, start_s: float, end_s: float) -> bool:
-        """Whether this span of a video with this content is in the gallery, to the last bit.
+    @property
+    def embeddings_file(self) -> Path:
+        """The file of the embeddings, raw little-endian float32."""
+        return vectors.path_of(self._folder, EMBEDDINGS, self._header.generation)
 
-        The first call reads every clip.
+    @property
+    def index_file(self) -> Path:
+        """The file of the approximate index, if one was built."""
+        return vectors.path_of(self._folder, INDEX, self._header.generation)
+
+    @property
+    def records(self) -> Records:
+        """Videos, files and clips."""
+        return self._records
+
+    def clip(self, row: int) -> Clip:
+        """The clip of a row of the embeddings.
+
+        Raises:
+            IndexError: The row belongs to no clip.
+            GalleryError: The record is damaged.
         """
-        return (content_sha256, float(start_s), float(end_s)) in self._known_keys()
+        return self._records.clip(row)
 
     def append(self, clips: Sequence[Clip], embeddings: Float32, frame_weights: Float32) -> None:
         """Add clips in one atomic, durable step: after a crash all of them are there, or none.
@@ -195,44 +241,90 @@ class Gallery:
             GalleryError: Not open for writing, or the disk refused; the gallery is as before.
         """
         self._require_writable()
-        files.require_matrix("embeddings", embeddings, (len(clips), self.embed_dim), is_unit=True)
-        files.require_matrix("frame_weights", frame_weights, (len(clips), self.num_frames))
-        self._require_new(clips)
+        vectors.require_matrix("embeddings", embeddings, (len(clips), self.embed_dim), is_unit=True)
+        vectors.require_matrix("frame_weights", frame_weights, (len(clips), self.num_frames))
         if not clips:
             return
-        header = replace(self._header, num_clips=len(self) + len(clips))
-        lines = [encode_clip(clip) for clip in clips]
+        with self._changing:
+            try:
+                vectors.append_vectors(self._folder, self._header, embeddings, frame_weights)
+                self._records.append(clips, self._header.num_rows)
+            except (OSError, GalleryError, ValueError) as error:
+                with contextlib.suppress(
+                    OSError
+                ):  # frees the disk; the next append cuts in any case
+                    vectors.cut_vectors(self._folder, self._header)
+                if not isinstance(error, OSError):
+                    raise
+                raise GalleryError(
+                    f"gallery {self._folder} could not take {len(clips)} clips: {error}. "
+                    f"It keeps the {len(self)} it had; make room, then append again."
+                ) from error
+            self._look()
+
+    def place(self, state: FileState, content_sha256: str, duration_s: float) -> None:
+        """Say which content a file holds now; clips of a content that is in no file are dropped."""
+        self._require_writable()
+        with self._changing:
+            self._records.place(state, content_sha256, duration_s)
+            self._look()
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Drop files that are not there any more, and clips of contents that were in no other."""
+        self._require_writable()
+        with self._changing:
+            self._records.forget(paths)
+            self._look()
+
+    def compact(self) -> None:
+        """Take the room of dropped clips back, if it is a quarter or more of all.
+
+        Raises:
+            GalleryError: Not open for writing, or the disk refused; the gallery is as before.
+        """
+        self._require_writable()
+        header = self._header
+        if header.num_rows - len(self) < max(1, _COMPACT_FROM * header.num_rows):
+            return
         try:
-            files.append_rows(
-                self._folder,
-                committed=(self._header, self._clips.num_bytes),
-                header=header,
-                rows=(embeddings, frame_weights, b"".join(lines)),
-            )
+            vectors.compact_vectors(self._folder, header, self._living)
+            self._records.renumber(header.generation + 1)
+            self._look()
         except OSError as error:
             raise GalleryError(
-                f"gallery {self._folder} could not take {len(clips)} clips: {error}. "
-                f"It keeps the {len(self)} it had; make room, then append again."
+                f"gallery {self._folder} could not be compacted: {error}. It works as it is; make room."
             ) from error
-        self._header = header
-        self._clips.extend(lines)
-        self._known_keys().update(clip.key for clip in clips)
-        self._maps.clear()
-        files.sync_folder(self._folder)
+        finally:
+            with contextlib.suppress(OSError):
+                vectors.cut_vectors(self._folder, self._header)
+        self._index = None
+
+    def select(self, where: str) -> Mask:
+        """Which rows a filter keeps, bool [rows]; see ``gallery_where.py``."""
+        rows = select_rows(self._records, where)
+        kept = np.zeros(self._header.num_rows, np.bool_)
+        kept[rows] = True
+        return kept
 
     def search(
-        self, queries: Float32, top_k: int, *, approximate: bool = False
+        self,
+        queries: Float32,
+        top_k: int,
+        *,
+        approximate: bool = False,
+        among: Mask | None = None,
     ) -> tuple[NDArray[np.int64], Float32]:
         """Find the most similar clips: similarity descending, ties by row number.
 
         Args:
             queries: Unit-norm, float32 [Q, E].
-            top_k: Hits per query; a gallery of fewer clips gives them all.
+            top_k: Hits per query; fewer clips give them all.
             approximate: Use the index of :meth:`build_approximate_index`, if there is one; without
                 it the search is exact. A clip may be missed; similarities are exact.
+            among: Rows to choose from, bool [rows]; None: all.
 
         Returns:
-            Rows int64 [Q, k] and cosine similarities float32 [Q, k], k = min(top_k, N).
+            Rows int64 [Q, k] and cosine similarities float32 [Q, k], k = min(top_k, clips).
 
         Raises:
             ValueError: The queries do not fit, or top_k is below 1.
@@ -240,13 +332,14 @@ class Gallery:
         """
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected at least 1.")
-        files.require_matrix("queries", queries, ("Q", self.embed_dim), is_unit=True)
-        embeddings = self.embeddings
-        if approximate and self._index is None:
-            self.open_approximate_index()
-        if approximate and self._index is not None:
-            return self._index.top_k(embeddings, queries, top_k)
-        return exact_top_k(embeddings, queries, top_k)
+        vectors.require_matrix("queries", queries, ("Q", self.embed_dim), is_unit=True)
+        rows = self._living if among is None else self._living & among
+        if approximate and rows.sum() >= _APPROXIMATE_SHARE * len(rows):
+            if self._index is None:
+                self.open_approximate_index()
+            if self._index is not None:
+                return self._index.top_k(self.embeddings, queries, top_k, rows)
+        return exact_top_k(self.embeddings, queries, top_k, rows)
 
     def open_approximate_index(self, *, breadth: int | None = None) -> None:
         """Open the index, if there is one, now instead of at the first approximate search.
@@ -258,8 +351,8 @@ class Gallery:
         Raises:
             GalleryError: The index is damaged or belongs to other embeddings.
         """
-        if self._index_path.exists():
-            self._index = ApproximateIndex.open(self._index_path, self.embeddings, breadth=breadth)
+        if self.index_file.exists():
+            self._index = ApproximateIndex.open(self.index_file, self.embeddings, breadth=breadth)
 
     def build_approximate_index(self, *, threads: int = 0) -> None:
         """Write the index for approximate search over all clips, or extend the one that is there.
@@ -276,47 +369,24 @@ class Gallery:
         self._require_writable()
         index = ApproximateIndex.empty(self.embed_dim)
         with contextlib.suppress(GalleryError):
-            if self._index_path.exists():
-                index = ApproximateIndex.open(self._index_path, self.embeddings, extend=True)
+            if self.index_file.exists():
+                index = ApproximateIndex.open(self.index_file, self.embeddings, extend=True)
         index.add(self.embeddings, threads=threads)
         try:
-            index.save(self._index_path, self.embeddings)
+            index.save(self.index_file, self.embeddings)
         except (OSError, RuntimeError) as error:  # RuntimeError: USearch could not write
             raise GalleryError(
-                f"approximate index {self._index_path} cannot be written: {error}. "
+                f"approximate index {self.index_file} cannot be written: {error}. "
                 "Make room and build it again; exact search needs none."
             ) from error
         self._index = None
 
-    @property
-    def _index_path(self) -> Path:
-        return self._folder / files.INDEX
-
-    def _mapped(self, name: str, width: int) -> Float32:
+    def _require_open(self) -> None:
         if self._is_closed:
             raise GalleryError(f"gallery {self._folder} is closed. Open it again.")
-        if name not in self._maps:
-            self._maps[name] = files.map_rows(self._folder / name, (len(self), width))
-        return self._maps[name]
 
     def _require_writable(self) -> None:
-        if self._lock is None:
+        if not self._is_writable:
             raise GalleryError(
                 f"gallery {self._folder} is not open for writing. Open it with writable=True."
             )
-
-    def _known_keys(self) -> set[tuple[str, float, float]]:
-        if self._keys is None:
-            # interned, because the clips of a video have the same text
-            self._keys = {(sys.intern(key[0]), *key[1:]) for key in (c.key for c in self._clips)}
-        return self._keys
-
-    def _require_new(self, clips: Sequence[Clip]) -> None:
-        keys, seen = self._known_keys(), set()
-        for clip in clips:
-            if clip.key in keys or clip.key in seen:
-                raise ValueError(
-                    f"clip {clip.start_s} to {clip.end_s} s of {clip.video!r} would be in gallery "
-                    f"{self._folder} twice. Ask has() before you append."
-                )
-            seen.add(clip.key)

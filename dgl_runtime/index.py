@@ -1,38 +1,40 @@
-"""Indexing: videos -> windows -> frames -> embeddings -> gallery, resumable and stopped by no broken file.
+"""Indexing: videos -> clips -> frames -> embeddings -> gallery, resumable and stopped by no broken file.
 
-Frames are decoded in a thread of their own while the previous batch is encoded. Batches are cut the same
-way in every run, so a gallery that was interrupted and resumed equals an undisturbed one.
+Processes decode (``decode_pool.py``) while this one encodes. What the gallery knows of files decides what
+is looked into at all: a file of the same size and time is not opened, a known content not decoded again.
 """
 
+import os
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dgl_runtime.bundle import sha256_of
-from dgl_runtime.errors import GalleryError, MediaError
-from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, Gallery
-from dgl_runtime.gallery_files import HEADER
-from dgl_runtime.video import Span, VideoInfo, cut_windows, find_videos, probe, read_clips
+from dgl_runtime.cutting import Cutting
+from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
+from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
+from dgl_runtime.gallery_sqlite import RECORDS
+from dgl_runtime.video import find_videos
 
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
 
 CLIPS_PER_BATCH = 8
-_BATCHES_AHEAD = 2
+_AHEAD = 8  # things found that wait to be taken
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class BrokenVideo:
-    """A video that could not be read, and why."""
+    """A video that could not be read, or not all of it, and why."""
 
     video: str
     reason: str
@@ -44,70 +46,160 @@ class IndexReport:
 
     num_videos: int
     clips_added: int
-    clips_present: int  # in the gallery before
+    clips_present: int  # of these videos, in the gallery before
+    files_dropped: int  # gone from the disk
     broken: tuple[BrokenVideo, ...]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Up to ``CLIPS_PER_BATCH`` clips of one video, ready to encode."""
-
-    clips: list[Clip]
-    frames: NDArray[np.uint8]  # [B, F, 3, S, S]
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A video is through."""
-
-    clips_present: int
-    broken: BrokenVideo | None
+    encoding_s: float
+    waiting_s: float  # in which the encoder had nothing to do
 
 
 def index_videos(
     retriever: "Retriever",
     paths: Iterable[Path],
-    cutting: tuple[float | None, float | None],
+    cutting: Cutting,
     *,
+    jobs: int,
+    prune: bool,
     show_progress: bool,
 ) -> IndexReport:
-    """Add videos to the retriever's gallery; see ``Retriever.add_videos``.
-
-    Args:
-        retriever: Encodes, and names the gallery.
-        paths: Files and folders.
-        cutting: Window and stride in seconds, as ``cut_windows`` takes them.
-        show_progress: Draw a progress bar on stderr.
-    """
+    """Add videos to the retriever's gallery; see ``Retriever.add_videos``."""
     from tqdm import tqdm
 
-    videos = find_videos(list(paths))
-    added = present = 0
-    broken: list[BrokenVideo] = []
+    paths = list(paths)
+    videos = find_videos(paths)
+    form = retriever.num_frames, retriever.frame_size
     with (
         _open_gallery(retriever) as gallery,
-        closing(_ahead(_decode_videos(videos, cutting, gallery, retriever))) as items,
+        DecodePool(cutting, form, jobs=jobs or default_jobs()) as pool,
         tqdm(total=len(videos), unit="video", disable=None if show_progress else True) as bar,
     ):
-        for item in items:
-            if isinstance(item, _Batch):
-                encoded = retriever.embed_clips(item.frames)
-                gallery.append(item.clips, encoded.embeddings, encoded.frame_weights)
-                added += len(item.clips)
-            else:
-                present += item.clips_present
-                broken += [item.broken] if item.broken else []
-                bar.update()
-            bar.set_postfix(clips=added, present=present, broken=len(broken))
+        run = _Run(retriever, gallery, cutting)
+        unknown = [job for path in videos if (job := run.look_up(path)) is not None]
+        bar.update(len(videos) - len(unknown))
+        with closing(_ahead(pool.read(unknown, run.choose), pool.stop)) as found:
+            waiting_since = time.perf_counter()
+            for items in found:
+                run.waiting_s += time.perf_counter() - waiting_since
+                run.encode([item for item in items if isinstance(item, Clips)])
+                for item in items:
+                    if isinstance(item, Done):
+                        run.finish(item)
+                        bar.update()
+                bar.set_postfix(clips=run.added, present=run.present, broken=len(run.broken))
+                waiting_since = time.perf_counter()
+        dropped = _forget_missing(gallery, paths) if prune else 0
+        gallery.compact()
         _index_large(gallery)
-    return IndexReport(len(videos), added, present, tuple(broken))
+    counts = len(videos), run.added, run.present, dropped
+    return IndexReport(*counts, tuple(run.broken), run.encoding_s, run.waiting_s)
+
+
+def default_jobs() -> int:
+    """Processes that decode: one for each core but one, at most 4, because more wait for the encoder."""
+    return min(4, max(1, (os.cpu_count() or 1) - 1))
+
+
+@dataclass
+class _Run:
+    """One run: what is done with each thing that is found."""
+
+    retriever: "Retriever"
+    gallery: Gallery
+    cutting: Cutting
+    added: int = 0
+    present: int = 0
+    encoding_s: float = 0.0
+    waiting_s: float = 0.0
+    broken: list[BrokenVideo] = field(default_factory=list)
+    _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
+    _promised: set[tuple[str, float, float]] = field(
+        default_factory=set
+    )  # perhaps not appended yet
+
+    def look_up(self, path: Path) -> Job | None:
+        """What to look into; None: the gallery has all of this file, which did not change."""
+        try:
+            state = FileState.of(path.resolve())
+        except OSError:  # the worker will say what is wrong
+            return Job(path)
+        self._states[path] = state
+        records = self.gallery.records
+        content = records.content_at(state)
+        if content is not None and records.is_cut(content, str(self.cutting)):
+            self.present += records.count_clips(content)
+            return None
+        return Job(path, content)
+
+    def choose(self, seen: Seen) -> Sequence[int]:
+        """Which clips of a video to read; called by the thread that looks."""
+        if (state := self._states.get(seen.job.path)) is not None:
+            # Before the clips come: those of what the file held before are wrong from now on.
+            self.gallery.place(state, seen.content, seen.duration_s)
+        keys = [clip.key for clip in _clips_of(seen)]
+        absent = [
+            number
+            for number, key in enumerate(keys)
+            if key not in self._promised and not self.gallery.records.has(*key)
+        ]
+        self._promised.update(keys)
+        self.present += len(keys) - len(absent)
+        return absent
+
+    def encode(self, found: Sequence[Clips]) -> None:
+        """Encode clips, of several videos together, and add them."""
+        if not found:
+            return
+        started = time.perf_counter()
+        clips = [clip for one in found for clip in _clips_of(one.seen, one.numbers)]
+        frames = np.concatenate([one.frames for one in found])
+        for first in range(0, len(clips), CLIPS_PER_BATCH):
+            part = slice(first, first + CLIPS_PER_BATCH)
+            encoded = self.retriever.embed_clips(frames[part])
+            self.gallery.append(clips[part], encoded.embeddings, encoded.frame_weights)
+            self.added += len(clips[part])
+        self.encoding_s += time.perf_counter() - started
+
+    def finish(self, done: Done) -> None:
+        """A video is through: was all of it read, and was it the same file all the time?"""
+        path, seen = done.job.path, done.seen
+        before, records = self._states.get(path), self.gallery.records
+        if (fault := done.fault) is None and seen is not None and before is not None:
+            if before != _state_now(path):
+                fault = f"{path} changed while it was read. Index it again when it is complete."
+                self.gallery.forget([before.path])
+            elif all(records.has(*clip.key) for clip in _clips_of(seen)):
+                records.finish(seen.content, str(self.cutting))
+                self._forget_old_names(seen.content, before.path)
+        elif seen is None and before is not None and records.content_at(before) is None:
+            self.gallery.forget([before.path])  # what it held before is gone
+        if fault is not None:
+            self.broken.append(BrokenVideo(str(path), fault))
+
+    def _forget_old_names(self, content: str, name: str) -> None:
+        names = [old for old in self.gallery.records.paths(content) if old != name]
+        if gone := [old for old in names if not os.path.lexists(old)]:
+            self.gallery.forget(gone)
+
+
+def _clips_of(seen: Seen, numbers: Sequence[int] | None = None) -> list[Clip]:
+    path = str(seen.job.path.resolve())
+    chosen = range(len(seen.spans)) if numbers is None else numbers
+    spans = [seen.spans[number] for number in chosen]
+    return [Clip(path, seen.content, one.start_s, one.end_s, seen.duration_s) for one in spans]
+
+
+def _state_now(path: Path) -> FileState | None:
+    try:
+        return FileState.of(path.resolve())
+    except OSError:
+        return None
 
 
 def _open_gallery(retriever: "Retriever") -> Gallery:
     folder, bundle = retriever.gallery_folder, retriever.bundle
     if folder is None:
         raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
-    if (folder / HEADER).exists():  # else new, or left behind by a run killed in its first moment
+    if (folder / RECORDS).exists():  # else new, or left behind by a run killed in its first moment
         return Gallery.open(folder, bundle_id=bundle.id, writable=True)
     return Gallery.create(
         folder,
@@ -118,65 +210,16 @@ def _open_gallery(retriever: "Retriever") -> Gallery:
     )
 
 
-def _decode_videos(
-    videos: list[Path],
-    cutting: tuple[float | None, float | None],
-    gallery: Gallery,
-    retriever: "Retriever",
-) -> Iterator[_Batch | _Done]:
-    promised: set[tuple[str, float, float]] = set()  # handed out, perhaps not appended yet
-    for path in videos:
-        try:
-            info = probe(path)  # first, because it refuses pipes and devices: they have no end
-            content = content_hash(path)
-            spans = _windows(info, cutting)
-            clips = [
-                Clip(str(path.resolve()), content, span.start_s, span.end_s, info.duration_s)
-                for span in spans
-            ]
-            absent = [clip.key not in promised and not gallery.has(*clip.key) for clip in clips]
-            promised.update(clip.key for clip in clips)
-            for batch in _absent_batches(clips, absent):
-                here = [Span(clip.start_s, clip.end_s) for clip in batch]
-                read = read_clips(path, here, retriever.num_frames, retriever.frame_size)
-                yield _Batch(batch, np.stack(list(read)))
-        except MediaError as error:
-            yield _Done(0, BrokenVideo(str(path), str(error)))
-        else:
-            yield _Done(absent.count(False), None)
-
-
-def content_hash(path: Path) -> str:
-    """sha256 of a video's bytes, as hex: the same video under any name.
-
-    Raises:
-        MediaError: If the file cannot be read.
-    """
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise MediaError(
-            f"{path} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
-
-
-def _windows(info: VideoInfo, cutting: tuple[float | None, float | None]) -> list[Span]:
-    window_s, stride_s = cutting
-    step = stride_s or window_s
-    if step is not None and info.duration_s / step > max(info.num_frames, 1):
-        raise MediaError(
-            f"{info.path} claims to last {info.duration_s:.0f} s with {info.num_frames} frames, "
-            f"fewer than its windows of {step} s: its timestamps are damaged. Re-encode it."
-        )
-    return cut_windows(info.duration_s, window_s, stride_s)
-
-
-def _absent_batches(clips: list[Clip], absent: list[bool]) -> Iterator[list[Clip]]:
-    """Batches at fixed places, less the clips that are there already."""
-    for start in range(0, len(clips), CLIPS_PER_BATCH):
-        part = slice(start, start + CLIPS_PER_BATCH)
-        if batch := [clip for clip, new in zip(clips[part], absent[part], strict=True) if new]:
-            yield batch
+def _forget_missing(gallery: Gallery, paths: Sequence[Path]) -> int:
+    """Drop files below the folders given that are not there any more."""
+    roots = [path.resolve() for path in paths]
+    gone = [
+        name
+        for name in gallery.records.paths()
+        if not os.path.lexists(name) and any(root in Path(name).parents for root in roots)
+    ]
+    gallery.forget(gone)
+    return len(gone)
 
 
 def _index_large(gallery: Gallery) -> None:
@@ -185,10 +228,37 @@ def _index_large(gallery: Gallery) -> None:
         gallery.build_approximate_index()
 
 
-def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """Run an iterator in a thread, a few items ahead; its errors come out here."""
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_BATCHES_AHEAD)
+def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Item], None, None]:
+    """Run an iterator in a thread, a few items ahead; yield all that wait; its errors come out here.
+
+    ``end`` makes the iterator end where it waits.
+    """
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_AHEAD)
     stop = threading.Event()
+    worker = threading.Thread(target=_fill, args=(items, ready, stop), daemon=True)
+    worker.start()
+    try:
+        waiting: list[Item | BaseException | None] = []
+        while None not in waiting:
+            waiting = [ready.get(), *(ready.get_nowait() for _ in range(ready.qsize()))]
+            here: list[Item] = []
+            for item in waiting:
+                if isinstance(item, BaseException):
+                    raise item
+                here += [item] if item is not None else []
+            yield here
+    finally:
+        stop.set()
+        end()
+        worker.join(timeout=10)
+
+
+def _fill(
+    items: Iterator[Item],
+    ready: "queue.Queue[Item | BaseException | None]",
+    stop: threading.Event,
+) -> None:
+    """Put items into a queue, then None; or what went wrong, in place of None."""
 
     def put(item: Item | BaseException | None) -> None:
         while not stop.is_set():
@@ -198,23 +268,11 @@ def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
                 continue
             return
 
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # handed to the consumer
-            put(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        worker.join(timeout=10)
+        for item in items:
+            put(item)
+            if stop.is_set():
+                return
+        put(None)
+    except BaseException as error:  # handed to the consumer
+        put(error)

@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 # From how many clips the approximate index pays: exact search of so many takes several times as long as
 # through the graph, and longer than embedding the query (dgl-bench search, dgl-bench encode).
 APPROXIMATE_PAYS_FROM = 100_000
 
 _QUERY_BLOCK, _ROW_BLOCK = 256, 16_384  # 16 MB of similarities at a time
+# Up to so many queries are multiplied one by one, with rows that stay in the cache: numpy's matrix product
+# of few rows takes two to three times as long.
+_FEW, _CACHED = 8, 512
 # More than a float32 dot product of unit vectors can be off: width * 2^-24 = 5e-5 at 800 numbers.
 _ROUNDING = 1e-4
 _BREADTH, _BREADTH_UP_TO = 512, 100_000  # that a search keeps in view, up to so many clips
@@ -53,37 +58,61 @@ def breadth_for(num_clips: int) -> int:
     return round(_BREADTH * math.sqrt(max(1.0, num_clips / _BREADTH_UP_TO)))
 
 
-def exact_top_k(embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
-    """Rank all clips by cosine similarity; memory is bounded whatever the gallery's size.
+def exact_top_k(
+    embeddings: Float32, queries: Float32, top_k: int, among: Mask
+) -> tuple[Int64, Float32]:
+    """Rank clips by cosine similarity; memory is bounded whatever the gallery's size.
 
     Args:
         embeddings: Unit-norm clip embeddings, float32 [N, E].
         queries: Unit-norm query embeddings, float32 [Q, E].
-        top_k: Hits per query, at least 1; min(top_k, N) are returned.
+        top_k: Hits per query, at least 1; fewer if there are not so many clips.
+        among: The rows to rank, bool [N].
 
     Returns:
         Row numbers int64 [Q, k] and similarities float32 [Q, k], best first, ties by row number.
     """
     hits = []
     for first in range(0, len(queries), _QUERY_BLOCK):
-        hits += _exact_block(embeddings, queries[first : first + _QUERY_BLOCK], top_k)
-    return _stacked(hits, min(top_k, len(embeddings)))
+        hits += _exact_block(embeddings, queries[first : first + _QUERY_BLOCK], top_k, among)
+    return _stacked(hits, min(top_k, int(np.count_nonzero(among))))
 
 
-def _exact_block(embeddings: Float32, queries: Float32, top_k: int) -> list[tuple[Int64, Float32]]:
+def _exact_block(
+    embeddings: Float32, queries: Float32, top_k: int, among: Mask
+) -> list[tuple[Int64, Float32]]:
     hits = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    for first in range(0, len(embeddings), _ROW_BLOCK):
-        similarity = queries @ embeddings[first : first + _ROW_BLOCK].T
+    for rows, block in _blocks(embeddings, among):
+        similarity = _products(queries, block)
         for number, (query, row) in enumerate(zip(queries, similarity, strict=True)):
             best, best_similarity = hits[number]
             floor = best_similarity[-1] if len(best) == top_k else -np.inf
             if len(row) > top_k:
                 floor = max(floor, np.partition(row, -top_k)[-top_k])
-            found = first + np.flatnonzero(row >= floor - _ROUNDING)
-            rows = np.concatenate([best, found])
+            found = rows[row >= floor - _ROUNDING]
             values = np.concatenate([best_similarity, _similarity(embeddings, query, found)])
-            hits[number] = _sorted(rows, values, top_k)
+            hits[number] = _sorted(np.concatenate([best, found]), values, top_k)
     return hits
+
+
+def _products(queries: Float32, block: Float32) -> Float32:
+    """Dot products [Q, N]."""
+    if len(queries) > _FEW:
+        return queries @ block.T
+    parts = [
+        np.vecdot(block[first : first + _CACHED, None], queries[None])
+        for first in range(0, len(block), _CACHED)
+    ]
+    return np.concatenate(parts).T
+
+
+def _blocks(embeddings: Float32, among: Mask) -> Iterator[tuple[Int64, Float32]]:
+    """Row numbers and embeddings, block by block; copied only where rows are left out."""
+    for first in range(0, len(embeddings), _ROW_BLOCK):
+        rows = first + np.flatnonzero(among[first : first + _ROW_BLOCK])
+        block = embeddings[first : first + _ROW_BLOCK]
+        if len(rows):
+            yield rows, block if len(rows) == len(block) else embeddings[rows]
 
 
 def _similarity(embeddings: Float32, query: Float32, rows: Int64) -> Float32:
@@ -196,7 +225,9 @@ class ApproximateIndex:
             os.fsync(file.fileno())
         temporary.replace(path)
 
-    def top_k(self, embeddings: Float32, queries: Float32, top_k: int) -> tuple[Int64, Float32]:
+    def top_k(
+        self, embeddings: Float32, queries: Float32, top_k: int, among: Mask
+    ) -> tuple[Int64, Float32]:
         """As :func:`exact_top_k`, but rows that the graph covers may be missed.
 
         Rows after those covered are searched exactly, and so is everything for a query to which the
@@ -204,17 +235,19 @@ class ApproximateIndex:
         """
         covered = len(self)
         wanted = max(_CANDIDATES, 2 * top_k)
-        tail, _ = exact_top_k(embeddings[covered:], queries, top_k)
+        tail, _ = exact_top_k(embeddings[covered:], queries, top_k, among[covered:])
+        enough = min(top_k, int(np.count_nonzero(among[:covered])))
         hits = []
         for query, after in zip(queries, tail + covered, strict=True):
             matches = self._index.search(_int8(query, np.abs(query).max()), wanted, threads=1)
             found = np.asarray(matches.keys, np.int64)
-            if len(found) < min(top_k, covered):
-                hits += _exact_block(embeddings, query[None], top_k)
+            found = found[among[found]]
+            if len(found) < enough:
+                hits += _exact_block(embeddings, query[None], top_k, among)
                 continue
             rows = np.concatenate([found, after])
             hits.append(_sorted(rows, _similarity(embeddings, query, rows), top_k))
-        return _stacked(hits, min(top_k, len(embeddings)))
+        return _stacked(hits, min(top_k, int(np.count_nonzero(among))))
 
 
 def _int8(numbers: Float32, limit: float) -> NDArray[np.int8]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _DEFAULT_STEP_S = 1 / 25
 """Time between frames when neither the packets nor the stream say anything about time."""
 
+_MISSING_FROM_S, _MISSING_PART = 1.0, 0.02
+"""A file ends early if more than this is missing: seconds, and of what is there."""
+
 _SAME_S = 1e-9
 """Seconds: smaller differences are rounding noise, far below any tick."""
 
@@ -43,6 +46,7 @@ class PacketIndex:
         duration_s: From the first frame to the end of the last one, seconds.
         is_counted: The packets do not say when a frame is shown: the n-th frame that comes out
             of the decoder counts as shown at the n-th time, which rules out seeking.
+        stated_s: What the file says of its duration, seconds; None: nothing that can be relied on.
     """
 
     times: NDArray[np.int64]
@@ -52,6 +56,18 @@ class PacketIndex:
     tick_s: float
     duration_s: float
     is_counted: bool
+    stated_s: float | None
+
+    @property
+    def missing(self) -> str | None:
+        """What a file that ends early lacks, in words; None: nothing."""
+        lost_s = (self.stated_s or 0.0) - self.duration_s
+        if lost_s <= max(_MISSING_FROM_S, _MISSING_PART * self.duration_s):
+            return None
+        return (
+            f"ends after {self.duration_s:.1f} s of the {self.stated_s:.1f} s it states: the rest is missing, "
+            "or its header is wrong. Copy or download it again."
+        )
 
     def frames_at(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """Number, in order of display, of the frame on display at each time, int64 [F]."""
@@ -130,6 +146,7 @@ def _read_index(path: Path, size_bytes: int, modified_ns: int) -> PacketIndex:
         ]
         tick_s = float(stream.time_base or 1)
         rate = stream.guessed_rate
+        stated_s = _stated_s(container, stream)
         # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
         may_lie = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
     if all(packet[-1] for packet in packets):
@@ -152,7 +169,17 @@ def _read_index(path: Path, size_bytes: int, modified_ns: int) -> PacketIndex:
         tick_s=tick_s,
         duration_s=(int(shown[-1]) - int(shown[0]) + last) * tick_s,
         is_counted=has_no_pts or (may_lie and bool(np.all(np.diff(times) > 0))),
+        stated_s=stated_s,
     )
+
+
+def _stated_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """The duration of the picture stream, or of a file that holds nothing else."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:
+        return container.duration / 1_000_000  # microseconds
+    return None
 
 
 def _fill(

@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle import TOKENIZER, Bundle
+from dgl_runtime.cutting import Cutting
 from dgl_runtime.engines import Engine
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.choice import Chosen, choose
 from dgl_runtime.engines.device_arrays import lies_on_device
 from dgl_runtime.errors import DglError, EngineError, GalleryError
-from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Gallery
+from dgl_runtime.example import read_example
+from dgl_runtime.gallery import Gallery
 from dgl_runtime.index import IndexReport, index_videos
+from dgl_runtime.moments import Hit
+from dgl_runtime.search import Refinement, bank_hubness, find_moments
 from dgl_runtime.self_check import GRAPHS, check_graph
 from dgl_runtime.tokenizer import Tokenizer
 
@@ -35,17 +39,6 @@ class ClipEmbeddings:
 
     embeddings: Float32  # [B, E], unit norm
     frame_weights: Float32  # [B, F], how much each frame counted; rows sum to 1
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A moment that was found."""
-
-    video: str
-    start_s: float
-    end_s: float
-    similarity: float  # cosine, -1 to 1
-    frame_weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -213,30 +206,76 @@ class Retriever:
                 f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.video.read_clips."
             )
 
-    def search(self, query: str, top_k: int = 10) -> list[Hit]:
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        *,
+        where: str | None = None,
+        grouping: str = "apart",
+        bank_hubness: Float32 | None = None,
+    ) -> list[Hit]:
         """Find the moments most similar to a text, best first.
+
+        Args:
+            query: What the moment shows.
+            top_k: Moments at the most.
+            where: A condition in SQL that clips must fulfil; see ``dgl_runtime/gallery_where.py``.
+            grouping: What is done with clips of one video, of ``dgl_runtime.moments.GROUPINGS``.
+            bank_hubness: What :meth:`hubness` gave, to rank down clips that are near to every text.
 
         Raises:
             DglError: The query is empty.
-            GalleryError: No gallery, or it belongs to another bundle.
+            GalleryError: No gallery, it belongs to another bundle, or the condition does not work.
+        """
+        refinement = Refinement(where, grouping, bank_hubness)
+        return self.search_embeddings(self.embed_query(query), top_k, refinement)[0]
+
+    def embed_query(self, query: str) -> Float32:
+        """Embed the text of a search: unit-norm float32 [1, E].
+
+        Raises:
+            DglError: It is empty.
         """
         if not query.strip():
             raise DglError("the query is empty. Say in a few words what the moment shows.")
-        gallery = self.gallery
-        approximate = len(gallery) >= APPROXIMATE_PAYS_FROM
-        rows, similarities = gallery.search(
-            self.embed_texts([query]), top_k, approximate=approximate
-        )
-        return [
-            self._hit(gallery, int(row), float(similarity))
-            for row, similarity in zip(rows[0], similarities[0], strict=True)
-        ]
+        return self.embed_texts([query])
 
-    @staticmethod
-    def _hit(gallery: Gallery, row: int, similarity: float) -> Hit:
-        clip = gallery.clips[row]
-        weights = tuple(float(weight) for weight in gallery.frame_weights[row])
-        return Hit(clip.video, clip.start_s, clip.end_s, similarity, weights)
+    def search_embeddings(
+        self, queries: Float32, top_k: int = 10, refinement: Refinement | None = None
+    ) -> list[list[Hit]]:
+        """As :meth:`search`, for each of unit-norm float32 [Q, E] of texts or clips."""
+        return find_moments(self.gallery, queries, top_k, refinement or Refinement())
+
+    def embed_example(
+        self, path: str | Path, at_s: float | None = None, window_s: float | None = None
+    ) -> Float32:
+        """Embed a picture, a video or a moment of it, to search for clips like it: float32 [1, E].
+
+        It is decoded in a process of its own.
+
+        Args:
+            path: The file.
+            at_s: The middle of the moment, seconds; None: all of it.
+            window_s: How long the moment lasts, seconds; None: as long as the gallery's clips.
+
+        Raises:
+            MediaError: It cannot be read.
+        """
+        if at_s is not None and window_s is None:
+            window_s = self.gallery.records.typical_length_s()
+        return read_example(self, Path(path), Cutting(window_s, around_s=at_s))
+
+    def hubness(self, texts: Sequence[str]) -> Float32:
+        """How near each clip of the gallery is to a bank of texts, float32 [rows].
+
+        Give it to :meth:`search`: a clip that is near to every text then ranks lower (inverted softmax).
+        The bank should hold a hundred texts or more of the kind that is searched.
+
+        Raises:
+            ValueError: No texts.
+        """
+        return bank_hubness(self.gallery, self.embed_texts(texts))
 
     @property
     def gallery(self) -> Gallery:
@@ -253,14 +292,23 @@ class Retriever:
         *,
         window_s: float | None = None,
         stride_s: float | None = None,
+        at_shots: bool = False,
+        jobs: int = 0,
+        prune: bool = False,
         show_progress: bool = False,
     ) -> IndexReport:
         """Index videos, or all videos below folders; what is there already is skipped.
+
+        A file that was renamed is found under its new name, one that changed is indexed anew.
 
         Args:
             paths: Files and folders.
             window_s: Length of the windows a video is cut into; None takes it whole.
             stride_s: From one window's start to the next; None is the window's length.
+            at_shots: Cut where one shot ends and the next begins, and longer shots into windows, if
+                ``window_s`` is given. Needs the extra ``shots``, and decodes every frame.
+            jobs: Processes that decode; 0: one for each core but one, at most 4.
+            prune: Drop files below the folders that are not there any more.
             show_progress: Draw a progress bar on stderr.
 
         Returns:
@@ -274,7 +322,12 @@ class Retriever:
             paths = [paths]
         self.close()
         return index_videos(
-            self, map(Path, paths), (window_s, stride_s), show_progress=show_progress
+            self,
+            map(Path, paths),
+            Cutting(window_s, stride_s, at_shots),
+            jobs=jobs,
+            prune=prune,
+            show_progress=show_progress,
         )
 
     def check(self) -> SelfCheck:

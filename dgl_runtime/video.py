@@ -6,6 +6,7 @@ on. PyAV and Pillow are imported on use.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +67,7 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
 
     Args:
         paths: Files, kept whatever their extension, and folders, searched with everything below
-            them for ``VIDEO_EXTENSIONS``. Names that begin with a dot are passed over there.
+            them, links too, for ``VIDEO_EXTENSIONS``. Names that begin with a dot are passed over there.
 
     Returns:
         Paths in the order given, those of a folder sorted; each file once.
@@ -93,13 +94,22 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
 
 
 def _videos_below(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_EXTENSIONS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    found, visited = [], set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        state = Path(here).stat()
+        if (state.st_dev, state.st_ino) in visited:  # a link leads back here
+            folders.clear()
+            continue
+        visited.add((state.st_dev, state.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            path
+            for name in names
+            if not name.startswith(".")
+            and (path := Path(here, name)).suffix.lower() in VIDEO_EXTENSIONS
+            and path.is_file()
+        ]
+    return sorted(found)
 
 
 def probe(path: Path) -> VideoInfo:

@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgl_runtime.content_hash import content_hash
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.index import content_hash
 from dgl_runtime.packet_index import media_faults, one_line, open_stream, read_index
 from dgl_train.captioned_clip import CaptionedClip
 from dgl_train.verify_cache import FileState, Finding, open_cache, state_of

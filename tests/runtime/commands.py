@@ -9,7 +9,10 @@ from click.testing import CliRunner
 
 import dgl_runtime
 
-CODE = "import sys\n{before}\nfrom dgl_runtime.cli import {command}\n{command}(prog_name='dgl-{command}')"
+CODE = """import sys
+{before}
+from dgl_runtime.{command}_cli import {command}
+{command}(prog_name='dgl-{command}')"""
 
 
 def start(command, *arguments, before="", **options):

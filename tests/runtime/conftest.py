@@ -1,6 +1,6 @@
 import pytest
 
-from dgl_runtime import cli
+from dgl_runtime.index_cli import index
 
 from .commands import invoke
 from .odd_videos import write_video
@@ -18,5 +18,5 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def gallery(bundle, videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "gallery"
-    invoke(cli.index, bundle, videos, "--gallery", folder, "--window", "1s", "--stride", "500ms")
+    invoke(index, bundle, videos, "--gallery", folder, "--window", "1s", "--stride", "500ms")
     return folder

@@ -11,7 +11,7 @@ import dgl_runtime
 from dgl_runtime.gallery import Clip, Gallery
 
 E, F, BATCH = 8, 3, 4
-DATA = ("embeddings.f32", "frame_weights.f32", "clips.jsonl")
+VECTORS = ("embeddings.0.f32", "frame_weights.0.f32")
 MADE = {"bundle_id": "bundle-a", "bundle_path": "/models/a", "embed_dim": E, "num_frames": F}
 
 
@@ -38,7 +38,10 @@ def gallery_of(folder, num_batches):
 
 
 def contents(folder):
-    return {name: (folder / name).read_bytes() for name in ("gallery.json", *DATA)}
+    """Everything a reader can see, and the vectors' bytes."""
+    with Gallery.open(folder) as gallery:
+        clips = list(gallery.records.clips())
+    return clips, [(folder / name).read_bytes() for name in VECTORS]
 
 
 def assert_holds(folder, num_batches):
@@ -47,7 +50,8 @@ def assert_holds(folder, num_batches):
     for writable in (False, True):
         with Gallery.open(folder, bundle_id="bundle-a", writable=writable) as gallery:
             assert len(gallery) == num_batches * BATCH
-            assert list(gallery.clips) == [clip for clips, _, _ in parts for clip in clips]
+            clips = [clip for clips, _, _ in parts for clip in clips]
+            assert list(gallery.records.clips()) == list(enumerate(clips))
             for rows, part in ((gallery.embeddings, 1), (gallery.frame_weights, 2)):
                 expected = np.concatenate([p[part] for p in parts])
                 np.testing.assert_array_equal(rows, expected)

@@ -2,16 +2,20 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 
 import pytest
 from PIL import Image
 
-from dgl_runtime import cli
 from dgl_runtime.gallery import Gallery
+from dgl_runtime.index_cli import index
+from dgl_runtime.search_cli import search
+from dgl_runtime.verify_cli import verify
 
 from .commands import failure, invoke, run, start
+from .indexed import contents
 from .odd_videos import damage, write_audio, write_video
-from .test_index import contents
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
@@ -21,15 +25,15 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {si
 
 def test_index_says_what_it_added(bundle, videos, tmp_path):
     arguments = (bundle, videos, "--gallery", tmp_path / "new" / "g", "--window", "1s")
-    assert invoke(cli.index, *arguments) == (
+    assert invoke(index, *arguments) == (
         f"3 videos: 9 clips added, 0 were there, 0 videos broken. {tmp_path}/new/g holds 9 clips.\n"
     )
-    assert "0 clips added, 9 were there" in invoke(cli.index, *arguments)
+    assert "0 clips added, 9 were there" in invoke(index, *arguments)
 
 
 @pytest.mark.parametrize("window", ["1", "1s", "1000ms", " 1 s"])
 def test_durations_may_have_units(bundle, videos, tmp_path, window):
-    said = invoke(cli.index, bundle, videos, "--gallery", tmp_path / "g", "--window", window)
+    said = invoke(index, bundle, videos, "--gallery", tmp_path / "g", "--window", window)
     assert "9 clips added" in said
 
 
@@ -123,7 +127,7 @@ def test_a_gallery_that_another_process_writes_is_one_line(bundle, videos, galle
     copy = shutil.copytree(gallery, tmp_path / "g")
     with Gallery.open(copy, writable=True):
         line, _ = failure("index", bundle, videos, "--gallery", copy)
-        assert invoke(cli.search, copy, "a dog")  # readers are not blocked
+        assert invoke(search, copy, "a dog")  # readers are not blocked
     assert line.startswith(f"gallery {copy} has a writer already, and it takes one at a time.")
 
 
@@ -137,7 +141,7 @@ def test_a_gallery_of_another_bundle_is_one_line(other_bundle, videos, gallery):
 def test_a_full_disk_is_one_line_and_the_run_can_go_on(bundle, videos, tmp_path):
     """A limit on the size of a file stands for the full disk: writing fails half-way."""
     arguments = (bundle, videos, "--gallery", tmp_path / "g", "--window", "200ms")
-    invoke(cli.index, *arguments[:3], tmp_path / "undisturbed", *arguments[4:])
+    invoke(index, *arguments[:3], tmp_path / "undisturbed", *arguments[4:])
     size = (tmp_path / "undisturbed" / "clips.jsonl").stat().st_size // 2
     line, _ = failure("index", *arguments, before=LIMIT.format(size=size))
     assert "File too large. It keeps the " in line
@@ -145,7 +149,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(bundle, videos, tmp_path)
     with Gallery.open(tmp_path / "g") as opened:
         committed = len(opened)
     assert 0 < committed < 45
-    assert f"{committed} were there" in invoke(cli.index, *arguments)
+    assert f"{committed} were there" in invoke(index, *arguments)
     assert contents(tmp_path / "g") == contents(tmp_path / "undisturbed")
 
 
@@ -162,14 +166,14 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(bundle, tmp_path):
     )
     code, out, err = run("index", *arguments, before=before)
     assert (code, out, err) == (130, "", "Interrupted.\n")
-    assert "6 clips added, 24 were there" in invoke(cli.index, *arguments)
+    assert "6 clips added, 24 were there" in invoke(index, *arguments)
 
 
 # ---- dgl-search ------------------------------------------------------------------------------
 
 
 def test_search_prints_hits_best_first(gallery):
-    lines = invoke(cli.search, gallery, "a dog jumps", "cooking", "--top", 2).splitlines()
+    lines = invoke(search, gallery, "a dog jumps", "cooking", "--top", 2).splitlines()
     assert lines[0] == "a dog jumps"
     assert lines[3] == "cooking"
     rank, similarity, start, _, end, video = lines[1].split()
@@ -181,7 +185,7 @@ def test_search_prints_hits_best_first(gallery):
 
 
 def test_search_prints_one_json_document(gallery):
-    rows = json.loads(invoke(cli.search, gallery, "a dog", "猫 😀", "--json", "--top", 3))
+    rows = json.loads(invoke(search, gallery, "a dog", "猫 😀", "--json", "--top", 3))
     assert [row["query"] for row in rows] == ["a dog", "猫 😀"]
     for row in rows:
         assert len(row["hits"]) == 3
@@ -207,7 +211,7 @@ def test_search_draws_a_contact_sheet(gallery, tmp_path):
 def test_an_empty_gallery_is_said_to_be_empty(bundle, tmp_path):
     (tmp_path / "broken.mp4").touch()
     failure("index", bundle, tmp_path / "broken.mp4", "--gallery", tmp_path / "g")
-    assert "the gallery is empty" in invoke(cli.search, tmp_path / "g", "a dog")
+    assert "the gallery is empty" in invoke(search, tmp_path / "g", "a dog")
 
 
 @pytest.mark.parametrize("query", ["", "   "])
@@ -219,23 +223,23 @@ def test_an_empty_query_is_one_line(gallery, query):
 
 def test_a_missing_gallery_is_one_line(tmp_path):
     line, _ = failure("search", tmp_path / "missing", "a dog")
-    assert line.startswith(f"{tmp_path}/missing is not a gallery: it has no gallery.json.")
+    assert line.startswith(f"{tmp_path}/missing is not a gallery: it has no gallery.sqlite.")
 
 
 def test_a_bundle_that_was_moved_is_one_line(gallery, bundle, tmp_path):
     copy = shutil.copytree(gallery, tmp_path / "g")
-    header = json.loads((copy / "gallery.json").read_text())
-    header["bundle_path"] = str(tmp_path / "moved")
-    (copy / "gallery.json").write_text(json.dumps(header))
+    with closing(sqlite3.connect(copy / "gallery.sqlite")) as connection, connection:
+        moved = os.fsencode(tmp_path / "moved")
+        connection.execute("UPDATE header SET bundle_path = ?", (moved,))
     line, _ = failure("search", copy, "a dog")
     assert line.startswith(f"{tmp_path}/moved is not a bundle")
     assert line.endswith("If the bundle was moved, name it with --bundle.")
-    assert invoke(cli.search, copy, "a dog", "--bundle", bundle)
+    assert invoke(search, copy, "a dog", "--bundle", bundle)
 
 
 def test_a_sheet_of_a_video_that_is_gone_is_one_line(bundle, tmp_path):
     video = write_video(tmp_path / "video.mp4")
-    invoke(cli.index, bundle, video, "--gallery", tmp_path / "g")
+    invoke(index, bundle, video, "--gallery", tmp_path / "g")
     video.unlink()
     line, out = failure("search", tmp_path / "g", "a dog", "--sheet", tmp_path / "sheet.png")
     assert line == f"{video} does not exist. Check the path."
@@ -270,7 +274,7 @@ def reset_pipe():
 
 
 def test_verify_says_what_it_checked(bundle):
-    first, *graphs = invoke(cli.verify, bundle, "--engine", "onnx").splitlines()
+    first, *graphs = invoke(verify, bundle, "--engine", "onnx").splitlines()
     assert first == f"{bundle}: 6 files intact."
     for line, name in zip(graphs, ("captions", "clips"), strict=True):
         assert line.startswith(f"{name} in ONNX Runtime ")
@@ -279,7 +283,7 @@ def test_verify_says_what_it_checked(bundle):
 
 
 def test_verify_tells_programs_the_same(bundle):
-    found = json.loads(invoke(cli.verify, bundle, "--device", "auto", "--json"))
+    found = json.loads(invoke(verify, bundle, "--device", "auto", "--json"))
     assert (found["bundle"], found["files"]) == (str(bundle), 6)
     captions, clips = found["graphs"]
     assert (captions["graph"], clips["graph"]) == ("captions", "clips")

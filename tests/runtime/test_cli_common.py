@@ -5,11 +5,14 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from dgl_runtime import cli
+from dgl_runtime.index_cli import index
 from dgl_runtime.manifest import SCHEMA_VERSION
+from dgl_runtime.search_cli import search
+from dgl_runtime.verify_cli import verify
 
 from .commands import failure, run
 
+COMMANDS = {"index": index, "search": search, "verify": verify}
 BLOCK = """
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -104,7 +107,7 @@ def test_help_needs_no_engine():
     ],
 )
 def test_wrong_usage_exits_with_2(command, arguments, message):
-    result = CliRunner().invoke(getattr(cli, command), arguments)
+    result = CliRunner().invoke(COMMANDS[command], arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]

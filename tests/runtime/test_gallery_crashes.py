@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from made_galleries import (
     BATCH,
-    DATA,
-    MADE,
+    VECTORS,
     PowerCut,
     assert_holds,
     batch,
@@ -32,20 +31,20 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("extra", [0, 1, 4, 17, 32, 33, 0.5, 1.0])
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", VECTORS)
 def test_a_torn_append_is_ignored_by_readers_and_cut_by_the_next_writer(
     tmp_path, undisturbed, name, extra
 ):
     folder = gallery_of(tmp_path, 2)
     committed = contents(folder)
-    # files are written in the order of DATA: those before ``name`` are whole, the rest untouched
-    for file in DATA[: DATA.index(name) + 1]:
-        added = undisturbed[file][len(committed[file]) :]
+    # files are written in the order of VECTORS: those before ``name`` are whole, the rest untouched
+    for number, file in enumerate(VECTORS[: VECTORS.index(name) + 1]):
+        added = undisturbed[1][number][len(committed[1][number]) :]
         size = len(added)
         if file == name:
             size = extra if isinstance(extra, int) else int(extra * len(added))
-        (folder / file).write_bytes(committed[file] + added[:size])
-    (folder / "gallery.json.tmp").write_bytes(b'{"schema_ver')
+        with (folder / file).open("ab") as opened:
+            opened.write(added[:size])
     with Gallery.open(folder) as reader:
         assert len(reader) == 2 * BATCH
         np.testing.assert_array_equal(reader.search(batch(1)[1], 1)[0][:, 0], [4, 5, 6, 7])
@@ -56,30 +55,30 @@ def test_a_torn_append_is_ignored_by_readers_and_cut_by_the_next_writer(
     assert contents(folder) == undisturbed
 
 
-@pytest.mark.parametrize("name", DATA)
-def test_garbage_behind_the_last_commit_is_cut(tmp_path, name):
+def test_remains_of_a_compaction_that_was_killed_are_removed(tmp_path):
     folder = gallery_of(tmp_path, 2)
     committed = contents(folder)
-    with (folder / name).open("ab") as file:
-        file.write(b'\x00\xff\n{"video": 3}\n' * 9)
+    for name in VECTORS:
+        (folder / name.replace(".0.", ".1.")).write_bytes(b"half")
+    (folder / "clips.7.usearch.tmp").write_bytes(b"x")
     assert_holds(folder, 2)
     assert contents(folder) == committed
+    assert not list(folder.glob("*.1.*"))
+    assert not list(folder.glob("*.7.*"))
 
 
 @pytest.mark.parametrize("lost", [1, 4, 31, 32, 33, 100])
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", VECTORS)
 def test_a_file_that_lost_committed_bytes_is_refused(tmp_path, name, lost):
     folder = gallery_of(tmp_path, 2)
     os.truncate(folder / name, max(0, (folder / name).stat().st_size - lost))
-    damaged = contents(folder)
     for writable in (False, True):
         with pytest.raises(GalleryError, match=rf"{name} is damaged: it holds \d+ .*Restore it"):
             Gallery.open(folder, writable=writable)
-    assert contents(folder) == damaged
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PowerCut()])
-@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("step", range(2))
 def test_an_append_that_stops_at_any_sync_leaves_the_gallery_valid(
     tmp_path, undisturbed, step, error
 ):
@@ -108,22 +107,18 @@ def test_an_append_that_stops_at_any_sync_leaves_the_gallery_valid(
     assert contents(folder) == undisturbed
 
 
-def test_a_commit_that_the_disk_does_not_confirm_is_reported_and_kept(tmp_path):
-    with Gallery.create(tmp_path, **MADE) as gallery:
-        refuse = mock.patch("os.open", side_effect=OSError(5, "Input/output error"))
-        with refuse, pytest.raises(GalleryError, match="did not confirm the last change"):
-            gallery.append(*batch(0))
-        gallery.append(*batch(1))
-    assert_holds(tmp_path, 2)
-
-
-def test_a_full_disk_is_one_line_and_the_gallery_goes_on(tmp_path):
+@pytest.mark.parametrize("room", [9, 6000])
+def test_a_full_disk_is_one_line_and_the_gallery_goes_on(tmp_path, room):
+    """Of the vectors, or of the records: SQLite's log grows by pages of 4096 bytes."""
     folder = gallery_of(tmp_path / "full", 2)
+    largest = max(path.stat().st_size for path in folder.glob("*.f32"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Gallery.open(folder, writable=True) as gallery:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(contents(folder)["clips.jsonl"]) + 9, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + room, hard))
         try:
-            with pytest.raises(GalleryError, match="It keeps the 8 it had; make room") as caught:
+            with pytest.raises(
+                GalleryError, match=r"could not take|cannot be read or written"
+            ) as caught:
                 gallery.append(*batch(2))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

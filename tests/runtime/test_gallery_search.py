@@ -37,7 +37,7 @@ def searched(embeddings, queries, top_k, rows_at_once, queries_at_once=2):
         mock.patch.object(nearest, "_ROW_BLOCK", rows_at_once),
         mock.patch.object(nearest, "_QUERY_BLOCK", queries_at_once),
     ):
-        return exact_top_k(embeddings, queries, top_k)
+        return exact_top_k(embeddings, queries, top_k, np.ones(len(embeddings), np.bool_))
 
 
 @given(vectors(), st.integers(1, 45), st.integers(1, 45))
@@ -71,11 +71,27 @@ def test_a_permutation_of_the_gallery_permutes_the_results(case, top_k, shuffle)
 @given(vectors(), st.integers(1, 45))
 def test_a_query_finds_the_same_alone_and_in_a_batch(case, top_k):
     embeddings, queries = case
-    rows, similarity = exact_top_k(embeddings, queries, top_k)
+    every = np.ones(len(embeddings), np.bool_)
+    rows, similarity = exact_top_k(embeddings, queries, top_k, every)
     for number in range(len(queries)):
-        alone, alone_similarity = exact_top_k(embeddings, queries[number : number + 1], top_k)
+        alone, alone_similarity = exact_top_k(
+            embeddings, queries[number : number + 1], top_k, every
+        )
         np.testing.assert_array_equal(alone[0], rows[number])
         np.testing.assert_array_equal(alone_similarity[0], similarity[number])
+
+
+@given(vectors(), st.integers(1, 45), st.integers(1, 45), st.randoms(use_true_random=False))
+def test_a_search_among_some_rows_is_a_search_of_a_gallery_of_these(
+    case, top_k, rows_at_once, random
+):
+    embeddings, queries = case
+    among = np.array([random.random() < 0.5 for _ in embeddings])
+    with mock.patch.object(nearest, "_ROW_BLOCK", rows_at_once):
+        rows, similarity = exact_top_k(embeddings, queries, top_k, among)
+    inside, expected = brute_force(embeddings[among], queries, top_k)
+    np.testing.assert_array_equal(rows, np.flatnonzero(among)[inside])
+    np.testing.assert_array_equal(similarity, expected)
 
 
 def test_more_hits_than_clips_gives_all_clips(tmp_path):
@@ -154,7 +170,7 @@ def test_building_again_extends_the_index(indexed):
         indexed.build_approximate_index()
     assert len(add.call_args.args[0]) == 2000  # what is there is loaded, not built again
     indexed.build_approximate_index(threads=1)
-    index = ApproximateIndex.open(indexed._folder / "clips.usearch", indexed.embeddings)
+    index = ApproximateIndex.open(indexed.index_file, indexed.embeddings)
     assert len(index) == 2100
     rows, _ = indexed.search(clustered(100, seed=4), 10, approximate=True)
     assert recall(rows, indexed.search(clustered(100, seed=4), 10)[0]) > 0.98
@@ -206,7 +222,7 @@ def flipped(data):
     ],
 )
 def test_a_damaged_index_is_refused_and_built_again(indexed, damage):
-    path = indexed._folder / "clips.usearch"
+    path = indexed.index_file
     path.write_bytes(damage(path.read_bytes()))
     queries = clustered(5, seed=3)
     with Gallery.open(indexed._folder) as reader:
@@ -219,12 +235,12 @@ def test_a_damaged_index_is_refused_and_built_again(indexed, damage):
 
 
 def test_an_index_of_other_embeddings_is_refused(indexed, tmp_path):
-    path = indexed._folder / "clips.usearch"
+    path = indexed.index_file
     theirs = path.read_bytes()
     with Gallery.create(tmp_path / "other", **MADE) as other:
         embeddings = clustered(2000, seed=9)
         fill(other, embeddings)
-        (tmp_path / "other" / "clips.usearch").write_bytes(theirs)
+        other.index_file.write_bytes(theirs)
         with pytest.raises(GalleryError, match="it was made of other embeddings"):
             other.search(clustered(1), 1, approximate=True)
         other.build_approximate_index(threads=1)
@@ -232,11 +248,11 @@ def test_an_index_of_other_embeddings_is_refused(indexed, tmp_path):
         np.testing.assert_array_equal(rows[:, 0], np.arange(20))
     with Gallery.create(tmp_path / "smaller", **MADE) as smaller:
         fill(smaller, clustered(1000))
-        (tmp_path / "smaller" / "clips.usearch").write_bytes(theirs)
+        smaller.index_file.write_bytes(theirs)
         with pytest.raises(GalleryError, match="covers 2000 clips, the gallery opened here 1000"):
             smaller.search(clustered(1), 1, approximate=True)
     with Gallery.create(tmp_path / "wider", **{**MADE, "embed_dim": 9}) as wider:
-        (tmp_path / "wider" / "clips.usearch").write_bytes(theirs)
+        wider.index_file.write_bytes(theirs)
         with pytest.raises(GalleryError, match="its vectors are not 9 numbers wide"):
             wider.search(np.eye(9, dtype=np.float32), 1, approximate=True)
 
@@ -251,7 +267,7 @@ def test_a_sealed_file_that_usearch_cannot_read_is_refused(tmp_path):
 
 
 def test_damaged_vectors_make_no_similarity_wrong_and_are_not_written_again(indexed):
-    path = indexed._folder / "clips.usearch"
+    path = indexed.index_file
     whole = path.read_bytes()
     path.write_bytes(whole[:8] + whole[8 : 8 + E] + bytes(E) * 9 + whole[8 + 10 * E :])
     queries = clustered(20, seed=3)
@@ -278,11 +294,11 @@ def test_any_damage_to_the_graph_is_refused_at_opening(built, place, mask):
 
 def test_an_index_that_cannot_be_written_leaves_the_old_one(indexed):
     fill(indexed, clustered(10, seed=4))
-    before = (indexed._folder / "clips.usearch").read_bytes()
+    before = (indexed.index_file).read_bytes()
     refuse = mock.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
     with (
         refuse,
         pytest.raises(GalleryError, match=r"cannot be written: .*No space left.*Make room"),
     ):
         indexed.build_approximate_index()
-    assert (indexed._folder / "clips.usearch").read_bytes() == before
+    assert (indexed.index_file).read_bytes() == before

@@ -112,7 +112,7 @@ def test_odd_files_beside_a_good_one_do_not_stop_dgl_index(bundle, tmp_path):
     assert (code, err) == (0, "")
     assert out.startswith("4 videos: 14 clips added, 0 were there, 0 videos broken.")
     with Gallery.open(tmp_path / "g") as gallery:
-        durations = {Path(clip.video).name: clip.duration_s for clip in gallery.clips}
+        durations = {Path(clip.video).name: clip.duration_s for _, clip in gallery.records.clips()}
     expected = {"good.mp4": 5.0, **{name: duration_s for name, (_, duration_s) in ODD.items()}}
     assert durations == pytest.approx(expected, abs=0.11)
 

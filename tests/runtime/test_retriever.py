@@ -162,7 +162,7 @@ def test_a_search_finds_moments_best_first(bundle, filled, videos):
 def test_the_fields_of_a_hit_are_plain_python(bundle, filled):
     with Retriever(bundle, filled, threads=1) as opened:
         hits = opened.search("cooking", top_k=15)
-        durations = {clip.video: clip.duration_s for clip in opened.gallery.clips}
+        durations = {clip.video: clip.duration_s for _, clip in opened.gallery.records.clips()}
     for hit in hits:
         assert isinstance(hit, Hit)
         assert {

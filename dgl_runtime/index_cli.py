@@ -1,0 +1,123 @@
+"""dgl-index: fill a gallery with the clips of videos, once or for as long as a folder grows."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dgl_runtime.command import Command, report_error
+from dgl_runtime.options import Seconds, device_option, engine_option, threads_option
+
+if TYPE_CHECKING:
+    from dgl_runtime.index import IndexReport
+    from dgl_runtime.retriever import Retriever
+
+
+@click.command(cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--gallery", required=True, type=click.Path(path_type=Path), help="Folder to fill.")
+@click.option("--window", type=Seconds(), help="Cut videos into windows of this length.")
+@click.option("--stride", type=Seconds(), help="From one window to the next; default the window.")
+@click.option("--shots", is_flag=True, help="Cut at shots; long ones into windows, if given.")
+@click.option(
+    "--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1."
+)
+@click.option("--prune", is_flag=True, help="Drop videos that are gone from the folders.")
+@click.option("--watch", is_flag=True, help="Go on as the folders change, until Ctrl-C.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path),
+    help="A csv with a column 'video' and others that dgl-search --where can name.",
+)
+@click.option("--report", type=click.Path(path_type=Path), help="Write what failed into this csv.")
+@device_option
+@engine_option
+@threads_option
+def index(
+    bundle: Path,
+    videos: tuple[Path, ...],
+    gallery: Path,
+    window: float | None,
+    stride: float | None,
+    shots: bool,
+    jobs: int,
+    prune: bool,
+    watch: bool,
+    metadata: Path | None,
+    report: Path | None,
+    device: str,
+    engine: str,
+    threads: int,
+) -> None:
+    """Index videos (files, or folders of them) into a gallery that dgl-search searches.
+
+    What the gallery holds already is skipped, so the same command goes on where a stopped run was. A
+    renamed video keeps its clips, a changed one is indexed anew. A broken video is reported and the
+    others are indexed; the exit code is then 1.
+
+    Example: dgl-index bundle ~/Videos --gallery gallery --window 10s --stride 5s
+    """
+    from dgl_runtime.retriever import Retriever
+
+    if stride is not None and window is None:
+        raise click.UsageError("--stride needs --window.")
+    with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
+
+        def run(paths: tuple[Path, ...] | list[Path]) -> "IndexReport":
+            done = retriever.add_videos(
+                paths,
+                window_s=window,
+                stride_s=stride,
+                at_shots=shots,
+                jobs=jobs,
+                prune=prune,
+                show_progress=True,
+            )
+            _tell(done, retriever, gallery)
+            if report is not None:
+                _write_report(report, done)
+            if metadata is not None:
+                _take_metadata(metadata, gallery)
+            return done
+
+        done = run(videos)
+        if watch:
+            from dgl_runtime.watch import changed_videos
+
+            for paths in changed_videos(videos):
+                run(paths)
+    sys.exit(1 if done.broken else 0)
+
+
+def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:
+    for broken in done.broken:
+        report_error(broken.reason)
+    dropped = f"{done.files_dropped} dropped, " if done.files_dropped else ""
+    click.echo(
+        f"{done.num_videos} videos: {done.clips_added} clips added, "
+        f"{done.clips_present} were there, {dropped}{len(done.broken)} videos broken. "
+        f"{click.format_filename(gallery)} holds {len(retriever.gallery)} clips."
+    )
+
+
+def _write_report(path: Path, done: "IndexReport") -> None:
+    with path.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "reason"])
+        writer.writerows([broken.video, broken.reason] for broken in done.broken)
+
+
+def _take_metadata(path: Path, gallery: Path) -> None:
+    from dgl_runtime.gallery import Gallery
+    from dgl_runtime.gallery_metadata import read_metadata
+
+    with Gallery.open(gallery, writable=True) as opened:
+        taken = read_metadata(opened.records, path)
+    if taken.unmatched:
+        shown = ", ".join(taken.unmatched[:3])
+        more = f" and {len(taken.unmatched) - 3} more" if len(taken.unmatched) > 3 else ""
+        report_error(f"{path} names videos that the gallery does not hold: {shown}{more}.")
+    click.echo(f"{click.format_filename(path)}: metadata of {taken.matched} videos taken.")

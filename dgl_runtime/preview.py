@@ -1,0 +1,96 @@
+"""What a browser can show of any video: one frame as a JPEG, one moment as a small MP4."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.errors import MediaError
+from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.packet_index import PacketIndex, media_faults, one_line, read_index
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LONGEST_S = 60.0
+PREVIEW_SIDE = 640
+_JPEG_QUALITY = 82
+_TICKS = 90_000  # a second
+
+
+def picture(path: Path, second: float, side: int) -> bytes:
+    """The frame on display at a second, as a JPEG whose longer side is ``side`` pixels at the most.
+
+    Raises:
+        MediaError: It cannot be read.
+    """
+    index = read_index(path)
+    (number,) = index.frames_at(np.array([second]))
+    _, pixels = next(FrameReader(path, index).read([int(number)]))
+    out = BytesIO()
+    _shrunk(pixels, side).save(out, format="JPEG", quality=_JPEG_QUALITY)
+    return out.getvalue()
+
+
+def write_preview(
+    path: Path, start_s: float, end_s: float, out: str, sign: Callable[[], None]
+) -> None:
+    """Write a moment as H.264 in MP4, without sound: what every browser plays.
+
+    Args:
+        path: The video.
+        start_s: Seconds from the first frame.
+        end_s: As ``start_s``; at most ``LONGEST_S`` after it.
+        out: The file to write.
+        sign: Called for each frame.
+
+    Raises:
+        MediaError: The video cannot be read, or this PyAV cannot write H.264.
+    """
+    import av
+
+    index = read_index(path)
+    numbers = _inside(index, start_s, min(end_s, start_s + LONGEST_S))
+    frames = FrameReader(path, index).read(numbers)
+    try:
+        with av.open(out, "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", options={"preset": "veryfast", "crf": "26"})
+            stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, _TICKS)
+            stream.codec_context.time_base = stream.time_base
+            stream.thread_count = 1
+            for number, pixels in frames:
+                image = _shrunk(pixels, PREVIEW_SIDE)
+                if not stream.codec_context.is_open:
+                    stream.width, stream.height = _even(image)
+                frame = av.VideoFrame.from_ndarray(
+                    np.asarray(image.crop((0, 0, stream.width, stream.height))), format="rgb24"
+                )
+                seconds = index.second(int(index.shown[number])) - start_s
+                frame.pts, frame.time_base = round(max(seconds, 0) * _TICKS), stream.time_base
+                container.mux(stream.encode(frame))
+                sign()
+            container.mux(stream.encode(None))
+    except media_faults() as fault:
+        raise MediaError(f"no preview of {path} can be made ({one_line(fault)}).") from fault
+
+
+def _inside(index: PacketIndex, start_s: float, end_s: float) -> list[int]:
+    first, last = index.frames_at(np.array([start_s, end_s])).tolist()
+    return list(range(first, last + 1))
+
+
+def _shrunk(pixels: NDArray[np.uint8], side: int) -> "Image":
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image
+
+
+def _even(image: "Image") -> tuple[int, int]:
+    """H.264 in 4:2:0 takes even sizes only."""
+    return max(image.width // 2 * 2, 2), max(image.height // 2 * 2, 2)

@@ -1,0 +1,83 @@
+"""What is asked and answered: the shapes of the JSON, checked by pydantic, shown in /openapi.json."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_HITS = 1000
+Grouping = Literal["apart", "merge", "video", "none"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)  # frozen: equal filters hash equal
+
+
+class Filters(_Strict):
+    """What is searched among, and how moments are shown."""
+
+    top: Annotated[int, Field(ge=1, le=MOST_HITS, description="Moments at the most.")] = 24
+    where: Annotated[
+        str | None,
+        Field(max_length=1000, description="A condition in SQL on the columns of the gallery."),
+    ] = None
+    group: Annotated[
+        Grouping,
+        Field(description="Moments apart, merged neighbours, one a video, or every clip."),
+    ] = "apart"
+    hubs: Annotated[
+        bool, Field(description="Rank down what fits every query, if there is a bank.")
+    ] = True
+
+
+class TextSearch(Filters):
+    """A search by text."""
+
+    query: Annotated[
+        str, Field(min_length=1, max_length=1000, description="What the moment shows.")
+    ]
+
+
+class Moment(BaseModel):
+    """A moment that was found."""
+
+    clip: Annotated[
+        int, Field(description="Names the clip, for its thumbnail; until the gallery is compacted.")
+    ]
+    video: Annotated[int, Field(description="Names the video, to play it.")]
+    title: Annotated[str, Field(description="The video's file name.")]
+    start_s: float
+    end_s: float
+    duration_s: Annotated[float, Field(description="Of the whole video.")]
+    similarity: Annotated[float, Field(description="Cosine, -1 to 1.")]
+    frame_weights: Annotated[
+        list[float], Field(description="How much each frame of the clip counted.")
+    ]
+    clip_start_s: Annotated[
+        float, Field(description="Of the best clip, which the weights belong to.")
+    ]
+    clip_end_s: float
+    metadata: dict[str, str | int | float | None]
+
+
+class Moments(BaseModel):
+    """Moments, best first."""
+
+    moments: list[Moment]
+    milliseconds: Annotated[float, Field(description="From the request's arrival to the answer.")]
+
+
+class GalleryFacts(BaseModel):
+    """What a gallery holds."""
+
+    name: str
+    clips: int
+    videos: int
+    columns: Annotated[list[str], Field(description="What a condition may name.")]
+    has_querybank: bool
+    engine: str
+
+
+class Session(_Strict):
+    """A browser gives the token once, and keeps a cookie."""
+
+    token: Annotated[str, Field(max_length=1000)]

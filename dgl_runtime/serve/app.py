@@ -1,0 +1,329 @@
+"""The application: what each address answers."""
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from fastapi import FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi import Path as PathOf
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from numpy.typing import NDArray
+
+from dgl_runtime.cutting import Cutting
+from dgl_runtime.decode_process import Limits
+from dgl_runtime.errors import DglError, MediaError
+from dgl_runtime.example import read_example
+from dgl_runtime.gallery import Clip, FileState
+from dgl_runtime.gallery_where import COLUMNS
+from dgl_runtime.serve.answers import (
+    MOST_HITS,
+    Filters,
+    GalleryFacts,
+    Grouping,
+    Moment,
+    Moments,
+    Session,
+    TextSearch,
+)
+from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
+from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
+from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
+from dgl_runtime.serve.media import MediaMaker, video_type
+from dgl_runtime.serve.metrics import CountedApp, Metrics
+from dgl_runtime.serve.searching import Wanted, answer_all
+from dgl_runtime.windows import Span, frame_times
+
+_PAGE = Path(__file__).parent / "page"
+_UPLOAD_LIMITS = Limits(most_bytes=2 * 2**30, silent_s=20.0)
+_PRIVATE = {"cache-control": "private, max-age=3600"}
+Side = Annotated[int, Query(ge=32, le=1280, description="Pixels of the longer side.")]
+Number = Annotated[int, PathOf(ge=0, lt=2**63)]
+Time = Annotated[float, Query(ge=0, description="Seconds from the first frame.")]
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How galleries are served.
+
+    Attributes:
+        guard: What is let in.
+        batching: How searches wait for each other.
+        answer_s: How long a search may take, its waiting included.
+        media_jobs: Thumbnails and previews made at the same time.
+    """
+
+    guard: GuardSettings
+    batching: BatchSettings = field(default_factory=BatchSettings)
+    answer_s: float = 10.0
+    media_jobs: int = 2
+
+
+def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> Guard:
+    """Build the application around opened galleries."""
+    service = Service(galleries, settings)
+    app = FastAPI(
+        title="dgl-retrieval",
+        summary="Find moments in videos by text, picture or clip.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        lifespan=service.lifespan,
+    )
+    service.add_routes(app)
+    return Guard(CountedApp(app, service.metrics), settings.guard)
+
+
+class Service:
+    """Galleries, the queue in front of them, and what is counted."""
+
+    def __init__(self, galleries: Sequence[ServedGallery], settings: ServeSettings) -> None:
+        self._galleries = {gallery.name: gallery for gallery in galleries}
+        self._settings = settings
+        self.metrics = Metrics()
+        self._batcher: Batcher[Wanted, list[Moment]] = Batcher(self._answer, settings.batching)
+        self._media = MediaMaker(settings.media_jobs)
+        self._uploads = asyncio.Semaphore(settings.media_jobs)
+        self._is_ready = False
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Open everything, follow the galleries while it runs, and answer what waits before the end."""
+        await asyncio.to_thread(self._open)
+        self._batcher.start()
+        following = asyncio.create_task(self._follow())
+        self._is_ready = True
+        yield
+        self._is_ready = False
+        following.cancel()
+        await self._batcher.stop()
+        await asyncio.to_thread(self._media.close)
+        for gallery in self._galleries.values():
+            gallery.close()
+
+    def _open(self) -> None:
+        for gallery in self._galleries.values():
+            gallery.refresh()
+            gallery.retriever.embed_texts(["warm up"])
+            self._count_clips(gallery)
+
+    async def _follow(self) -> None:
+        """Take new snapshots of galleries that somebody writes."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            for gallery in self._galleries.values():
+                with suppress(DglError):  # the snapshot that is there goes on
+                    if await asyncio.to_thread(gallery.refresh):
+                        self._count_clips(gallery)
+
+    def _count_clips(self, gallery: ServedGallery) -> None:
+        with gallery.look() as snapshot:
+            self.metrics.clips.labels(gallery.name).set(len(snapshot.gallery))
+
+    # ---- searching ------------------------------------------------------------------------------
+
+    def _answer(self, wanted: Sequence[Wanted]) -> list[list[Moment] | Exception]:
+        self.metrics.batch.observe(len(wanted))
+        return answer_all(wanted)
+
+    async def _search(self, wanted: Wanted, started: float) -> Moments:
+        try:
+            async with asyncio.timeout(self._settings.answer_s):
+                moments = await self._batcher.submit(wanted)
+        except TimeoutError as error:
+            raise HTTPException(504, f"no answer within {self._settings.answer_s:g} s") from error
+        except QueueFullError as error:
+            raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
+        except DglError as error:
+            raise HTTPException(422, str(error)) from error
+        return Moments(moments=moments, milliseconds=1000 * (time.perf_counter() - started))
+
+    def _gallery(self, name: str) -> ServedGallery:
+        if (gallery := self._galleries.get(name)) is None:
+            raise HTTPException(
+                404, f"no gallery {name!r}; there are: {', '.join(self._galleries)}"
+            )
+        return gallery
+
+    # ---- routes ---------------------------------------------------------------------------------
+
+    def add_routes(self, app: FastAPI) -> None:
+        """Say what each address answers."""
+        app.get("/health")(self.health)
+        app.get("/ready")(self.ready)
+        app.get("/metrics")(self.tell_metrics)
+        app.post("/api/session", status_code=204)(self.begin_session)
+        app.get("/api/galleries")(self.list_galleries)
+        gallery = "/api/galleries/{name}"
+        app.post(f"{gallery}/search")(self.search)
+        app.post(f"{gallery}/like")(self.like)
+        app.get(f"{gallery}/clips/{{clip}}/thumbnail")(self.thumbnail)
+        app.get(f"{gallery}/clips/{{clip}}/preview")(self.preview)
+        app.get(f"{gallery}/videos/{{video}}")(self.video)
+        app.get("/")(self.page)
+        app.mount("/assets", StaticFiles(directory=_PAGE))
+
+    async def page(self) -> FileResponse:
+        """The page to search and watch."""
+        return FileResponse(_PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    async def health(self) -> dict[str, str]:
+        """That the service runs."""
+        return {"status": "ok"}
+
+    async def ready(self) -> JSONResponse:
+        """Whether searches are answered."""
+        return JSONResponse({"ready": self._is_ready}, 200 if self._is_ready else 503)
+
+    async def tell_metrics(self) -> Response:
+        """Figures for Prometheus."""
+        self.metrics.waiting.set(self._batcher.depth)
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def begin_session(self, session: Session, request: Request, response: Response) -> None:
+        """Take the token once, and let the browser in by a cookie that scripts cannot read."""
+        token = self._settings.guard.token
+        if token is None or not same(session.token, token):
+            raise HTTPException(401, "this is not the token of this service")
+        response.set_cookie(
+            COOKIE,
+            session_of(token),
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+
+    async def list_galleries(self) -> list[GalleryFacts]:
+        """What is served."""
+        return [await asyncio.to_thread(_facts, one) for one in self._galleries.values()]
+
+    async def search(self, name: str, search: TextSearch) -> Moments:
+        """Find moments by text."""
+        started = time.perf_counter()
+        if not search.query.strip():
+            raise HTTPException(
+                422, "the query is empty. Say in a few words what the moment shows."
+            )
+        return await self._search(Wanted(self._gallery(name), search.query, search), started)
+
+    async def like(
+        self,
+        name: str,
+        file: Annotated[UploadFile, File(description="A picture or a video.")],
+        at_s: Annotated[float | None, Form(ge=0, description="The middle of its moment.")] = None,
+        top: Annotated[int, Form(ge=1, le=MOST_HITS)] = 24,
+        where: Annotated[str | None, Form(max_length=1000)] = None,
+        group: Annotated[Grouping, Form()] = "apart",
+    ) -> Moments:
+        """Find moments that look like a picture or a clip; it is not kept."""
+        started = time.perf_counter()
+        gallery = self._gallery(name)
+        async with self._uploads:
+            embedding = await asyncio.to_thread(_embed_upload, gallery, file, at_s)
+        filters = Filters(top=top, where=where, group=group, hubs=False)
+        return await self._search(Wanted(gallery, embedding, filters), started)
+
+    async def thumbnail(self, name: str, clip: Number, side: Side = 480) -> Response:
+        """The frame of a clip that counted most, as a JPEG."""
+        made = await asyncio.to_thread(self._thumbnail, self._gallery(name), clip, side)
+        return Response(made, media_type="image/jpeg", headers=_PRIVATE)
+
+    def _thumbnail(self, gallery: ServedGallery, clip: int, side: int) -> bytes:
+        with gallery.look() as snapshot:
+            found = _clip(snapshot, clip)
+            path = _listed_file(snapshot, found.content_sha256)
+            second = _heaviest_second(found, snapshot.gallery.frame_weights[clip])
+        try:
+            return self._media.picture(path, found.content_sha256, second, side)
+        except MediaError as error:
+            raise HTTPException(422, str(error)) from error
+
+    async def preview(self, name: str, clip: Number, start_s: Time, end_s: Time) -> FileResponse:
+        """A moment of a clip's video as MP4, for what a browser cannot play."""
+        made = await asyncio.to_thread(self._preview, self._gallery(name), clip, start_s, end_s)
+        return FileResponse(made, media_type="video/mp4", headers=_PRIVATE)
+
+    def _preview(self, gallery: ServedGallery, clip: int, start_s: float, end_s: float) -> Path:
+        with gallery.look() as snapshot:
+            found = _clip(snapshot, clip)
+            path = _listed_file(snapshot, found.content_sha256)
+        if not start_s < end_s:
+            raise HTTPException(422, f"start_s is {start_s}, expected less than end_s {end_s}")
+        try:
+            return self._media.preview(path, found.content_sha256, start_s, end_s)
+        except MediaError as error:
+            raise HTTPException(422, str(error)) from error
+
+    async def video(self, name: str, video: Number) -> FileResponse:
+        """A video as it is, or the range of it that is asked for."""
+        path = await asyncio.to_thread(self._video, self._gallery(name), video)
+        return FileResponse(path, media_type=video_type(path), headers=_PRIVATE)
+
+    @staticmethod
+    def _video(gallery: ServedGallery, video: int) -> Path:
+        with gallery.look() as snapshot:
+            if (content := snapshot.gallery.records.content_of(video)) is None:
+                raise HTTPException(404, f"no video {video} in gallery {gallery.name}")
+            return _listed_file(snapshot, content)
+
+
+def _facts(served: ServedGallery) -> GalleryFacts:
+    with served.look() as snapshot:
+        records = snapshot.gallery.records
+        return GalleryFacts(
+            name=served.name,
+            clips=len(snapshot.gallery),
+            videos=records.count_videos(),
+            columns=[*COLUMNS, *records.metadata_columns()],
+            has_querybank=snapshot.bank_hubness is not None,
+            engine=served.retriever.engine,
+        )
+
+
+def _clip(snapshot: Snapshot, row: int) -> Clip:
+    try:
+        return snapshot.gallery.clip(row)
+    except IndexError as error:
+        raise HTTPException(404, f"no clip {row}") from error
+
+
+def _listed_file(snapshot: Snapshot, content: str) -> Path:
+    """A file that holds a content of the gallery, if it is still the one that was indexed.
+
+    No path ever comes from a request; one that was replaced meanwhile is not shown.
+    """
+    for state in snapshot.gallery.records.states(content):
+        path = Path(state.path)
+        with suppress(OSError):
+            if not path.is_symlink() and FileState.of(path) == state:
+                return path
+    raise HTTPException(410, "the video is not there any more, or was changed; index it again")
+
+
+def _heaviest_second(clip: Clip, weights: NDArray[np.float32]) -> float:
+    times = frame_times(Span(clip.start_s, clip.end_s), len(weights))
+    return float(times[int(weights.argmax())])
+
+
+def _embed_upload(
+    gallery: ServedGallery, file: UploadFile, at_s: float | None
+) -> NDArray[np.float32]:
+    with tempfile.NamedTemporaryFile(prefix="dgl-upload-") as copy:
+        shutil.copyfileobj(file.file, copy)
+        copy.flush()
+        with gallery.look() as snapshot:
+            length_s = snapshot.gallery.records.typical_length_s()
+        cutting = Cutting(None if at_s is None else length_s, around_s=at_s)
+        try:
+            embedded = read_example(gallery.retriever, Path(copy.name), cutting, _UPLOAD_LIMITS)
+        except MediaError as error:
+            text = str(error).replace(copy.name, "the upload")
+            raise HTTPException(422, text) from error
+    row: NDArray[np.float32] = embedded[0]
+    return row

@@ -1,0 +1,152 @@
+"""What every request must pass: a known Host, the token, a body of some size that comes in time.
+
+Pure ASGI, so that it stands before everything, and counts a body as it arrives.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+from fastapi import HTTPException
+from starlette.responses import JSONResponse
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "dgl_session"
+OPEN_PATHS = ("/", "/health", "/ready", "/api/session")
+OPEN_FOLDERS = ("/assets/",)
+_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        b"media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What is let in.
+
+    Attributes:
+        hosts: Names that the Host header may have, without the port.
+        token: What a request must bring; None: nothing.
+        body_bytes: The most that a body may hold; ``upload_bytes`` where files come in.
+        upload_bytes: See there.
+        body_s: How long a body may take to arrive.
+    """
+
+    hosts: frozenset[str]
+    token: str | None = None
+    body_bytes: int = 64 * 1024
+    upload_bytes: int = 64 * 2**20
+    body_s: float = 30.0
+
+
+class Guard:
+    """The ASGI application around ours."""
+
+    def __init__(self, app: App, settings: GuardSettings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def send_safely(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            self._require_host_and_token(scope)
+            await self._app(scope, self._limited(scope, receive), send_safely)
+        except HTTPException as refusal:
+            if has_begun:  # a refusal inside the application is answered there
+                raise
+            answer = JSONResponse({"detail": refusal.detail}, refusal.status_code)
+            await answer(scope, receive, send_safely)
+
+    def _require_host_and_token(self, scope: Scope) -> None:
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or _without_port(hosts[0]) not in self._settings.hosts:
+            raise HTTPException(421, "this Host is not served here; see dgl-serve --allow-host")
+        path = scope["path"]
+        if self._settings.token is None or path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
+            return
+        if not self._has_token(dict(headers)):
+            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN")
+
+    def _has_token(self, headers: dict[bytes, bytes]) -> bool:
+        token = self._settings.token or ""
+        kind, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if kind.lower() == "bearer":
+            return same(given.strip(), token)
+        try:
+            cookie = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and same(cookie.value, session_of(token))
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Receive a body up to its limits."""
+        is_upload = scope["path"].endswith("/like")
+        most = self._settings.upload_bytes if is_upload else self._settings.body_bytes
+        lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+        if lengths and (not lengths[0].isdigit() or int(lengths[0][:20]) > most):
+            raise HTTPException(413, f"the body is larger than {most} bytes")
+        received, is_over = 0, False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.body_s
+
+        async def limited() -> Message:
+            nonlocal received, is_over
+            if is_over:  # waiting for the client to go has no limit
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, "the body took too long to arrive") from error
+            received += len(message.get("body", b""))
+            is_over = not message.get("more_body", False)
+            if received > most:
+                raise HTTPException(413, f"the body is larger than {most} bytes")
+            return message
+
+        return limited
+
+
+def session_of(token: str) -> str:
+    """What a browser keeps instead of the token."""
+    return hmac.new(token.encode(), b"dgl-serve session", hashlib.sha256).hexdigest()
+
+
+def same(one: str, other: str) -> bool:
+    """Compare in a time that tells nothing."""
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _without_port(host: str) -> str:
+    name, _, port = host.rpartition(":")
+    return (name if name and port.isdigit() else host).lower().rstrip(".")

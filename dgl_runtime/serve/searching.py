@@ -1,0 +1,97 @@
+"""Searches that wait together, answered together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.errors import DglError
+from dgl_runtime.moments import Hit
+from dgl_runtime.search import Refinement, find_moments
+from dgl_runtime.serve.answers import Filters, Moment
+from dgl_runtime.serve.galleries import ServedGallery, Snapshot
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search in the queue: a text, or an example that was embedded."""
+
+    gallery: ServedGallery
+    query: str | NDArray[np.float32]
+    filters: Filters
+
+
+def answer_all(wanted: Sequence[Wanted]) -> list[list[Moment] | Exception]:
+    """Answer searches: one run of the caption graph a bundle, one search for equal filters."""
+    answers: list[list[Moment] | Exception] = [[] for _ in wanted]
+    embeddings = _embed(wanted)
+    for numbers in _alike(wanted):
+        first = wanted[numbers[0]]
+        try:
+            with first.gallery.look() as snapshot:
+                queries = np.stack([embeddings[number] for number in numbers])
+                found = find_moments(
+                    snapshot.gallery,
+                    queries,
+                    first.filters.top,
+                    _refinement(first.filters, snapshot),
+                )
+                for number, hits in zip(numbers, found, strict=True):
+                    answers[number] = _moments(snapshot, hits)
+        except DglError as error:
+            for number in numbers:
+                answers[number] = error
+    return answers
+
+
+def _embed(wanted: Sequence[Wanted]) -> dict[int, NDArray[np.float32]]:
+    embeddings: dict[int, NDArray[np.float32]] = {}
+    texts: dict[int, list[int]] = {}  # retriever -> searches by text
+    for number, one in enumerate(wanted):
+        if isinstance(one.query, str):
+            texts.setdefault(id(one.gallery.retriever), []).append(number)
+        else:
+            embeddings[number] = one.query
+    for numbers in texts.values():
+        retriever = wanted[numbers[0]].gallery.retriever
+        rows = retriever.embed_texts([str(wanted[number].query) for number in numbers])
+        embeddings.update(zip(numbers, rows, strict=True))
+    return embeddings
+
+
+def _alike(wanted: Sequence[Wanted]) -> list[list[int]]:
+    """Searches that can be answered together: of one gallery, with equal filters."""
+    groups: dict[tuple[str, Filters], list[int]] = {}
+    for number, one in enumerate(wanted):
+        filters = Filters(**one.filters.model_dump(exclude={"query"}))
+        groups.setdefault((one.gallery.name, filters), []).append(number)
+    return list(groups.values())
+
+
+def _refinement(filters: Filters, snapshot: Snapshot) -> Refinement:
+    return Refinement(filters.where, filters.group, snapshot.bank_hubness if filters.hubs else None)
+
+
+def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:
+    records = snapshot.gallery.records
+    found = []
+    for hit in hits:
+        clip, video_id = records.clip(hit.row), records.video_of(hit.row)
+        found.append(
+            Moment(
+                clip=hit.row,
+                video=video_id,
+                title=Path(hit.video).name.encode("utf-8", "replace").decode(),
+                start_s=hit.start_s,
+                end_s=hit.end_s,
+                duration_s=clip.duration_s,
+                similarity=hit.similarity,
+                frame_weights=list(hit.frame_weights),
+                clip_start_s=clip.start_s,
+                clip_end_s=clip.end_s,
+                metadata=records.metadata_of(video_id),
+            )
+        )
+    return found

@@ -1,0 +1,175 @@
+"""Worker processes that look into videos: what a crash, a hang, or a bomb costs."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from dgl_runtime.cutting import Cutting
+from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
+from dgl_runtime.decode_process import DecodeProcess, Limits
+from dgl_runtime.errors import MediaError
+from dgl_runtime.video import read_clips
+from dgl_runtime.windows import Span
+
+from .odd_videos import numbers_of, write_video
+
+FORM = (4, 32)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return [write_video(folder / f"{number}.mp4", 20 + number) for number in range(6)]
+
+
+def read_all(
+    videos, *, jobs=2, limits=None, cutting=None, choose=lambda seen: range(len(seen.spans))
+):
+    with DecodePool(cutting or Cutting(1.0), FORM, jobs=jobs, limits=limits) as pool:
+        return list(pool.read(map(Job, videos), choose))
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 8])
+def test_every_clip_comes_once_with_the_frames_that_reading_here_gives(videos, jobs):
+    found = read_all(videos, jobs=jobs)
+    for video in videos:
+        mine = [
+            one
+            for one in found
+            if (one.job if not isinstance(one, Clips) else one.seen.job).path == video
+        ]
+        assert [type(one) for one in mine] == [Seen, Clips, Done]
+        seen, clips, done = mine
+        expected = np.stack(list(read_clips(video, seen.spans, *FORM)))
+        np.testing.assert_array_equal(clips.frames, expected)
+        assert clips.numbers == tuple(range(len(seen.spans)))
+        assert done == Done(Job(video), seen, None)
+
+
+def test_only_what_was_chosen_is_read(videos):
+    found = read_all(videos[:1], choose=lambda seen: [1])
+    (clips,) = (one for one in found if isinstance(one, Clips))
+    assert clips.numbers == (1,)
+    assert numbers_of(clips.frames[0]) == [11, 13, 16, 18]
+    assert [type(one) for one in read_all(videos[:1], choose=lambda seen: [])] == [Seen, Done]
+
+
+def broken(found):
+    return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_costs_its_video_alone(videos, how, monkeypatch):
+    started = []
+    real = DecodeProcess.start.__func__
+    monkeypatch.setattr(
+        DecodeProcess,
+        "start",
+        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
+    )
+
+    def choose(seen):
+        if seen.job.path == videos[2]:
+            os.kill(started[-1].process.pid, how)
+        return range(len(seen.spans))
+
+    found = read_all(videos, jobs=1, choose=choose)
+    assert len(started) == 2
+    assert broken(found) == {
+        videos[
+            2
+        ]: f"{videos[2]} crashed the decoder ({how.name}). Play it to check, and re-encode it."
+    }
+    assert sum(isinstance(one, Done) for one in found) == len(videos)
+
+
+def test_a_worker_that_hangs_is_given_up(videos, monkeypatch):
+    started = []
+    real = DecodeProcess.start.__func__
+    monkeypatch.setattr(
+        DecodeProcess,
+        "start",
+        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
+    )
+
+    def choose(seen):
+        if seen.job.path == videos[2]:
+            os.kill(started[-1].process.pid, signal.SIGSTOP)
+        return range(len(seen.spans))
+
+    found = read_all(videos, jobs=1, choose=choose, limits=Limits(silent_s=3.0))
+    assert list(broken(found)) == [videos[2]]
+    assert "took more than 3 s without any progress" in broken(found)[videos[2]]
+    assert all(one.process.poll() is not None for one in started)
+
+
+def test_a_video_that_needs_too_much_memory_is_reported(tmp_path):
+    """8,000 x 8,000 pixels are 192 MB as RGB and more on the way; here that is too much."""
+    large = write_video(tmp_path / "large.mp4", 2, codec="mpeg4", size=(8000, 8000))
+    small = write_video(tmp_path / "small.mp4", 20)
+    found = read_all([large, small], jobs=1, limits=Limits(most_bytes=700 * 2**20))
+    assert list(broken(found)) == [large]
+
+
+def test_no_process_is_left_behind(videos):
+    with DecodePool(Cutting(), FORM, jobs=3) as pool:
+        reading = pool.read(map(Job, videos), lambda seen: [0])
+        next(reading)
+        processes = [worker.process.process for worker in pool._workers]
+        assert processes
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_a_worker_ends_when_its_parent_has_gone(videos):
+    process = DecodeProcess.start(Limits())
+    process.line.close()
+    deadline = time.monotonic() + 20
+    while process.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.process.returncode == 0
+
+
+def test_pictures_and_previews_are_made_apart(videos, tmp_path):
+    import av
+    from PIL import Image
+
+    process = DecodeProcess.start(Limits())
+    made = process.make({"path": str(videos[0]), "picture": {"second": 1.5, "side": 32}})
+    (tmp_path / "p.jpg").write_bytes(made)
+    with Image.open(tmp_path / "p.jpg") as image:
+        assert (image.size, image.format) == ((32, 24), "JPEG")
+    out = tmp_path / "p.mp4"
+    span = {"start_s": 0.5, "end_s": 1.5, "out": str(out)}
+    assert process.make({"path": str(videos[0]), "preview": span}) is None
+    with av.open(str(out)) as container:
+        frames = list(container.decode(video=0))
+    assert [round(float(frame.time), 2) for frame in frames] == [
+        round(0.1 * n, 2) for n in range(11)
+    ]
+    with pytest.raises(MediaError, match="does not exist"):
+        process.make({"path": str(tmp_path / "gone.mp4"), "picture": {"second": 0, "side": 32}})
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("cutting", "expected"),
+    [
+        (Cutting(), [Span(0.0, 2.0)]),
+        (Cutting(1.0), [Span(0.0, 1.0), Span(1.0, 2.0)]),
+        (Cutting(1.0, 0.5), [Span(0.0, 1.0), Span(0.5, 1.5), Span(1.0, 2.0)]),
+        (Cutting(0.5, around_s=1.25), [Span(1.0, 1.5)]),
+        (Cutting(0.5, around_s=0.1), [Span(0.0, 0.35)]),
+        (Cutting(around_s=1.0), [Span(0.0, 2.0)]),
+    ],
+)
+def test_cuttings_keep_their_meaning_as_texts(videos, cutting, expected):
+    assert Cutting.from_text(str(cutting)) == cutting
+    assert cutting.spans(videos[0], lambda: None) == (2.0, expected)
+
+
+def test_a_moment_after_the_end_is_refused(videos):
+    with pytest.raises(MediaError, match="lasts 2 s, so it has no second 5"):
+        Cutting(1.0, around_s=5.0).spans(videos[0], lambda: None)
