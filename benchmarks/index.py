@@ -2,11 +2,10 @@
 
 import datetime
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ import click
 
 from benchmarks.decode_clips import MadeClip, write_clip
 from benchmarks.machine import describe_machine
+from benchmarks.processes import children, cpu_s, resident_bytes
 from benchmarks.report import Report, Table
 from dgl_runtime.errors import EngineError
 
@@ -106,14 +106,14 @@ def _run(settings: IndexSettings, videos: Path, gallery: Path, jobs: int) -> Ind
     process = subprocess.Popen(
         [sys.executable, "-c", _RUN, *map(str, arguments)], stdout=subprocess.PIPE, text=True
     )
-    cpu_s: dict[int, float] = {}
+    used_s: dict[int, float] = {}
     memory = {"main": 0, "decode": 0}
     while process.poll() is None:
-        others = list(_children(process.pid))
+        others = list(children(process.pid))
         for pid in (process.pid, *others):
-            cpu_s[pid] = max(cpu_s.get(pid, 0.0), _cpu_s(pid))
-        memory["main"] = max(memory["main"], _resident(process.pid))
-        memory["decode"] = max(memory["decode"], sum(map(_resident, others)))
+            used_s[pid] = max(used_s.get(pid, 0.0), cpu_s(pid))
+        memory["main"] = max(memory["main"], resident_bytes(process.pid))
+        memory["decode"] = max(memory["decode"], sum(map(resident_bytes, others)))
         time.sleep(_LOOK_EVERY_S)
     seconds = time.perf_counter() - started
     assert process.stdout is not None
@@ -123,7 +123,7 @@ def _run(settings: IndexSettings, videos: Path, gallery: Path, jobs: int) -> Ind
             f"the run that indexed {videos} failed with exit code {process.returncode}."
         )
     clips, encoding_s, waiting_s = json.loads(said.splitlines()[-1])
-    main_cpu_s = cpu_s.pop(process.pid)
+    main_cpu_s = used_s.pop(process.pid)
     return IndexRun(
         videos=sum(1 for _ in videos.iterdir()),
         jobs=jobs,
@@ -132,33 +132,10 @@ def _run(settings: IndexSettings, videos: Path, gallery: Path, jobs: int) -> Ind
         encoding_s=encoding_s,
         waiting_s=waiting_s,
         main_cpu_s=main_cpu_s,
-        decode_cpu_s=sum(cpu_s.values()),
+        decode_cpu_s=sum(used_s.values()),
         main_bytes=memory["main"],
         decode_bytes=memory["decode"],
     )
-
-
-def _children(pid: int) -> Iterator[int]:
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, _read(path).split())
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time."""
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
-
-
-def _resident(pid: int) -> int:
-    fields = _read(Path(f"/proc/{pid}/statm")).split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError:  # it has ended
-        return ""
 
 
 def make_report(settings: IndexSettings, runs: Sequence[IndexRun], load: float | None) -> Report:
@@ -175,7 +152,7 @@ def make_report(settings: IndexSettings, runs: Sequence[IndexRun], load: float |
     columns += ["encoder MB", "decoders MB"]
     rows = []
     for one in runs:
-        cpu_s = one.main_cpu_s + one.decode_cpu_s
+        total_s = one.main_cpu_s + one.decode_cpu_s
         rows.append(
             [
                 str(one.videos),
@@ -183,8 +160,8 @@ def make_report(settings: IndexSettings, runs: Sequence[IndexRun], load: float |
                 str(one.clips),
                 f"{one.clips / (one.encoding_s + one.waiting_s):.2f}",
                 f"{100 * one.waiting_s / (one.encoding_s + one.waiting_s):.0f}%",
-                f"{100 * one.decode_cpu_s / cpu_s:.0f}%",
-                f"{100 * one.main_cpu_s / cpu_s:.0f}%",
+                f"{100 * one.decode_cpu_s / total_s:.0f}%",
+                f"{100 * one.main_cpu_s / total_s:.0f}%",
                 f"{one.main_bytes / 1e6:.0f}",
                 f"{one.decode_bytes / 1e6:.0f}",
             ]

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
+_FORMATS = ",".join(
+    "3g2 3gp apng asf av1 avi bmp_pipe dv flv gif gxf h264 hevc ivf j2k_pipe jpeg_pipe jpegxl_pipe m4v "
+    "matroska mjpeg mov mpeg mpegts mpegvideo mxf nut obu ogg png_pipe ppm_pipe rm tiff_pipe webm webp_pipe "
+    "wtv yuv4mpegpipe".split()
+)
+"""Containers that hold their pictures themselves. Playlists of any kind (concat, hls, dash, sdp) are left out:
+they make FFmpeg open other files, which whoever wrote the playlist chose."""
+
 _DEFAULT_STEP_S = 1 / 25
 """Time between frames when neither the packets nor the stream say anything about time."""
 
@@ -229,7 +237,12 @@ def open_stream(path: Path, threads: int) -> Iterator[tuple[InputContainer, Vide
 
     try:
         # "file:" keeps a colon in a file name from being read as a protocol.
-        container = av.open(f"file:{path}", mode="r", metadata_errors="ignore")
+        container = av.open(
+            f"file:{path}",
+            mode="r",
+            metadata_errors="ignore",
+            options={"format_whitelist": _FORMATS},
+        )
     except media_faults() as fault:
         raise MediaError(
             f"{path} is not a video or is damaged ({one_line(fault)}). "

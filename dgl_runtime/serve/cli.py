@@ -2,6 +2,8 @@
 
 import ipaddress
 import os
+import signal
+import socket
 from pathlib import Path
 
 import click
@@ -11,6 +13,7 @@ from dgl_runtime.errors import ConfigError
 from dgl_runtime.options import device_option, engine_option, threads_option
 
 SHORTEST_TOKEN = 16
+STOP_WITHIN_S = 30
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -87,24 +90,47 @@ def serve(
             retrievers[path] = Retriever(path, device=device, engine=engine, threads=threads)
         served.append(ServedGallery(name, folder, retrievers[path], bank))
         served[-1].refresh()
+        retrievers[path].chosen("captions")  # what is wrong with it shows now
     guard = GuardSettings(
         hosts=frozenset(name.lower() for name in (*_LOCAL_NAMES, host, *allow_host)),
         token=token,
         upload_bytes=max_upload * 2**20,
     )
     settings = ServeSettings(guard, BatchSettings(most=batch, places=queue))
+    listener = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     click.echo(
-        f"Serving {', '.join(one.name for one in served)} at http://{shown}:{port}", err=True
+        f"Serving {', '.join(one.name for one in served)} at http://{shown}:{listener.getsockname()[1]}",
+        err=True,
     )
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(served, settings),
-        host=host,
-        port=port,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=STOP_WITHIN_S,
     )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except (KeyboardInterrupt, SystemExit) as end:  # raised once more when all has been answered
+        if isinstance(end, SystemExit) and end.code != 128 + signal.SIGTERM:
+            raise
+    click.echo("Stopped; what was accepted has been answered.", err=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded.
+
+    Raises:
+        ConfigError: It is taken, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}. "
+            "Name another with --port, or an address of this machine with --host."
+        ) from error
 
 
 def read_token(path: Path | None) -> str | None:

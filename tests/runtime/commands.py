@@ -15,11 +15,11 @@ from dgl_runtime.{command}_cli import {command}
 {command}(prog_name='dgl-{command}')"""
 
 
-def start(command, *arguments, before="", **options):
-    """Start dgl-index, dgl-search or dgl-verify; ``before`` is code that runs first."""
+def start(command, *arguments, before="", prefix=(), **options):
+    """Start a command; ``before`` is code that runs first, ``prefix`` a program that starts it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(dgl_runtime.__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-c", CODE.format(command=command, before=before), *arguments],
+        [*prefix, sys.executable, "-c", CODE.format(command=command, before=before), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -29,9 +29,9 @@ def start(command, *arguments, before="", **options):
     )
 
 
-def run(command, *arguments, before="", timeout_s=60):
+def run(command, *arguments, before="", prefix=(), timeout_s=60):
     """Run a command to its end: exit code, stdout and stderr."""
-    with start(command, *arguments, before=before) as process:
+    with start(command, *arguments, before=before, prefix=prefix) as process:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -47,11 +47,18 @@ def invoke(command, *arguments):
     return result.stdout
 
 
-def failure(command, *arguments, before=""):
+def failure(command, *arguments, before="", prefix=()):
     """The one line a command that fails prints on stderr, in a process of its own."""
-    code, out, err = run(command, *map(str, arguments), before=before)
+    code, out, err = run(command, *map(str, arguments), before=before, prefix=prefix)
     assert code == 1, err
     assert err.startswith("Error: ")
     assert err.endswith("\n")
     assert err.count("\n") == 1, err
     return err[len("Error: ") : -1], out
+
+
+def as_a_user():
+    """What starts a program to which permissions apply, also where root runs the tests."""
+    if os.geteuid() != 0:
+        return ()
+    return ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")

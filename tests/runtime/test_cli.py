@@ -13,8 +13,8 @@ from dgl_runtime.index_cli import index
 from dgl_runtime.search_cli import search
 from dgl_runtime.verify_cli import verify
 
-from .commands import failure, invoke, run, start
-from .indexed import contents
+from .commands import as_a_user, failure, invoke, run, start
+from .indexed import assert_same, contents
 from .odd_videos import damage, write_audio, write_video
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
@@ -131,6 +131,22 @@ def test_a_gallery_that_another_process_writes_is_one_line(bundle, videos, galle
     assert line.startswith(f"gallery {copy} has a writer already, and it takes one at a time.")
 
 
+def test_a_gallery_that_may_not_be_written_is_searched_and_not_added_to(bundle, gallery, tmp_path):
+    copy = shutil.copytree(gallery, tmp_path / "g")
+    write_video(tmp_path / "new.mp4")
+    for path in copy.iterdir():
+        path.chmod(0o444)
+    copy.chmod(0o555)
+    code, out, err = run("search", str(copy), "a dog", prefix=as_a_user())
+    assert (code, err) == (0, "")
+    assert ".mp4" in out
+    arguments = (bundle, tmp_path / "new.mp4", "--gallery", copy)
+    line, _ = failure("index", *arguments, prefix=as_a_user())
+    assert f"gallery {copy}" in line
+    assert "ermission" in line
+    copy.chmod(0o755)
+
+
 def test_a_gallery_of_another_bundle_is_one_line(other_bundle, videos, gallery):
     line, _ = failure("index", other_bundle, videos, "--gallery", gallery)
     assert line.startswith(f"gallery {gallery} holds embeddings of bundle ")
@@ -142,7 +158,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(bundle, videos, tmp_path)
     """A limit on the size of a file stands for the full disk: writing fails half-way."""
     arguments = (bundle, videos, "--gallery", tmp_path / "g", "--window", "200ms")
     invoke(index, *arguments[:3], tmp_path / "undisturbed", *arguments[4:])
-    size = (tmp_path / "undisturbed" / "clips.jsonl").stat().st_size // 2
+    size = (tmp_path / "undisturbed" / "embeddings.0.f32").stat().st_size // 2
     line, _ = failure("index", *arguments, before=LIMIT.format(size=size))
     assert "File too large. It keeps the " in line
     assert line.endswith("it had; make room, then append again.")
@@ -150,7 +166,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(bundle, videos, tmp_path)
         committed = len(opened)
     assert 0 < committed < 45
     assert f"{committed} were there" in invoke(index, *arguments)
-    assert contents(tmp_path / "g") == contents(tmp_path / "undisturbed")
+    assert_same(contents(tmp_path / "g"), contents(tmp_path / "undisturbed"))
 
 
 def test_ctrl_c_is_one_line_and_the_run_can_go_on(bundle, tmp_path):

@@ -1,6 +1,8 @@
 """dgl-index killed with SIGKILL again and again: the gallery is what it would have been anyway."""
 
+import itertools
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +15,6 @@ from .commands import run, start
 from .indexed import assert_same, contents
 from .odd_videos import write_video
 
-NUM_KILLS = 20
 MIN_KILLS_WITH_PROGRESS = 5
 CUTTING = ("--window", "600ms", "--stride", "300ms", "--threads", "1")
 
@@ -44,7 +45,10 @@ def await_progress(process, gallery, there, then_s):
         process.send_signal(signal.SIGKILL)
 
 
-def test_a_gallery_killed_twenty_times_equals_an_undisturbed_one(bundle, twelve, tmp_path):
+@pytest.mark.parametrize("num_kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_gallery_killed_while_it_grows_equals_an_undisturbed_one(
+    bundle, twelve, tmp_path, num_kills
+):
     def arguments(gallery):
         return (str(bundle), str(twelve), "--gallery", str(gallery), *CUTTING)
 
@@ -59,11 +63,11 @@ def test_a_gallery_killed_twenty_times_equals_an_undisturbed_one(bundle, twelve,
     # them hit a run at work however fast the machine is just then. Where a run ends before its moment, the
     # gallery is whole: it is compared, and the killing goes on, a little earlier, with a new one.
     moments = random.Random(7)
-    waiting = [duration_s * (part + moments.random()) / NUM_KILLS for part in range(NUM_KILLS)]
+    waiting = [duration_s * (part + moments.random()) / num_kills for part in range(num_kills)]
     moments.shuffle(waiting)
     galleries, history = [tmp_path / "killed0"], [0]
     killed = killed_with_progress = 0
-    while killed < NUM_KILLS:
+    while killed < num_kills:
         gallery = galleries[-1]
         with start("index", *arguments(gallery)) as process:
             if killed % 2:
@@ -89,3 +93,106 @@ def test_a_gallery_killed_twenty_times_equals_an_undisturbed_one(bundle, twelve,
     assert killed_with_progress >= MIN_KILLS_WITH_PROGRESS, history
     for gallery in galleries:
         assert_same(contents(gallery), expected)
+
+
+# ---- while it is tidied up -----------------------------------------------------------------------
+
+# A small gallery gets the graph of a large one, and the process kills itself after some number of calls
+# and returns, of Python's and of C's, inside what drops clips, compacts, and builds the graph.
+DEADLY = """
+import os, signal, sys
+import dgl_runtime.index
+from dgl_runtime.gallery import Gallery
+dgl_runtime.index.APPROXIMATE_PAYS_FROM = 1
+left, called = {left}, 0
+def count(*_):
+    global called
+    called += 1
+    if called == left:
+        os.kill(os.getpid(), signal.SIGKILL)
+def deadly(name):
+    real = getattr(Gallery, name)
+    def run(self, *given, **named):
+        sys.setprofile(count)
+        try:
+            return real(self, *given, **named)
+        finally:
+            sys.setprofile(None)
+    setattr(Gallery, name, run)
+for name in ("place", "forget", "compact", "build_approximate_index"):
+    deadly(name)
+import atexit
+atexit.register(lambda: {told} and open({told!r}, "w").write(str(called)))
+"""
+
+
+@pytest.fixture(scope="module")
+def two_states(bundle, tmp_path_factory):
+    """A folder as it is now and as it is then: half of the videos gone, as many new, one changed."""
+    pytest.importorskip("usearch")
+    root = tmp_path_factory.mktemp("states")
+    states = []
+    for state, numbers in enumerate((range(8), range(4, 12))):
+        videos = root / f"state{state}"
+        videos.mkdir()
+        for number in numbers:
+            frames = 30 + number + 5 * (state if number == 4 else 0)
+            write_video(videos / f"{number:02d}.mp4", frames)
+        states.append(videos)
+    return states
+
+
+def put(state, videos):
+    """Make a folder what another is."""
+    shutil.rmtree(videos, ignore_errors=True)
+    shutil.copytree(state, videos)
+
+
+@pytest.mark.parametrize("num_kills", [16, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_gallery_killed_while_it_is_tidied_up_equals_an_undisturbed_one(
+    bundle, two_states, tmp_path, num_kills
+):
+    videos, told = tmp_path / "videos", str(tmp_path / "told")
+
+    def arguments(gallery):
+        return (str(bundle), str(videos), "--gallery", str(gallery), *CUTTING, "--prune")
+
+    def deadly(left):
+        return DEADLY.format(left=left, told=told)
+
+    expected, lengths = [], []
+    for state in (*two_states, two_states[0]):
+        put(state, videos)
+        code, _, err = run("index", *arguments(tmp_path / "undisturbed"), before=deadly(-1))
+        assert (code, err) == (0, "")
+        expected.append(contents(tmp_path / "undisturbed"))
+        lengths.append(int((tmp_path / "told").read_text()))
+    assert_same(expected[2], expected[0])
+    stay = expected[0].keys() & expected[1].keys()
+    assert stay
+
+    gallery, dice, killed = tmp_path / "killed", random.Random(11), 0
+    put(two_states[0], videos)
+    assert run("index", *arguments(gallery), before=deadly(-1))[0] == 0
+    for turn in itertools.count(1):
+        now = turn % 2
+        put(two_states[now], videos)
+        while killed < num_kills:
+            left = dice.randint(1, lengths[2 if now == 0 else 1])
+            code, _, err = run("index", *arguments(gallery), before=deadly(left))
+            if code == 0:  # little was left to do
+                break
+            assert (code, err) == (-signal.SIGKILL, "")
+            killed += 1
+            there = contents(gallery)  # opens, and holds each clip once
+            assert stay <= there.keys() <= expected[0].keys() | expected[1].keys()
+            if dice.random() < 0.3:
+                break
+        code, _, err = run("index", *arguments(gallery), before=deadly(-1))
+        assert (code, err) == (0, "")
+        assert_same(contents(gallery), expected[now])
+        with Gallery.open(gallery) as opened:
+            opened.open_approximate_index()
+        if killed == num_kills:
+            break
+    assert not list(gallery.glob("*.tmp"))
