@@ -2,16 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks.encode_cli import METHODS, encode, operators
+from benchmarks.library_cli import index, moments, serve
 from benchmarks.options import (
-    COMPILE_MODES,
     backbone_option,
     out_option,
     pretrained_option,
-    read_modes,
+    publish,
     read_sizes,
     threads_option,
 )
@@ -19,77 +19,12 @@ from dgl_runtime.command import Command, fail
 from dgl_runtime.engines import DEVICES, ENGINES
 from dgl_train.options import data_root_option, dataset_option, device_option
 
-if TYPE_CHECKING:
-    from benchmarks.report import Report
-
 SUITES = ("paper", "alternatives")  # benchmarks.experiments.SUITES, without importing torch
-METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
 
 
 @click.group()
 def bench() -> None:
     """Measure, side by side: all variants in every round, equality checked after the timing."""
-
-
-@bench.command(cls=Command)
-@backbone_option
-@pretrained_option
-@click.option("--num-frames", type=click.IntRange(1), default=12, show_default=True)
-@threads_option
-@click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--method", type=click.Choice([*METHODS, "both"]), default="both", show_default=True)
-@click.option(
-    "--compile",
-    "modes",
-    callback=read_modes,
-    default=",".join(COMPILE_MODES),
-    show_default=True,
-    help="Modes of torch.compile, with commas; empty for none.",
-)
-@click.option(
-    "--batches",
-    callback=read_sizes,
-    default="1",
-    show_default=True,
-    help="Batch sizes, with commas; 1 is measured in any case.",
-)
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
-@out_option
-def encode(
-    backbone: str,
-    pretrained: str,
-    num_frames: int,
-    threads: int,
-    rounds: int,
-    method: str,
-    modes: tuple[str, ...],
-    batches: tuple[int, ...],
-    device: str,
-    out: Path,
-) -> None:
-    """Queries and clips: torch as trained, folded, compiled, and every engine and precision.
-
-    Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2 --batches 1,4,16
-    """
-    from benchmarks.encode import EncodeSettings, bench_encode
-    from benchmarks.encode_report import make_report, write_plots
-
-    out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
-    settings = EncodeSettings(
-        backbone=backbone,
-        pretrained=pretrained,
-        num_frames=num_frames,
-        threads=threads,
-        rounds=rounds,
-        methods=METHODS if method == "both" else (method,),
-        modes=modes,
-        batches=tuple(sorted({1, *batches})),
-        device=device,
-    )
-    result = bench_encode(settings)
-    _publish(make_report(result, write_plots(result, out)), out)
-    if wrong := result.wrong:
-        fail("; ".join(wrong))
 
 
 @bench.command(cls=Command)
@@ -144,7 +79,7 @@ def train(
         )
         for method in methods.split(",")
     }
-    _publish(make_report(bench_train(specs, rounds)), out)
+    publish(make_report(bench_train(specs, rounds)), out)
 
 
 @bench.command(cls=Command)
@@ -171,7 +106,7 @@ def decode(clips: Path | None, rounds: int, quick: bool, threads: int, out: Path
     folder = clips or cache_folder() / "bench_clips"
     paths = make_clips(folder, QUICK if quick else MADE)
     paths += [] if quick else fetch_real_clips(folder)
-    _publish(make_report(bench_decode(paths, threads=threads, rounds=rounds)), out)
+    publish(make_report(bench_decode(paths, threads=threads, rounds=rounds)), out)
 
 
 @bench.command(cls=Command)
@@ -203,7 +138,7 @@ def startup(
     result = bench_startup(
         bundle, engines or ENGINES, device=device, threads=threads, rounds=rounds
     )
-    _publish(make_report(result), out)
+    publish(make_report(result), out)
 
 
 @bench.command("all", cls=Command)
@@ -260,7 +195,7 @@ def quality(
     out.mkdir(parents=True, exist_ok=True)
     settings = QualitySettings(run, dataset, data_root, split, rounds)
     results = bench_quality(settings)
-    _publish(make_report(settings, results, write_plot(results, out)), out)
+    publish(make_report(settings, results, write_plot(results, out)), out)
 
 
 @bench.command(cls=Command)
@@ -297,7 +232,7 @@ def experiments(
         suite, folder, seeds=seeds, jobs=jobs, threads=threads, settings=settings
     )
     described = {"seeds": seeds, "jobs": jobs, "threads": threads, "set": " ".join(settings) or "-"}
-    _publish(make_report(suite, outcomes, described), out)
+    publish(make_report(suite, outcomes, described), out)
 
 
 @bench.command(cls=Command)
@@ -350,19 +285,13 @@ def search(sizes: tuple[int, ...], rounds: int, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
     result = bench_search(SearchSettings(sizes, rounds))
-    _publish(make_report(result, write_plots(result, out)), out)
+    publish(make_report(result, write_plots(result, out)), out)
 
 
 def _settings_of(method: str) -> tuple[str, ...]:
     from benchmarks.variants import ALTERNATIVES
 
     return ALTERNATIVES.get(method, (f"method={method}",))
-
-
-def _publish(report: "Report", out: Path) -> None:
-    click.echo(report.to_markdown(), nl=False)
-    for path in report.write(out):
-        click.echo(f"Written: {path}", err=True)
 
 
 @bench.command(cls=Command)
@@ -375,3 +304,7 @@ def demo(folder: Path) -> None:
     from benchmarks.demo import demo_table
 
     click.echo(demo_table(folder))
+
+
+for command in (encode, operators, index, moments, serve):
+    bench.add_command(command)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from benchmarks.decode import FORMS, SAME, SLOW, WARM_UP, ClipResult, DecodeResult
 from benchmarks.decoders import DECODERS, FRAME_SIZE, NUM_FRAMES, OURS
 from benchmarks.machine import PACKAGES, describe_machine
-from benchmarks.report import Report, Table, spread_cells
+from benchmarks.report import Report, Table, spread_cells, with_threads
 
 VERSIONS = ("av", "pillow", "decord2", "torchcodec", "opencv-python-headless")
 TITLES = {
@@ -19,7 +19,7 @@ TITLES = {
 def make_report(result: DecodeResult) -> Report:
     """Tables for people, every raw number for programs."""
     return Report(
-        name=f"decode-{result.threads}-threads" if result.threads > 1 else "decode-1-thread",
+        name=with_threads("decode", result.threads),
         title=f"Reading {NUM_FRAMES} frames of a clip",
         date=datetime.date.today().isoformat(),
         machine=describe_machine((*PACKAGES, *VERSIONS)),

@@ -180,7 +180,7 @@ def bench_method(
     with TemporaryDirectory() as folder:
         _say(f"{method}: ONNX export")
         graphs = export(folded, method, inputs, Path(folder))
-        calibration = _calibration(backbone, settings.num_frames)
+        calibration = calibration_for(backbone, settings.num_frames)
         device = settings.device
         variants = (
             *torch_variants(model, folded, inputs, settings.modes, device),
@@ -224,7 +224,8 @@ def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> li
         ]
 
 
-def _calibration(backbone: Backbone, num_frames: int) -> Calibration:
+def calibration_for(backbone: Backbone, num_frames: int) -> Calibration:
+    """Made captions and clips, of the sizes that are timed."""
     form = ClipForm(num_frames, backbone.frame_size, min(PADDED_LENGTH, backbone.context_length))
     return made_calibration(form, clip_tokenizer())
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.encode import CAPTION, EncodeResult, Series
+from benchmarks.encode import CAPTION, SETTLE, EncodeResult, EncodeSettings, Series
 from benchmarks.encode_variants import CLIP, FOLDED, QUERY, UNFOLDED, Variant
 from benchmarks.machine import Peaks, describe_machine
 from benchmarks.plots import line_plot, linked
-from benchmarks.report import Report, Table, spread_cells
+from benchmarks.report import Report, Table, spread_cells, with_threads
 from benchmarks.timing import WARM_UP
 from dgl_export.parity import MAX_ABS
 from dgl_export.quality import faults
@@ -35,7 +35,7 @@ def make_report(result: EncodeResult, plots: Sequence[str] = ()) -> Report:
     }
     larger = [one for one in series if one.batch > 1]
     return Report(
-        name="encode" if settings.device == "cpu" else f"encode-{settings.device}",
+        name=_name(settings),
         title="Encoding queries and clips",
         date=datetime.date.today().isoformat(),
         machine=describe_machine(),
@@ -66,7 +66,10 @@ def write_plots(result: EncodeResult, folder: Path) -> list[str]:
 
 
 def _plots(result: EncodeResult, folder: Path) -> Iterator[tuple[str, Path]]:
-    stem = f"{describe_machine(()).slug}-{datetime.date.today().isoformat()}"
+    name, stem = (
+        _name(result.settings),
+        f"{describe_machine(()).slug}-{datetime.date.today().isoformat()}",
+    )
     for method, task in dict.fromkeys((one.method, one.task) for one in result.series):
         mine = [one for one in result.series if (one.method, one.task) == (method, task)]
         names = [variant.name for variant in mine[0].variants if variant.any_batch]
@@ -81,8 +84,15 @@ def _plots(result: EncodeResult, folder: Path) -> Iterator[tuple[str, Path]]:
         }
         for kind, unit, series in (("latency", "ms", latency), ("throughput", "a second", rate)):
             title = f"{kind.capitalize()} against batch: {task}, {method}"
-            path = folder / f"encode-{kind}-{task}-{method}-{stem}.png"
+            path = folder / f"{name}-{kind}-{task}-{method}-{stem}.png"
             yield title, line_plot(title, "batch", unit, series, path, log_x=True, log_y=True)
+
+
+def _name(settings: EncodeSettings) -> str:
+    """A GPU's figures do not depend on the CPU's threads."""
+    if settings.device == "cpu":
+        return with_threads("encode", settings.threads)
+    return f"encode-{settings.device}"
 
 
 def _shown(value: object) -> object:
@@ -92,8 +102,8 @@ def _shown(value: object) -> object:
 def _notes(result: EncodeResult) -> list[str]:
     padded = result.inputs.padded.shape[1]
     return [
-        "The same thread count for all. Every round runs every variant once, in rotating order; times are "
-        "wall clock, without tokenizing and decoding.",
+        "The same thread count for all. Every round times every variant once, in rotating order, each right "
+        f"after {SETTLE} call of its own that is not timed. Wall clock, without tokenizing and decoding.",
         f"{UNFOLDED}: generators run in every call and the caption is padded to {padded} "
         "tokens, as in the research code; it has no caption prompts behind the end token, which that code "
         "also computes.",

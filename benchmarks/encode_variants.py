@@ -174,12 +174,12 @@ def engine_variants(
 ) -> Iterator[Variant]:
     """The exported graphs in every engine and precision of the device."""
     for target in TARGETS[device]:
-        name = f"{ENGINE_NAMES[target.form]} {target.precision}"
+        name = variant_name(target)
         click.echo(name, err=True)
         out = folder / f"{target.form}-{target.precision}"
         out.mkdir()
         try:
-            written, quality = _write(folder, graphs, target, calibration, out)
+            written, quality = write_target(folder, graphs, target, calibration, out)
             if target.library is not None:
                 sizes = calibration.judges.tokens.shape[1], calibration.judges.frames.shape[1]
                 write_engines(
@@ -198,9 +198,15 @@ def engine_variants(
         yield Variant(name, target.precision, _engine_calls(engines), {}, quality, kept)
 
 
-def _write(
+def variant_name(target: Target) -> str:
+    """What tables call a format and precision."""
+    return f"{ENGINE_NAMES[target.form]} {target.precision}"
+
+
+def write_target(
     folder: Path, graphs: list[Graph], target: Target, calibration: Calibration, out: Path
 ) -> tuple[list[Graph], Quality | None]:
+    """Both graphs in a format and precision; what the gate would refuse is written too."""
     if target.precision == "fp32":
         models = [onnx.load(folder / graph.file) for graph in graphs]
         pairs = zip(models, graphs, strict=True)

@@ -1,8 +1,12 @@
-"""Options that several benchmarks share, and how lists in them are read."""
+"""What the subcommands of dgl-bench share: options, lists in them, and how a report goes out."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from benchmarks.report import Report
 
 COMPILE_MODES = (
     "default",
@@ -44,3 +48,10 @@ def read_modes(context: click.Context, parameter: click.Parameter, text: str) ->
     if unknown := set(found) - set(COMPILE_MODES):
         raise click.BadParameter(f"got {', '.join(unknown)}, known are {', '.join(COMPILE_MODES)}.")
     return found
+
+
+def publish(report: "Report", out: Path) -> None:
+    """Print a report and write it."""
+    click.echo(report.to_markdown(), nl=False)
+    for path in report.write(out):
+        click.echo(f"Written: {path}", err=True)

@@ -96,3 +96,8 @@ class Report:
 def spread_cells(spread: Spread, digits: int) -> list[str]:
     """Median, p10 and p90 as cells of a table."""
     return [f"{value:.{digits}f}" for value in (spread.median, spread.p10, spread.p90)]
+
+
+def with_threads(name: str, threads: int) -> str:
+    """A report's name where the number of threads is part of the question."""
+    return f"{name}-1-thread" if threads == 1 else f"{name}-{threads}-threads"

@@ -56,7 +56,7 @@ class OnnxEngine:
             # Without enable_fallback=0 it goes on on the CPU when a GPU fails, even in mid-run.
             self._session = ort.InferenceSession(
                 str(graph),
-                _options(device, threads),
+                session_options(device, threads),
                 providers=[provider],
                 provider_options=[_CUDA_OPTIONS if device == "cuda" else {}],
                 enable_fallback=0,
@@ -133,7 +133,8 @@ class OnnxEngine:
         return CudaDevice()
 
 
-def _options(device: str, threads: int) -> "ort.SessionOptions":
+def session_options(device: str, threads: int) -> "ort.SessionOptions":
+    """How this engine opens every graph."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
