@@ -81,7 +81,10 @@ def test_what_would_fail_at_the_end_fails_at_once(tmp_path, monkeypatch):
     absent = ("--ckpt", tmp_path / "absent", "--out")
     assert f"{tmp_path} exists already" in run(*absent, tmp_path).stderr
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert "needs the Python module tensorrt" in run(*absent, "b", "--format", "trt").stderr
+    missing = run(*absent, "b", "--format", "trt")
+    assert (missing.exit_code, missing.stderr.count("\n")) == (1, 1)
+    assert "needs the Python module tensorrt" in missing.stderr
+    assert "pip install 'dgl-retrieval[trt]'" in missing.stderr
     monkeypatch.setattr("dgl_runtime.engines.installed.is_installed", lambda name: False)
     assert "openvino' needs" in run(*absent, "b", "--format", "openvino").stderr
 
