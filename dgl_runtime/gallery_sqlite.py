@@ -4,7 +4,6 @@ A reader holds one read transaction (of a write-ahead log), so it sees one state
 however long it stays open, and never waits for the writer.
 """
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,12 +48,12 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Begin to read one state; where nothing may be written, also no lock, of a file at rest."""
+    """Begin to read one state; where no lock can be written (permissions, full disk), of a file at rest."""
     try:
         return _begun(connect(path, "mode=ro"))
     except sqlite3.OperationalError:
-        at_rest = not path.with_name(path.name + "-wal").exists()
-        if os.access(path.parent, os.W_OK) or not at_rest:
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:  # there is a writer, or one was killed
             raise
         return _begun(connect(path, "mode=ro&immutable=1"))
 

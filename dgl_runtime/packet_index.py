@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FORMATS = ",".join(
-    "3g2 3gp apng asf av1 avi bmp_pipe dv flv gif gxf h264 hevc ivf j2k_pipe jpeg_pipe jpegxl_pipe m4v "
-    "matroska mjpeg mov mpeg mpegts mpegvideo mxf nut obu ogg png_pipe ppm_pipe rm tiff_pipe webm webp_pipe "
-    "wtv yuv4mpegpipe".split()
+    "3g2 3gp aac apng asf av1 avi bmp_pipe dv flac flv gif gxf h264 hevc ivf j2k_pipe jpeg_pipe "
+    "jpegxl_pipe m4v matroska mjpeg mov mp3 mpeg mpegts mpegvideo mxf nut obu ogg png_pipe ppm_pipe rm "
+    "tiff_pipe wav webm webp_pipe wtv yuv4mpegpipe".split()
 )
 """Containers that hold their pictures themselves. Playlists of any kind (concat, hls, dash, sdp) are left out:
 they make FFmpeg open other files, which whoever wrote the playlist chose."""

@@ -229,17 +229,17 @@ class Retriever:
             GalleryError: No gallery, it belongs to another bundle, or the condition does not work.
         """
         refinement = Refinement(where, grouping, bank_hubness)
-        return self.search_embeddings(self.embed_query(query), top_k, refinement)[0]
+        return self.search_embeddings(self.embed_queries([query]), top_k, refinement)[0]
 
-    def embed_query(self, query: str) -> Float32:
-        """Embed the text of a search: unit-norm float32 [1, E].
+    def embed_queries(self, queries: Sequence[str]) -> Float32:
+        """Embed the texts of searches: unit-norm float32 [Q, E].
 
         Raises:
-            DglError: It is empty.
+            DglError: One is empty.
         """
-        if not query.strip():
+        if not all(query.strip() for query in queries):
             raise DglError("the query is empty. Say in a few words what the moment shows.")
-        return self.embed_texts([query])
+        return self.embed_texts(queries)
 
     def search_embeddings(
         self, queries: Float32, top_k: int = 10, refinement: Refinement | None = None

@@ -78,6 +78,8 @@ def search(
 
     Example: dgl-search gallery "a dog jumps into the lake" --top 3 --sheet hits.png
     """
+    import numpy as np
+
     from dgl_runtime.retriever import Retriever
     from dgl_runtime.search import Refinement
 
@@ -88,13 +90,11 @@ def search(
     with Retriever(opened, gallery, device=device, engine=engine, threads=threads) as retriever:
         bank = retriever.hubness(read_lines(querybank)) if querybank else None
         refinement = Refinement(_condition(where, from_s, until_s), group, bank)
-        embedded = [(text, retriever.embed_query(text)) for text in texts]
-        embedded += [(name, retriever.embed_example(*_example(name))) for name in like]
-        found = [
-            (name, retriever.search_embeddings(embedding, top_k, refinement)[0])
-            for name, embedding in embedded
-        ]
-        _print(found, as_json=as_json)
+        embedded = [retriever.embed_queries(texts)]
+        embedded += [retriever.embed_example(*_example(name)) for name in like]
+        hits = retriever.search_embeddings(np.concatenate(embedded), top_k, refinement)
+        found = list(zip((*texts, *like), hits, strict=True))
+        _print(found, as_json=as_json, is_empty=not len(retriever.gallery))
         if sheet is not None:
             _draw(sheet, found, retriever)
             click.echo(f"Contact sheet: {sheet}", err=True)
@@ -159,7 +159,7 @@ def _condition(where: str | None, from_s: float | None, until_s: float | None) -
     return " AND ".join(parts) or None
 
 
-def _print(found: Found, *, as_json: bool) -> None:
+def _print(found: Found, *, as_json: bool, is_empty: bool) -> None:
     if as_json:
         rows = [{"query": query, "hits": [asdict(hit) for hit in hits]} for query, hits in found]
         click.echo(json.dumps(rows, indent=2))
@@ -172,7 +172,7 @@ def _print(found: Found, *, as_json: bool) -> None:
                 f"{click.format_filename(hit.video)}"
             )
         if not hits:
-            click.echo("      nothing found")
+            click.echo("      " + ("the gallery is empty" if is_empty else "nothing found"))
 
 
 def _draw(sheet: Path, found: Found, retriever: "Retriever") -> None:

@@ -95,7 +95,7 @@ def test_help_needs_no_engine():
         ("index", ("b", "v"), "Missing option '--gallery'."),
         ("index", ("b", "--gallery", "g"), "Missing argument 'VIDEOS...'."),
         ("index", ("b", "v", "--gallery", "g", "--threads", "-1"), "x>=0"),
-        ("search", ("g",), "Missing argument 'QUERIES...'."),
+        ("search", ("g",), "Give a query, --queries FILE or --like FILE."),
         ("search", ("g", "q", "--top", "0"), "x>=1"),
         ("search", ("g", "q", "--device", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'."),
         ("verify", (), "Missing argument 'BUNDLE'."),

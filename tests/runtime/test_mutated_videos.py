@@ -20,8 +20,8 @@ CONTAINERS = {
     "mpg": "mpeg2video",
     "ts": "libx264",
     "flv": "flv1",
-    "ogv": "libtheora",
     "wmv": "wmv2",
+    "3gp": "mpeg4",
 }
 AT_ONCE = 500
 

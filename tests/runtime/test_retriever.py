@@ -147,11 +147,11 @@ def test_what_numpy_takes_as_an_array_is_one(retriever, clips):
 
 def test_a_search_finds_moments_best_first(bundle, filled, videos):
     with Retriever(bundle, filled, threads=1) as opened:
-        hits = opened.search(QUERIES[0], top_k=50)
+        hits = opened.search(QUERIES[0], top_k=50, grouping="none")
         embeddings = np.array(opened.gallery.embeddings)
         (expected,) = opened.embed_texts(QUERIES[:1]) @ embeddings.T
-        assert opened.search(QUERIES[0], top_k=4) == hits[:4]
-        assert len(opened.search(QUERIES[0])) == 10
+        assert opened.search(QUERIES[0], top_k=4, grouping="none") == hits[:4]
+        assert len(opened.search(QUERIES[0], grouping="none")) == 10
     assert len(hits) == len(embeddings) == 3 + 5 + 7
     found = [hit.similarity for hit in hits]
     assert found == sorted(found, reverse=True)
@@ -173,6 +173,7 @@ def test_the_fields_of_a_hit_are_plain_python(bundle, filled):
             "end_s": float,
             "similarity": float,
             "frame_weights": tuple,
+            "row": int,
         }
         assert 0 <= hit.start_s < hit.end_s <= durations[hit.video]
         assert hit.end_s - hit.start_s == pytest.approx(1.0)
