@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import click
 
 from benchmarks.decode_clips import MadeClip, write_clip
 from benchmarks.machine import describe_machine
-from benchmarks.processes import children, cpu_s, resident_bytes
+from benchmarks.processes import children, resident_bytes
 from benchmarks.report import Report, Table
 from dgl_runtime.errors import EngineError
 
@@ -22,13 +23,13 @@ CLIP = MadeClip("360p", "short", 10)
 WINDOW_S = 5.0
 _LOOK_EVERY_S = 0.1
 _RUN = """
-import json, sys
+import json, sys, time
 from dgl_runtime import Retriever
 bundle, videos, gallery, jobs, threads, window = sys.argv[1:]
 with Retriever(bundle, gallery, threads=int(threads)) as retriever:
     retriever.embed_texts(["warm"])
     done = retriever.add_videos([videos], window_s=float(window), jobs=int(jobs))
-print(json.dumps([done.clips_added, done.encoding_s, done.waiting_s]))
+print(json.dumps([done.clips_added, done.encoding_s, done.waiting_s, time.process_time()]))
 """
 
 
@@ -102,28 +103,23 @@ def make_videos(folder: Path, count: int) -> Path:
 
 def _run(settings: IndexSettings, videos: Path, gallery: Path, jobs: int) -> IndexRun:
     arguments = [settings.bundle, videos, gallery, jobs, settings.threads, WINDOW_S]
-    started = time.perf_counter()
+    before_s, started = _cpu_s_of_children(), time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", _RUN, *map(str, arguments)], stdout=subprocess.PIPE, text=True
     )
-    used_s: dict[int, float] = {}
     memory = {"main": 0, "decode": 0}
     while process.poll() is None:
-        others = list(children(process.pid))
-        for pid in (process.pid, *others):
-            used_s[pid] = max(used_s.get(pid, 0.0), cpu_s(pid))
         memory["main"] = max(memory["main"], resident_bytes(process.pid))
-        memory["decode"] = max(memory["decode"], sum(map(resident_bytes, others)))
+        memory["decode"] = max(memory["decode"], sum(map(resident_bytes, children(process.pid))))
         time.sleep(_LOOK_EVERY_S)
     seconds = time.perf_counter() - started
-    assert process.stdout is not None
-    said = process.stdout.read()
+    said, _ = process.communicate()
     if process.returncode:
         raise EngineError(
             f"the run that indexed {videos} failed with exit code {process.returncode}."
         )
-    clips, encoding_s, waiting_s = json.loads(said.splitlines()[-1])
-    main_cpu_s = used_s.pop(process.pid)
+    clips, encoding_s, waiting_s, main_cpu_s = json.loads(said.splitlines()[-1])
+    all_cpu_s = _cpu_s_of_children() - before_s
     return IndexRun(
         videos=sum(1 for _ in videos.iterdir()),
         jobs=jobs,
@@ -132,10 +128,16 @@ def _run(settings: IndexSettings, videos: Path, gallery: Path, jobs: int) -> Ind
         encoding_s=encoding_s,
         waiting_s=waiting_s,
         main_cpu_s=main_cpu_s,
-        decode_cpu_s=sum(used_s.values()),
+        decode_cpu_s=all_cpu_s - main_cpu_s,
         main_bytes=memory["main"],
         decode_bytes=memory["decode"],
     )
+
+
+def _cpu_s_of_children() -> float:
+    """User and system time of all processes that have ended, with those that they waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def make_report(settings: IndexSettings, runs: Sequence[IndexRun], load: float | None) -> Report:

@@ -1,4 +1,4 @@
-"""What a process and its children cost while they run, from /proc: cores and memory."""
+"""The children of a process and their memory, from /proc."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,6 @@ def children(pid: int) -> Iterator[int]:
     """Processes that a process has started and that still run."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         yield from map(int, _read(path).split())
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process in seconds; 0 when it has ended."""
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def resident_bytes(pid: int) -> int:

@@ -4,6 +4,7 @@ They are the truth: a row of the vector files belongs to a clip only if it is sa
 changes, changes in a transaction, so a crash leaves the state before or after.
 """
 
+import json
 import os
 import sqlite3
 import threading
@@ -30,11 +31,13 @@ from dgl_runtime.gallery_sqlite import (
     require_ours,
 )
 
-_CLIP = """
-SELECT (SELECT path FROM files WHERE files.video_id = videos.id ORDER BY rowid LIMIT 1),
+_CLIPS = """
+SELECT row, video_id,
+    (SELECT path FROM files WHERE files.video_id = videos.id ORDER BY rowid LIMIT 1),
     content_sha256, start_s, end_s, duration_s
-FROM clips JOIN videos ON videos.id = clips.video_id
+FROM clips JOIN videos ON videos.id = clips.video_id WHERE row IN (SELECT value FROM json_each(?))
 """
+_ROWS_AT_ONCE = 1000
 
 
 class Records:
@@ -121,25 +124,34 @@ class Records:
         return int(version)
 
     def clip(self, row: int) -> Clip:
-        """The clip of one row.
+        """The clip of one row; as :meth:`look_up`."""
+        clip, _ = self.look_up([int(row)])[int(row)]
+        return clip
+
+    def look_up(self, rows: Iterable[int]) -> dict[int, tuple[Clip, int]]:
+        """The clips of some rows, each with the number of its video.
 
         Raises:
-            IndexError: No clip has that row.
-            GalleryError: The record is damaged.
+            IndexError: A row belongs to no clip.
+            GalleryError: A record is damaged.
         """
-        found = self.rows(f"{_CLIP} WHERE row = ?", (int(row),))
-        if not found:
-            raise IndexError(f"no clip has row {row}.")
-        path, content, start_s, end_s, duration_s = found[0]
-        try:
-            return Clip(os.fsdecode(path), content, start_s, end_s, duration_s)
-        except (ValueError, TypeError) as error:
-            raise damaged(self._folder / RECORDS, f"row {row} is no clip ({error})") from error
+        rows = list(rows)
+        clips = {}
+        for row, video_id, path, content, *times in self.rows(_CLIPS, (json.dumps(rows),)):
+            try:
+                clips[row] = Clip(os.fsdecode(path), content, *times), video_id
+            except (ValueError, TypeError) as error:
+                raise damaged(self._folder / RECORDS, f"row {row} is no clip ({error})") from error
+        if missing := set(rows) - clips.keys():
+            raise IndexError(f"no clip has row {min(missing)}.")
+        return clips
 
     def clips(self) -> Iterator[tuple[int, Clip]]:
         """All clips with their rows, in order of these."""
-        for (row,) in self.rows("SELECT row FROM clips ORDER BY row"):
-            yield row, self.clip(row)
+        rows = [row for (row,) in self.rows("SELECT row FROM clips ORDER BY row")]
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            clips = self.look_up(rows[first : first + _ROWS_AT_ONCE])
+            yield from ((row, clips[row][0]) for row in sorted(clips))
 
     def has(self, content_sha256: str, start_s: float, end_s: float) -> bool:
         """Whether this span of a video with this content is there, to the last bit."""
@@ -175,11 +187,6 @@ class Records:
         count: int = self.rows("SELECT count(*) FROM videos")[0][0]
         return count
 
-    def video_of(self, row: int) -> int:
-        """The number of a clip's video."""
-        number: int = self.rows("SELECT video_id FROM clips WHERE row = ?", (row,))[0][0]
-        return number
-
     def content_of(self, video_id: int) -> str | None:
         """The content of a video; None: there is no such video."""
         found = self.rows("SELECT content_sha256 FROM videos WHERE id = ?", (video_id,))
@@ -194,11 +201,15 @@ class Records:
             for path, *rest in self.rows(query, (content_sha256,))
         ]
 
-    def metadata_of(self, video_id: int) -> dict[str, str | int | float | None]:
-        """What the metadata says of a video."""
-        names = self.metadata_columns()
-        found = self.rows("SELECT * FROM metadata WHERE video_id = ?", (video_id,)) if names else []
-        return dict(zip(names, found[0][1:], strict=True)) if found else {}
+    def metadata_of(
+        self, video_ids: Iterable[int]
+    ) -> dict[int, dict[str, str | int | float | None]]:
+        """What the metadata says of some videos; those of which it says nothing are left out."""
+        if not (names := self.metadata_columns()):
+            return {}
+        query = "SELECT * FROM metadata WHERE video_id IN (SELECT value FROM json_each(?))"
+        found = self.rows(query, (json.dumps(list(video_ids)),))
+        return {number: dict(zip(names, values, strict=True)) for number, *values in found}
 
     def typical_length_s(self) -> float | None:
         """How long the clips are that were added last, seconds; None: there are none."""

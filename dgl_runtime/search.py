@@ -16,6 +16,7 @@ HUB_BETA = 20.0  # inverse temperature of the correction for hubs
 _HUB_CANDIDATES = 1000  # clips that are ranked anew by it
 _CLIPS_A_MOMENT = 4  # looked at first, for each moment asked for
 _ROWS_AT_ONCE = 16_384
+_LOOKED_UP_AT_ONCE = 32  # hits; not all are needed
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,14 @@ def _corrected(
     order = np.arange(len(rows))
     if (bank := refinement.bank_hubness) is not None:
         order = np.argsort(-inverted_softmax(similarity, bank[rows]), kind="stable")
-    for row, value in zip(rows[order].tolist(), similarity[order].tolist(), strict=True):
-        clip = gallery.clip(row)
-        weights = tuple(gallery.frame_weights[row].tolist())
-        yield Hit(clip.video, clip.start_s, clip.end_s, value, weights, row)
+    rows, similarity = rows[order], similarity[order]
+    for first in range(0, len(rows), _LOOKED_UP_AT_ONCE):
+        part = slice(first, first + _LOOKED_UP_AT_ONCE)
+        clips = gallery.records.look_up(rows[part].tolist())
+        for row, value in zip(rows[part].tolist(), similarity[part].tolist(), strict=True):
+            clip, _ = clips[row]
+            weights = tuple(gallery.frame_weights[row].tolist())
+            yield Hit(clip.video, clip.start_s, clip.end_s, value, weights, row)
 
 
 def bank_hubness(gallery: Gallery, bank: Float32) -> Float32:

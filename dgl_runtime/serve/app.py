@@ -132,7 +132,7 @@ class Service:
         self.metrics.batch.observe(len(wanted))
         return answer_all(wanted)
 
-    async def _search(self, wanted: Wanted, started: float) -> Moments:
+    async def _search(self, wanted: Wanted, started: float) -> Response:
         try:
             async with asyncio.timeout(self._settings.answer_s):
                 moments = await self._batcher.submit(wanted)
@@ -142,7 +142,9 @@ class Service:
             raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
         except DglError as error:
             raise HTTPException(422, str(error)) from error
-        return Moments(moments=moments, milliseconds=1000 * (time.perf_counter() - started))
+        found = Moments(moments=moments, milliseconds=1000 * (time.perf_counter() - started))
+        # As it is: FastAPI would check and convert all of it once more.
+        return Response(found.model_dump_json(), media_type="application/json")
 
     def _gallery(self, name: str) -> ServedGallery:
         if (gallery := self._galleries.get(name)) is None:
@@ -161,8 +163,8 @@ class Service:
         app.post("/api/session", status_code=204)(self.begin_session)
         app.get("/api/galleries")(self.list_galleries)
         gallery = "/api/galleries/{name}"
-        app.post(f"{gallery}/search")(self.search)
-        app.post(f"{gallery}/like")(self.like)
+        app.post(f"{gallery}/search", response_model=Moments)(self.search)
+        app.post(f"{gallery}/like", response_model=Moments)(self.like)
         app.get(f"{gallery}/clips/{{clip}}/thumbnail")(self.thumbnail)
         app.get(f"{gallery}/clips/{{clip}}/preview")(self.preview)
         app.get(f"{gallery}/videos/{{video}}")(self.video)
@@ -203,7 +205,7 @@ class Service:
         """What is served."""
         return [await asyncio.to_thread(_facts, one) for one in self._galleries.values()]
 
-    async def search(self, name: str, search: TextSearch) -> Moments:
+    async def search(self, name: str, search: TextSearch) -> Response:
         """Find moments by text."""
         started = time.perf_counter()
         if not search.query.strip():
@@ -220,7 +222,7 @@ class Service:
         top: Annotated[int, Form(ge=1, le=MOST_HITS)] = 24,
         where: Annotated[str | None, Form(max_length=1000)] = None,
         group: Annotated[Grouping, Form()] = "apart",
-    ) -> Moments:
+    ) -> Response:
         """Find moments that look like a picture or a clip; it is not kept."""
         started = time.perf_counter()
         gallery = self._gallery(name)

@@ -2,10 +2,11 @@
 
 import asyncio
 import math
+import queue
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -37,7 +38,11 @@ class BatchSettings:
 
 
 class Batcher(Generic[Request, Answer]):
-    """Answers requests in batches, in one thread of its own. To be used in one event loop."""
+    """Answers requests in batches, in one thread of its own; to be asked in one event loop.
+
+    The thread takes the next batch without a word from the loop: one that is busy refusing must not keep
+    what was accepted waiting.
+    """
 
     def __init__(
         self,
@@ -52,30 +57,23 @@ class Batcher(Generic[Request, Answer]):
         """
         self._answer = answer
         self._settings = settings
-        self._waiting: deque[tuple[Request, asyncio.Future[Answer]]] = deque()
-        self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "dgl-batch")
-        self._task: asyncio.Task[None] | None = None
-        self._is_stopping = False
+        self._waiting: queue.Queue[_Place[Request, Answer] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="dgl-batch", daemon=True)
         self._seconds_each = 0.01  # a running mean, to tell when to try again
-        self.last_size = 0
 
     def start(self) -> None:
         """Begin to answer."""
-        self._task = asyncio.create_task(self._run())
+        self._thread.start()
 
     async def stop(self) -> None:
         """Answer what waits, then end."""
-        self._is_stopping = True
-        self._arrived.set()
-        if self._task is not None:
-            await self._task
-        self._thread.shutdown()
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
 
     @property
     def depth(self) -> int:
         """Requests that wait."""
-        return len(self._waiting)
+        return self._waiting.qsize()
 
     async def submit(self, request: Request) -> Answer:
         """Wait for the answer.
@@ -84,45 +82,56 @@ class Batcher(Generic[Request, Answer]):
             QueueFullError: No place is left.
             Exception: What is wrong with the request.
         """
-        if len(self._waiting) >= self._settings.places:
-            raise QueueFullError(max(1, math.ceil(self._seconds_each * len(self._waiting))))
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
-        self._arrived.set()
-        return await future
-
-    async def _run(self) -> None:
-        while self._waiting or not self._is_stopping:
-            await self._arrived.wait()
-            if self.last_size > 1 and len(self._waiting) < self._settings.most:
-                await asyncio.sleep(self._settings.wait_s)
-            batch: list[tuple[Request, asyncio.Future[Answer]]] = []
-            while self._waiting and len(batch) < self._settings.most:
-                request, future = self._waiting.popleft()
-                if not future.done():  # else its client has gone, or its time is over
-                    batch.append((request, future))
-            if not self._waiting and not self._is_stopping:
-                self._arrived.clear()
-            if batch:
-                await self._answer_all(batch)
-
-    async def _answer_all(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
-        self.last_size = len(batch)
-        started = time.perf_counter()
+        if self.depth >= self._settings.places:
+            raise QueueFullError(max(1, math.ceil(self._seconds_each * self.depth)))
         loop = asyncio.get_running_loop()
+        place = _Place[Request, Answer](request, loop, loop.create_future())
+        self._waiting.put(place)
+        return await place.future
+
+    def _run(self) -> None:
+        is_crowded = False  # the last request did not come alone, so the next will not either
+        while (first := self._waiting.get()) is not None:
+            if is_crowded and self.depth + 1 < self._settings.most:
+                time.sleep(self._settings.wait_s)
+            batch = [first]
+            while self.depth and len(batch) < self._settings.most:
+                if (place := self._waiting.get()) is None:  # stop, when these are answered
+                    self._waiting.put(None)
+                    break
+                batch.append(place)
+            is_crowded = len(batch) > 1
+            # Of the others the client has gone, or the time is over.
+            if batch := [place for place in batch if not place.future.done()]:
+                self._answer_all(batch)
+
+    def _answer_all(self, batch: "Sequence[_Place[Request, Answer]]") -> None:
+        started = time.perf_counter()
         answers: Sequence[Answer | Exception]
         try:
-            answers = await loop.run_in_executor(
-                self._thread, self._answer, [request for request, _ in batch]
-            )
+            answers = self._answer([place.request for place in batch])
         except Exception as error:  # handed to everybody who waits for it
             answers = [error] * len(batch)
         each = (time.perf_counter() - started) / len(batch)
         self._seconds_each += 0.1 * (each - self._seconds_each)
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        for place, answer in zip(batch, answers, strict=True):
+            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                place.loop.call_soon_threadsafe(_settle, place.future, answer)
+
+
+@dataclass(frozen=True)
+class _Place(Generic[Request, Answer]):
+    """A request in the queue, and who waits for its answer."""
+
+    request: Request
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[Answer]"
+
+
+def _settle(future: "asyncio.Future[Answer]", answer: Answer | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

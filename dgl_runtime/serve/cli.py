@@ -124,9 +124,15 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: It is taken, or the address is not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends small answers at once (TCP_NODELAY) on sockets that say they speak TCP, and on no others.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+        return listener
     except OSError as error:
+        listener.close()
         raise ConfigError(
             f"cannot listen at {host} port {port}: {error.strerror or error}. "
             "Name another with --port, or an address of this machine with --host."

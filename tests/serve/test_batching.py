@@ -62,7 +62,7 @@ def test_what_does_not_fit_in_the_queue_is_refused_with_a_time():
             *(batcher.submit(2) for _ in range(20)), return_exceptions=True
         )
         refused = [one for one in found if isinstance(one, QueueFullError)]
-        assert len(refused) == 16
+        assert 14 <= len(refused) <= 16  # the first two may have left the queue
         assert all(one.retry_s >= 1 for one in refused)
         assert await batcher.submit(4) == 8  # recovered
         await batcher.stop()
