@@ -19,9 +19,9 @@ install '.[cpu]'
 size_mb=$(du -sm $light | cut -f1)
 echo "$size_mb MB"
 [ "$size_mb" -lt 350 ]
-install '.[cpu,large,test]'
+install '.[cpu,large,serve,shots,test,watch]'
 .venv/bin/python tests/make_fixtures.py $light/fixtures
 mkdir -p $light/.pytest_cache
 [ ! -d .pytest_cache/d ] || cp -r .pytest_cache/d $light/.pytest_cache/ # clips fetched above: no pip in there
 cp -r tests pyproject.toml $light/ # away from the checkout, whose packages must not be imported
-(cd $light && DGL_TEST_FIXTURES=fixtures bin/python -m pytest tests/runtime tests/house/test_imports.py)
+(cd $light && DGL_TEST_FIXTURES=fixtures bin/python -m pytest tests/runtime tests/serve tests/house/test_imports.py)

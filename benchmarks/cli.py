@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from benchmarks.encode_cli import METHODS, encode, operators
-from benchmarks.library_cli import index, moments, serve
+from benchmarks.library_cli import index, moments, serve, soak
 from benchmarks.options import (
     backbone_option,
     out_option,
@@ -306,5 +306,5 @@ def demo(folder: Path) -> None:
     click.echo(demo_table(folder))
 
 
-for command in (encode, operators, index, moments, serve):
+for command in (encode, operators, index, moments, serve, soak):
     bench.add_command(command)

@@ -1,4 +1,4 @@
-"""dgl-bench moments, index and serve: searching one's own videos, from the folder to the service."""
+"""dgl-bench moments, index, serve and soak: searching one's own videos, from the folder to the service."""
 
 from pathlib import Path
 
@@ -67,9 +67,14 @@ def index(
     publish(make_report(settings, bench_index(settings), load), out)
 
 
+clips_option = click.option(
+    "--clips", type=click.IntRange(1), default=10_000, show_default=True, help="In the gallery."
+)
+
+
 @click.command(cls=Command)
 @bundle_argument
-@click.option("--clips", type=click.IntRange(1), default=10_000, show_default=True)
+@clips_option
 @click.option(
     "--concurrency",
     callback=read_sizes,
@@ -81,9 +86,6 @@ def index(
     "--seconds", type=click.IntRange(1), default=10, show_default=True, help="A measurement."
 )
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option(
-    "--mixed-minutes", type=click.FloatRange(0), default=0, help="Of mixed load, for its memory."
-)
 @threads_option
 @engine_option
 @out_option
@@ -93,16 +95,15 @@ def serve(
     concurrency: tuple[int, ...],
     seconds: int,
     rounds: int,
-    mixed_minutes: float,
     threads: int,
     engine: str,
     out: Path,
 ) -> None:
-    """Searches a second of dgl-serve against clients, batched and one by one; overload; memory.
+    """Searches a second of dgl-serve against clients, batched and one by one; overload.
 
     Needs wrk (Debian: apt-get install wrk).
 
-    Example: dgl-bench serve bundle --concurrency 1,8,32 --mixed-minutes 30
+    Example: dgl-bench serve bundle --concurrency 1,8,32
     """
     from benchmarks.serve import ServeSettings, bench_serve
     from benchmarks.serve_report import make_report, write_plots
@@ -114,9 +115,41 @@ def serve(
         concurrency=concurrency,
         seconds=seconds,
         rounds=rounds,
-        mixed_minutes=mixed_minutes,
         threads=threads,
         engine=engine,
     )
     result = bench_serve(settings)
     publish(make_report(result, write_plots(result, out)), out)
+
+
+@click.command(cls=Command)
+@bundle_argument
+@clips_option
+@click.option("--clients", type=click.IntRange(1), default=8, show_default=True, help="At once.")
+@click.option("--minutes", type=click.FloatRange(0.05), default=30, show_default=True)
+@threads_option
+@engine_option
+@out_option
+def soak(
+    bundle: Path, clips: int, clients: int, minutes: float, threads: int, engine: str, out: Path
+) -> None:
+    """Memory of dgl-serve under mixed load: searches, pictures, videos, the page.
+
+    Needs wrk (Debian: apt-get install wrk).
+
+    Example: dgl-bench soak bundle --minutes 30
+    """
+    from benchmarks.serve import ServeSettings, bench_soak
+    from benchmarks.serve_report import make_soak_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    settings = ServeSettings(
+        bundle=bundle,
+        clips=clips,
+        concurrency=(clients,),
+        seconds=round(60 * minutes),
+        rounds=1,
+        threads=threads,
+        engine=engine,
+    )
+    publish(make_soak_report(settings, bench_soak(settings)), out)

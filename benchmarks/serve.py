@@ -1,4 +1,4 @@
-"""dgl-bench serve: searches a second against concurrency, batched and not; overload; memory under mixed load.
+"""dgl-bench serve and soak: searches a second against concurrency, batched and not; overload; memory over time.
 
 The service runs as users run it, in a process of its own, and wrk asks it on the same machine.
 """
@@ -32,7 +32,7 @@ from dgl_runtime.gallery import Clip, Gallery
 BATCH = 32  # as dgl-serve has it by default
 PLACES = 256
 OVERLOAD = 4  # clients for each place in the queue
-MIXED_CLIENTS = 8
+REAL_CLIPS = 12  # the others are random rows
 _LUA = Path(__file__).with_name("serve_load.lua")
 _SERVE = "from dgl_runtime.serve.cli import serve; serve(prog_name='dgl-serve')"
 _VIDEO = MadeClip("360p", "short", 60)
@@ -49,7 +49,6 @@ class ServeSettings:
     concurrency: tuple[int, ...]
     seconds: int  # of each measurement
     rounds: int
-    mixed_minutes: float
     threads: int
     engine: str
 
@@ -86,11 +85,12 @@ class Overload:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Soak:
     """Searches, pictures, ranges of videos and the page, for a while."""
 
     load: Load
     resident: tuple[tuple[float, int], ...]  # seconds, bytes of the service and its decoders
+    load_before: float | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,6 @@ class ServeResult:
     load_before: float | None
     loads: dict[tuple[str, int], list[Load]]
     overload: Overload
-    mixed: Mixed | None
 
     def per_s(self, mode: str, clients: int) -> Spread:
         """Searches a second."""
@@ -115,14 +114,13 @@ class ServeResult:
 
 
 def bench_serve(settings: ServeSettings) -> ServeResult:
-    """Measure everything.
+    """Measure searches and the overload.
 
     Raises:
         ConfigError: wrk is not installed.
         EngineError: The service did not start.
     """
-    if shutil.which("wrk") is None:
-        raise ConfigError("dgl-bench serve needs wrk. Install it, on Debian: apt-get install wrk.")
+    _require_wrk()
     load_before = load_average()
     with TemporaryDirectory() as folder, ExitStack() as running:
         gallery, engine = make_gallery(Path(folder), settings)
@@ -140,11 +138,36 @@ def bench_serve(settings: ServeSettings) -> ServeResult:
                     loads.setdefault((mode, clients), []).append(found)
         click.echo("overload", err=True)
         overload = _overload(services["batched"].port, settings.seconds)
-        mixed = None
-        if settings.mixed_minutes:
-            click.echo(f"mixed load, {settings.mixed_minutes:g} minutes", err=True)
-            mixed = _mixed(services["batched"], settings.mixed_minutes)
-        return ServeResult(settings, engine, load_before, loads, overload, mixed)
+        return ServeResult(settings, engine, load_before, loads, overload)
+
+
+def bench_soak(settings: ServeSettings) -> Soak:
+    """Watch the memory of a service under mixed load, for ``settings.seconds``.
+
+    Raises:
+        ConfigError: wrk is not installed.
+        EngineError: The service did not start.
+    """
+    _require_wrk()
+    load_before = load_average()
+    resident = []
+    with TemporaryDirectory() as folder:
+        gallery, _ = make_gallery(Path(folder), settings)
+        with _serving(gallery, settings, BATCH) as service:
+            started = time.monotonic()
+            clients = settings.concurrency[0]
+            mix = {"MIX": "1", "CLIPS": str(REAL_CLIPS)}
+            with _started_wrk(service.port, clients, settings.seconds, **mix) as wrk:
+                while wrk.poll() is None:
+                    resident.append((time.monotonic() - started, service.resident_bytes()))
+                    time.sleep(_LOOK_EVERY_S)
+                load = _as_load(_said(wrk))
+    return Soak(load, tuple(resident), load_before)
+
+
+def _require_wrk() -> None:
+    if shutil.which("wrk") is None:
+        raise ConfigError("this benchmark needs wrk. Install it, on Debian: apt-get install wrk.")
 
 
 def make_gallery(folder: Path, settings: ServeSettings) -> tuple[Path, str]:
@@ -153,7 +176,7 @@ def make_gallery(folder: Path, settings: ServeSettings) -> tuple[Path, str]:
     gallery = folder / "gallery"
     threads, engine = settings.threads, settings.engine
     with Retriever(settings.bundle, gallery, threads=threads, engine=engine) as retriever:
-        retriever.add_videos([folder / "video.mp4"], window_s=5.0)
+        retriever.add_videos([folder / "video.mp4"], window_s=_VIDEO.duration_s / REAL_CLIPS)
         retriever.embed_texts(["warm up"])
         said = retriever.chosen("captions").engine.description
     with Gallery.open(gallery, writable=True) as opened:
@@ -236,17 +259,6 @@ def _overload(port: int, seconds: int) -> Overload:
         before_ms=before.p50_ms,
         after_ms=after.p50_ms,
     )
-
-
-def _mixed(service: _Service, minutes: float) -> Mixed:
-    resident = []
-    started = time.monotonic()
-    with _started_wrk(service.port, MIXED_CLIENTS, round(60 * minutes), MIX="1", CLIPS="12") as wrk:
-        while wrk.poll() is None:
-            resident.append((time.monotonic() - started, service.resident_bytes()))
-            time.sleep(_LOOK_EVERY_S)
-        load = _as_load(_said(wrk))
-    return Mixed(load, tuple(resident))
 
 
 def _wrk(port: int, clients: int, seconds: int, **environment: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What dgl-bench serve tells: the tables, the plot and the JSON document."""
+"""What dgl-bench serve and soak tell: the tables, the plots and the JSON documents."""
 
 import datetime
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.machine import PACKAGES, describe_machine
 from benchmarks.plots import line_plot, linked
 from benchmarks.report import Report, Table
-from benchmarks.serve import BATCH, MIXED_CLIENTS, PLACES, Mixed, ServeResult
+from benchmarks.serve import BATCH, PLACES, REAL_CLIPS, ServeResult, ServeSettings, Soak
 from benchmarks.timing import Spread
 
 MODES = ("one by one", "batched")
@@ -19,9 +19,6 @@ _MB = 1e6
 def make_report(result: ServeResult, plots: Sequence[str] = ()) -> Report:
     """Tables for people, every raw number for programs; ``plots`` is what :func:`write_plots` said."""
     settings = result.settings
-    tables = [_loads(result), _overload(result)]
-    if result.mixed is not None:
-        tables.append(_mixed(result.mixed))
     return Report(
         name="serve",
         title="Serving",
@@ -35,16 +32,13 @@ def make_report(result: ServeResult, plots: Sequence[str] = ()) -> Report:
             "seconds": settings.seconds,
             "rounds": settings.rounds,
         },
-        tables=tables,
+        tables=[_loads(result), _overload(result)],
         notes=[
             "wrk runs on the same cores as the service; each client sends its next search when it has the "
             "answer to the last. Searches are 3 to 9 random words, no two alike, best 24 moments.",
             f"Batched: up to {BATCH} searches answered together, as by default; one by one: --batch 1. Both "
             "services run, and take turns; medians over rounds.",
             f"Overload: the queue has {PLACES} places. Failed: neither an answer nor a 429.",
-            f"Mixed: {MIXED_CLIENTS} clients; 60% searches, 10% filtered and merged, 15% thumbnails, 10% "
-            "ranges of a video, the page, metrics. Memory: of the service and its decoders, shared libraries "
-            "counted in each.",
             f"Load average before the run: {result.load_before}.",
             *plots,
         ],
@@ -55,7 +49,6 @@ def make_report(result: ServeResult, plots: Sequence[str] = ()) -> Report:
                 for (mode, clients), rounds in result.loads.items()
             ],
             "overload": asdict(result.overload),
-            "mixed": None if result.mixed is None else asdict(result.mixed),
         },
     )
 
@@ -121,9 +114,34 @@ def _overload(result: ServeResult) -> Table:
     return Table("Overload", columns, [row], text_columns=0)
 
 
-def _mixed(mixed: Mixed) -> Table:
-    size = max(1, len(mixed.resident) // PARTS)
-    parts = [mixed.resident[first : first + size] for first in range(0, len(mixed.resident), size)]
+def make_soak_report(settings: ServeSettings, soak: Soak) -> Report:
+    """Memory over time, and what was answered meanwhile."""
+    return Report(
+        name="soak",
+        title="A service under mixed load",
+        date=datetime.date.today().isoformat(),
+        machine=describe_machine((*PACKAGES, "fastapi", "uvicorn")),
+        settings={
+            "bundle": settings.bundle.name,
+            "minutes": settings.seconds / 60,
+            "clients": settings.concurrency[0],
+            "threads": settings.threads,
+            "clips": settings.clips,
+        },
+        tables=[_memory(soak)],
+        notes=[
+            "60% searches, 10% filtered and merged, 15% thumbnails, 10% ranges of a video, the page, metrics; "
+            f"the videos of {REAL_CLIPS} clips are there. wrk runs on the same cores.",
+            "Memory: of the service and its decoders, resident; shared libraries are counted in each.",
+            f"Load average before the run: {soak.load_before}.",
+        ],
+        data=asdict(soak),
+    )
+
+
+def _memory(soak: Soak) -> Table:
+    size = max(1, len(soak.resident) // PARTS)
+    parts = [soak.resident[first : first + size] for first in range(0, len(soak.resident), size)]
     rows = []
     for part in parts:
         times, taken = zip(*part, strict=True)
@@ -131,7 +149,7 @@ def _mixed(mixed: Mixed) -> Table:
         minutes = f"{times[0] / 60:.0f} to {times[-1] / 60:.0f}"
         rows.append([minutes, f"{middle / _MB:.0f}", f"{most / _MB:.0f}"])
     title = (
-        f"Mixed load: {mixed.load.per_s:.0f} requests/s, p50 {mixed.load.p50_ms:.0f} ms, "
-        f"p99 {mixed.load.p99_ms:.0f} ms, {mixed.load.errors} errors"
+        f"{soak.load.per_s:.0f} requests/s, p50 {soak.load.p50_ms:.0f} ms, "
+        f"p99 {soak.load.p99_ms:.0f} ms, {soak.load.errors} errors"
     )
     return Table(title, ["minutes", "MB, median", "MB, most"], rows)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.index import WINDOW_S
-from benchmarks.library_cli import index, moments, serve
+from benchmarks.library_cli import index, moments, serve, soak
 from benchmarks.moments import CUTTINGS
 
 
@@ -46,8 +46,8 @@ def test_indexing_is_measured_for_each_number_of_videos_and_jobs(bundle, tmp_pat
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk: apt-get install wrk")
 def test_serving_is_measured_batched_and_one_by_one(bundle, tmp_path):
     pytest.importorskip("fastapi")
-    options = ("--clips", 100, "--concurrency", "1,4", "--seconds", 1, "--rounds", 1)
-    found = measured(serve, tmp_path, bundle, *options, "--mixed-minutes", 0.1)
+    options = ("--clips", 100, "--concurrency", "1,4", "--seconds", 2, "--rounds", 1)
+    found = measured(serve, tmp_path, bundle, *options)
     assert {(one["mode"], one["clients"]) for one in found["loads"]} == {
         (mode, clients) for mode in ("batched", "one by one") for clients in (1, 4)
     }
@@ -57,5 +57,12 @@ def test_serving_is_measured_batched_and_one_by_one(bundle, tmp_path):
         assert load["errors"] == 0
     assert found["overload"]["answered_per_s"] > 0
     assert found["overload"]["failed"] == 0
-    assert found["mixed"]["load"]["errors"] == 0
-    assert found["mixed"]["resident"]
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk: apt-get install wrk")
+def test_memory_is_watched_under_mixed_load(bundle, tmp_path):
+    pytest.importorskip("fastapi")
+    found = measured(soak, tmp_path, bundle, "--clips", 100, "--clients", 2, "--minutes", 0.1)
+    assert found["load"]["per_s"] > 0
+    assert found["load"]["errors"] == 0
+    assert found["resident"]

@@ -23,7 +23,17 @@ MAY_IMPORT = {
 }
 # Package -> the extras whose distributions it may import, beside the base.
 EXTRAS = {
-    "dgl_runtime": ("cpu", "large", "openvino", "pycuda", "trt", "trt-rtx"),
+    "dgl_runtime": (
+        "cpu",
+        "large",
+        "openvino",
+        "pycuda",
+        "serve",
+        "shots",
+        "trt",
+        "trt-rtx",
+        "watch",
+    ),
     "dgl_train": ("train",),
     "dgl_export": ("export", "openvino", "trt", "trt-rtx"),
     "benchmarks": ("bench", "export"),

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from starlette.testclient import TestClient
+from fastapi.testclient import TestClient
 
 from dgl_runtime import Retriever
 from dgl_runtime.gallery import Gallery
