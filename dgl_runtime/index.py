@@ -77,7 +77,7 @@ def index_videos(
         unknown = [job for path in videos if (job := run.look_up(path)) is not None]
         bar.update(len(videos) - len(unknown))
         with closing(_ahead(pool.read(unknown, run.choose), pool.stop)) as found:
-            waiting_since = time.perf_counter()
+            started = waiting_since = time.perf_counter()
             for items in found:
                 run.waiting_s += time.perf_counter() - waiting_since
                 run.encode([item for item in items if isinstance(item, Clips)])
@@ -85,7 +85,9 @@ def index_videos(
                     if isinstance(item, Done):
                         run.finish(item)
                         bar.update()
-                bar.set_postfix(clips=run.added, present=run.present, broken=len(run.broken))
+                rate = run.added / (time.perf_counter() - started)
+                counts = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
+                bar.set_postfix({**counts, "broken": len(run.broken)})
                 waiting_since = time.perf_counter()
         dropped = _forget_missing(gallery, paths) if prune else 0
         gallery.compact()

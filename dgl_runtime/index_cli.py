@@ -2,12 +2,15 @@
 
 import csv
 import sys
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dgl_runtime.command import Command, report_error
+from dgl_runtime.errors import DglError
 from dgl_runtime.options import Seconds, device_option, engine_option, threads_option
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def index(
         raise click.UsageError("--stride needs --window.")
     with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
 
-        def run(paths: tuple[Path, ...] | list[Path]) -> "IndexReport":
+        def run(paths: Sequence[Path]) -> "IndexReport":
             done = retriever.add_videos(
                 paths,
                 window_s=window,
@@ -83,13 +86,17 @@ def index(
                 _take_metadata(metadata, gallery)
             return done
 
-        done = run(videos)
-        if watch:
-            from dgl_runtime.watch import changed_videos
+        if not watch:
+            sys.exit(1 if run(videos).broken else 0)
+        from dgl_runtime.watch import changed_videos
 
-            for paths in changed_videos(videos):
+        for paths in chain([videos], changed_videos(videos)):
+            try:
                 run(paths)
-    sys.exit(1 if done.broken else 0)
+            except (
+                DglError
+            ) as error:  # what is wrong now, such as an empty folder, need not stay so
+                report_error(str(error))
 
 
 def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:

@@ -216,6 +216,29 @@ def _last_step(
     return int(np.median(steps))
 
 
+def open_container(path: Path) -> InputContainer:
+    """Open a file that holds its own pictures or sound.
+
+    Raises:
+        MediaError: It does not.
+    """
+    import av
+
+    try:
+        # "file:" keeps a colon in a file name from being read as a protocol.
+        return av.open(
+            f"file:{path}",
+            mode="r",
+            metadata_errors="ignore",
+            options={"format_whitelist": _FORMATS},
+        )
+    except media_faults() as fault:
+        raise MediaError(
+            f"{path} is not a video or is damaged ({one_line(fault)}). "
+            "Play it to check, and copy or download it again."
+        ) from fault
+
+
 @contextmanager
 def open_stream(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video at its first packet.
@@ -232,23 +255,9 @@ def open_stream(path: Path, threads: int) -> Iterator[tuple[InputContainer, Vide
     Raises:
         MediaError: If it cannot be opened, or no stream of pictures can be decoded.
     """
-    import av
     from av.stream import Disposition
 
-    try:
-        # "file:" keeps a colon in a file name from being read as a protocol.
-        container = av.open(
-            f"file:{path}",
-            mode="r",
-            metadata_errors="ignore",
-            options={"format_whitelist": _FORMATS},
-        )
-    except media_faults() as fault:
-        raise MediaError(
-            f"{path} is not a video or is damaged ({one_line(fault)}). "
-            "Play it to check, and copy or download it again."
-        ) from fault
-    with container:
+    with open_container(path) as container:
         pictures = [
             stream
             for stream in container.streams.video

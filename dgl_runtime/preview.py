@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
 from dgl_runtime.packet_index import PacketIndex, media_faults, one_line, read_index
+from dgl_runtime.preview_sound import add_sound, write_sound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +40,7 @@ def picture(path: Path, second: float, side: int) -> bytes:
 def write_preview(
     path: Path, start_s: float, end_s: float, out: str, sign: Callable[[], None]
 ) -> None:
-    """Write a moment as H.264 in MP4, without sound: what every browser plays.
+    """Write a moment as H.264 and AAC in MP4: what every browser plays.
 
     Args:
         path: The video.
@@ -54,7 +55,8 @@ def write_preview(
     import av
 
     index = read_index(path)
-    numbers = _inside(index, start_s, min(end_s, start_s + LONGEST_S))
+    end_s = min(end_s, start_s + LONGEST_S)
+    numbers = _inside(index, start_s, end_s)
     frames = FrameReader(path, index).read(numbers)
     try:
         with av.open(out, "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -62,6 +64,7 @@ def write_preview(
             stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, _TICKS)
             stream.codec_context.time_base = stream.time_base
             stream.thread_count = 1
+            sound = add_sound(path, container)
             for number, pixels in frames:
                 image = _shrunk(pixels, PREVIEW_SIDE)
                 if not stream.codec_context.is_open:
@@ -74,6 +77,9 @@ def write_preview(
                 container.mux(stream.encode(frame))
                 sign()
             container.mux(stream.encode(None))
+            if sound is not None:
+                zero_s = float(index.shown[0]) * index.tick_s  # the file's clock at the first frame
+                write_sound(path, container, sound, zero_s + start_s, zero_s + end_s)
     except media_faults() as fault:
         raise MediaError(f"no preview of {path} can be made ({one_line(fault)}).") from fault
 

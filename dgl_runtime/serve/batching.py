@@ -14,6 +14,9 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
+_LOOK_EVERY_S = 0.001
+
+
 class QueueFullError(Exception):
     """There is no place left; ``retry_s`` says when there may be one."""
 
@@ -28,12 +31,13 @@ class BatchSettings:
 
     Attributes:
         most: Requests answered together.
-        wait_s: How long a request waits for others, where the one before did not come alone.
+        patience: How long a batch waits to become as large as the last one, as a share of the time that
+            one took. After a request that came alone nothing waits.
         places: Requests in the queue.
     """
 
     most: int = 32
-    wait_s: float = 0.003
+    patience: float = 0.2
     places: int = 256
 
 
@@ -60,6 +64,7 @@ class Batcher(Generic[Request, Answer]):
         self._waiting: queue.Queue[_Place[Request, Answer] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="dgl-batch", daemon=True)
         self._seconds_each = 0.01  # a running mean, to tell when to try again
+        self._last_size, self._last_s = 1, 0.0
 
     def start(self) -> None:
         """Begin to answer."""
@@ -90,20 +95,23 @@ class Batcher(Generic[Request, Answer]):
         return await place.future
 
     def _run(self) -> None:
-        is_crowded = False  # the last request did not come alone, so the next will not either
         while (first := self._waiting.get()) is not None:
-            if is_crowded and self.depth + 1 < self._settings.most:
-                time.sleep(self._settings.wait_s)
+            self._wait_for_others()
             batch = [first]
             while self.depth and len(batch) < self._settings.most:
                 if (place := self._waiting.get()) is None:  # stop, when these are answered
                     self._waiting.put(None)
                     break
                 batch.append(place)
-            is_crowded = len(batch) > 1
             # Of the others the client has gone, or the time is over.
             if batch := [place for place in batch if not place.future.done()]:
                 self._answer_all(batch)
+
+    def _wait_for_others(self) -> None:
+        """Those who were answered last are about to ask again, but one by one."""
+        deadline = time.perf_counter() + self._settings.patience * self._last_s
+        while self.depth + 1 < self._last_size and time.perf_counter() < deadline:
+            time.sleep(_LOOK_EVERY_S)
 
     def _answer_all(self, batch: "Sequence[_Place[Request, Answer]]") -> None:
         started = time.perf_counter()
@@ -112,8 +120,8 @@ class Batcher(Generic[Request, Answer]):
             answers = self._answer([place.request for place in batch])
         except Exception as error:  # handed to everybody who waits for it
             answers = [error] * len(batch)
-        each = (time.perf_counter() - started) / len(batch)
-        self._seconds_each += 0.1 * (each - self._seconds_each)
+        self._last_size, self._last_s = len(batch), time.perf_counter() - started
+        self._seconds_each += 0.1 * (self._last_s / len(batch) - self._seconds_each)
         for place, answer in zip(batch, answers, strict=True):
             with suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 place.loop.call_soon_threadsafe(_settle, place.future, answer)

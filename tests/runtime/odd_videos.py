@@ -107,6 +107,29 @@ def write_audio(path: Path, codec: str, *, cover: bool = False) -> Path:
     return path
 
 
+def write_video_with_tones(path: Path, tones: Sequence[float], seconds: int) -> Path:
+    """Write a numbered video with one tone after another, Hz, each for some seconds."""
+    rate, num_frames = 16_000, 10 * seconds * len(tones)
+    times = np.arange(seconds * rate) / rate
+    sound = np.concatenate([np.sin(2 * np.pi * tone * times) for tone in tones])
+    with av.open(str(path), "w") as output:
+        pictures = output.add_stream("mpeg4", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        audio = output.add_stream("aac", rate=rate, layout="mono")
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            output.mux(pictures.encode(frame))
+        for first in range(0, len(sound), 1024):
+            samples = sound[None, first : first + 1024].astype(np.float32)
+            part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            part.sample_rate, part.pts = rate, first
+            output.mux(audio.encode(part))
+        for stream in (pictures, audio):
+            output.mux(stream.encode(None))
+    return path
+
+
 def replace_bytes(path: Path, old: bytes, new: bytes) -> Path:
     """Overwrite every occurrence of some bytes in a file with as many others."""
     content = path.read_bytes()

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import av
 import numpy as np
 import pytest
 
@@ -11,10 +12,11 @@ from dgl_runtime.cutting import Cutting
 from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.decode_process import DecodeProcess, Limits
 from dgl_runtime.errors import MediaError
+from dgl_runtime.preview import write_preview
 from dgl_runtime.video import read_clips
 from dgl_runtime.windows import Span
 
-from .odd_videos import numbers_of, write_video
+from .odd_videos import numbers_of, write_video, write_video_with_tones
 
 FORM = (4, 32)
 
@@ -133,7 +135,6 @@ def test_a_worker_ends_when_its_parent_has_gone(videos):
 
 
 def test_pictures_and_previews_are_made_apart(videos, tmp_path):
-    import av
     from PIL import Image
 
     process = DecodeProcess.start(Limits())
@@ -146,12 +147,27 @@ def test_pictures_and_previews_are_made_apart(videos, tmp_path):
     assert process.make({"path": str(videos[0]), "preview": span}) is None
     with av.open(str(out)) as container:
         frames = list(container.decode(video=0))
+        assert not container.streams.audio
     assert [round(float(frame.time), 2) for frame in frames] == [
         round(0.1 * n, 2) for n in range(11)
     ]
     with pytest.raises(MediaError, match="does not exist"):
         process.make({"path": str(tmp_path / "gone.mp4"), "picture": {"second": 0, "side": 32}})
     process.close()
+
+
+def test_a_preview_has_the_sound_of_its_moment(tmp_path):
+    """A tone that is 300 Hz in the first two seconds and 900 Hz in the last two."""
+    video = write_video_with_tones(tmp_path / "tones.mkv", (300, 900), seconds=2)
+    for start_s, tone in ((0.5, 300), (2.5, 900)):
+        write_preview(video, start_s, start_s + 1, str(tmp_path / "p.mp4"), lambda: None)
+        with av.open(str(tmp_path / "p.mp4")) as container:
+            assert container.streams.video[0].codec_context.name == "h264"
+            frames = list(container.decode(audio=0))
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+        assert len(samples) / frames[0].sample_rate == pytest.approx(1.0, abs=0.15)
+        loudest = np.abs(np.fft.rfft(samples)).argmax() * frames[0].sample_rate / len(samples)
+        assert loudest == pytest.approx(tone, abs=5)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_type_look_and_watch_from_the_right_second(page):
 def test_what_the_browser_cannot_play_gets_a_preview(page):
     ask(page)
     page.get_by_role("button", name="größe.avi").first.click()
-    page.get_by_text("A preview, without sound.").wait_for()
+    page.get_by_text("A preview of this moment.").wait_for()
     until(page, "document.querySelector('video').readyState >= 2")
 
 

@@ -176,7 +176,7 @@ function source(address, offset, moment, failed) {
   video.dataset.offset = offset;
   video.onerror = failed;
   video.onloadedmetadata = () => {
-    if (offset) $("#video-note").textContent = "A preview, without sound.";
+    if (offset) $("#video-note").textContent = "A preview of this moment.";
     video.currentTime = moment.start_s - offset;
     video.play().catch(() => {}); // some browsers wait for a click
   };

@@ -1,0 +1,139 @@
+"""dgl-search: what is searched among, by what, and how it is shown."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dgl_runtime.index_cli import index
+from dgl_runtime.search_cli import search
+
+from .commands import failure, invoke
+from .odd_videos import write_video
+
+
+@pytest.fixture(scope="module")
+def library(bundle, videos, tmp_path_factory):
+    """The three videos with metadata."""
+    folder = tmp_path_factory.mktemp("library")
+    copied = shutil.copytree(videos, folder / "videos")
+    (copied / "list.csv").write_text(
+        "video,camera,year\nvideo0.mp4,north,2024\nvideo1.mp4,south,2025\nelsewhere.mp4,north,2025\n"
+    )
+    arguments = (bundle, copied, "--gallery", folder / "g", "--window", "1s", "--stride", "500ms")
+    said = invoke_with_errors(index, *arguments, "--metadata", copied / "list.csv")
+    assert "metadata of 2 videos taken" in said
+    assert "names videos that the gallery does not hold: elsewhere.mp4." in said
+    return folder
+
+
+def invoke_with_errors(command, *arguments):
+    from click.testing import CliRunner
+
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def hits(library, *arguments):
+    (row,) = json.loads(invoke(search, library / "g", *arguments, "--json", "--top", 100))
+    return row["hits"]
+
+
+def videos_of(found):
+    return {Path(hit["video"]).name for hit in found}
+
+
+def test_conditions_choose_among_clips(library):
+    every = hits(library, "a dog", "--group", "none")
+    assert len(every) == 3 + 5 + 7
+    north = hits(library, "a dog", "--group", "none", "--where", "camera = 'north'")
+    assert videos_of(north) == {"video0.mp4"}
+    late = hits(library, "a dog", "--group", "none", "--where", "year >= 2025 OR year IS NULL")
+    assert videos_of(late) == {"video1.mp4", "video2.mp4"}
+    part = hits(library, "a dog", "--group", "none", "--from", "1.2s", "--until", "1.7s")
+    assert part
+    assert all(hit["end_s"] > 1.2 and hit["start_s"] < 1.7 for hit in part)
+    assert len(part) == sum(hit["end_s"] > 1.2 and hit["start_s"] < 1.7 for hit in every)
+    line, _ = failure("search", library / "g", "a dog", "--where", "colour = 'red'")
+    assert "no such column: colour" in line
+    assert "camera, year" in line
+
+
+def test_clips_of_a_video_become_moments(library):
+    assert len(hits(library, "a dog", "--group", "video")) == 3
+    merged = hits(library, "a dog", "--group", "merge")
+    assert [
+        (one["start_s"], one["end_s"]) for one in sorted(merged, key=lambda one: one["end_s"])
+    ] == [(0.0, pytest.approx(end_s)) for end_s in (2.0, 3.0, 4.0)]
+    apart = hits(library, "a dog", "--group", "apart")
+    for one in apart:
+        for other in apart:
+            if one is not other and one["video"] == other["video"]:
+                assert one["end_s"] <= other["start_s"] or other["end_s"] <= one["start_s"]
+
+
+def test_an_example_finds_what_it_was_taken_from(library, tmp_path):
+    found = hits(library, "--like", f"{library / 'videos' / 'video2.mp4'}@1.5")
+    best = found[0]
+    assert Path(best["video"]).name == "video2.mp4"
+    assert (best["start_s"], best["end_s"]) == (1.0, 2.0)
+    assert best["similarity"] > 0.9999
+    Image.new("RGB", (64, 48), (40, 40, 40)).save(tmp_path / "grey@2.png")
+    assert hits(library, "--like", tmp_path / "grey@2.png")  # the whole name is a file
+    for name, said in {
+        "absent.mp4": "does not exist",
+        "absent.mp4@3": "does not exist",
+        f"{library / 'videos' / 'video2.mp4'}@99": "lasts 4 s, so it has no second 99",
+    }.items():
+        line, _ = failure("search", library / "g", "--like", name)
+        assert said in line
+
+
+def test_many_queries_come_from_a_file(library, tmp_path):
+    (tmp_path / "queries.txt").write_text("a dog\n\n  a red car\n猫\n", encoding="utf-8")
+    out = invoke(search, library / "g", "first", "--queries", tmp_path / "queries.txt", "--json")
+    assert [row["query"] for row in json.loads(out)] == ["first", "a dog", "a red car", "猫"]
+    (tmp_path / "empty.txt").write_text("\n \n")
+    line, _ = failure("search", library / "g", "--queries", tmp_path / "empty.txt")
+    assert line == f"{tmp_path}/empty.txt has no line with a query in it."
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    line, _ = failure("search", library / "g", "--queries", tmp_path / "latin.txt")
+    assert "is not text in UTF-8" in line
+
+
+def test_a_bank_of_queries_ranks_hubs_down_and_keeps_similarities(library, tmp_path):
+    (tmp_path / "bank.txt").write_text("\n".join(f"number {n}" for n in range(50)))
+    plain = hits(library, "a dog", "--group", "none")
+    ranked = hits(library, "a dog", "--group", "none", "--querybank", tmp_path / "bank.txt")
+    key = lambda hit: (hit["row"], hit["similarity"])  # noqa: E731
+    assert sorted(map(key, plain)) == sorted(map(key, ranked))
+    assert [hit["row"] for hit in plain] != [hit["row"] for hit in ranked]
+
+
+def test_a_page_shows_hits_and_plays_them(library, tmp_path):
+    page = tmp_path / "new" / "hits.html"
+    query = "<b>a dog</b> & more"
+    out = invoke_with_errors(search, library / "g", query, "--html", page, "--top", 2)
+    assert f"Page: {page}" in out
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;a dog&lt;/b&gt; &amp; more" in text
+    assert "<b>a dog" not in text
+    assert len(re.findall(r'src="data:image/jpeg;base64,[A-Za-z0-9+/=]{100,}"', text)) == 2
+    assert len(re.findall(r'href="file:///\S+\.mp4#t=[0-9.]+,[0-9.]+"', text)) == 2
+
+
+def test_what_failed_is_written_as_a_table(bundle, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "good.mp4")
+    (videos / "bad, really.mp4").write_bytes(b"no video")
+    arguments = (bundle, videos, "--gallery", tmp_path / "g", "--report", tmp_path / "broken.csv")
+    failure("index", *arguments)
+    header, line = (tmp_path / "broken.csv").read_text().splitlines()
+    assert header == "video,reason"
+    assert line.startswith(f'"{videos}/bad, really.mp4",')
+    assert "is not a video or is damaged" in line
