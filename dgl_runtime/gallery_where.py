@@ -1,6 +1,7 @@
 """Filters of a search: an SQL condition on moments, run by SQLite, which may read and nothing else."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,10 @@ from dgl_runtime.gallery_records import Records
 COLUMNS = ("video", "start_s", "end_s", "duration_s", "modified")
 """What a condition may name beside the columns of the metadata."""
 
-_STEPS = 10_000  # of SQLite's machine between looks at the clock
-_MOST_STEPS = 200_000_000  # some seconds
-_LONGEST_TEXT = 100_000  # bytes that a function may make
+_STEPS = 1000  # of SQLite's machine between looks at the clock
+_MOST_S = 2.0
+_LONGEST_TEXT = 10_000  # bytes that a function may make
+_LONGEST_PATTERN = 200  # bytes of a LIKE or GLOB pattern
 _MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION}
 _MAY_READ = {"clips", "videos", "files", "metadata", ""}  # "": of no table, as in count(*)
 _MOMENTS = """
@@ -46,8 +48,11 @@ def select_rows(records: Records, where: str) -> NDArray[np.int64]:
     query = f'SELECT "row" FROM ({_MOMENTS.format(metadata=metadata)}) WHERE (\n{where}\n)'
     known = ", ".join((*COLUMNS, *columns))
     try:
+        num_rows = records.header().num_rows
         with records.reading() as connection, _limited(connection):
-            found = connection.execute(query).fetchall()
+            found = connection.execute(query).fetchmany(2 * num_rows + 2)
+        if len(found) > 2 * num_rows + 1:
+            raise ValueError("it gives many more rows than there are clips")
         rows = np.array(found, np.int64).reshape(-1)
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
         reason = "it takes too long" if "interrupted" in str(error) else str(error)
@@ -55,7 +60,6 @@ def select_rows(records: Records, where: str) -> NDArray[np.int64]:
             f"the filter {where!r} does not work: {reason}. Give a condition in SQL on {known}; "
             "texts stand in 'single quotes'."
         ) from error
-    num_rows = records.header().num_rows
     return rows[(rows >= 0) & (rows < num_rows)]
 
 
@@ -67,23 +71,26 @@ def quoted(name: str) -> str:
 @contextmanager
 def _limited(connection: sqlite3.Connection) -> Iterator[None]:
     """For a condition that anybody may have written: only reading, for a while, of texts of some size."""
-    steps = 0
+    deadline = time.monotonic() + _MOST_S
 
-    def count() -> int:
-        nonlocal steps
-        steps += _STEPS
-        return steps > _MOST_STEPS  # True interrupts
+    def is_late() -> bool:
+        return time.monotonic() > deadline  # True interrupts
 
     def allow(action: int, table: str | None, *_: object) -> int:
         may = action in _MAY or (action == sqlite3.SQLITE_READ and table in _MAY_READ)
         return sqlite3.SQLITE_OK if may else sqlite3.SQLITE_DENY
 
-    longest = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_TEXT)
-    connection.set_progress_handler(count, _STEPS)
+    limits = {
+        sqlite3.SQLITE_LIMIT_LENGTH: _LONGEST_TEXT,
+        sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: _LONGEST_PATTERN,
+    }
+    before = {kind: connection.setlimit(kind, limit) for kind, limit in limits.items()}
+    connection.set_progress_handler(is_late, _STEPS)
     connection.set_authorizer(allow)
     try:
         yield
     finally:
         connection.set_authorizer(None)
         connection.set_progress_handler(None, 0)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+        for kind, limit in before.items():
+            connection.setlimit(kind, limit)

@@ -165,6 +165,8 @@ class _Run:
         """A video is through: was all of it read, and was it the same file all the time?"""
         path, seen = done.job.path, done.seen
         before, records = self._states.get(path), self.gallery.records
+        if seen is not None:  # by now its clips have been appended, or were lost
+            self._promised.difference_update(clip.key for clip in _clips_of(seen))
         if (fault := done.fault) is None and seen is not None and before is not None:
             if before != _state_now(path):
                 fault = f"{path} changed while it was read. Index it again when it is complete."

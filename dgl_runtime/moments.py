@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 GROUPINGS = ("apart", "merge", "video", "none")
 """What is done with clips of one video: ``apart`` leaves out a clip that overlaps a better one, ``merge``
-joins neighbours among the best into one moment, ``video`` keeps the best of each video, ``none`` keeps all."""
+joins neighbours among the best ``top_k`` clips into one moment, ``video`` keeps the best of each video,
+``none`` keeps all."""
 
 
 @dataclass(frozen=True)

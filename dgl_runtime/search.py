@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +59,22 @@ def find_moments(
     wanted = top_k if refinement.grouping == "none" else _CLIPS_A_MOMENT * top_k
     if refinement.bank_hubness is not None:
         wanted = max(wanted, _HUB_CANDIDATES)
+    most = top_k
+    if refinement.grouping == "video":
+        most = min(top_k, gallery.records.count_videos())
     waiting = list(range(len(queries)))
     found: list[list[Hit]] = [[]] * len(queries)
     while waiting:
         ranked = _rank(gallery, queries[waiting], wanted, among)
         for number, hits in zip(list(waiting), ranked, strict=True):
-            moments = group(_corrected(gallery, *hits, refinement), refinement.grouping, top_k)
+            ranked_hits = _corrected(gallery, *hits, refinement)
+            if (
+                is_merged := refinement.grouping == "merge"
+            ):  # of more clips there would be fewer moments
+                ranked_hits = islice(ranked_hits, top_k)
+            moments = group(ranked_hits, refinement.grouping, top_k)
             is_all = len(hits[0]) < wanted  # there is no more to look at
-            if len(moments) == top_k or is_all:
+            if len(moments) >= most or is_all or is_merged:
                 found[number] = moments
                 waiting.remove(number)
         wanted *= _CLIPS_A_MOMENT

@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi import Path as PathOf
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
@@ -36,14 +37,17 @@ from dgl_runtime.serve.answers import (
 from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
+from dgl_runtime.serve.lane import Lane
 from dgl_runtime.serve.media import MediaMaker, video_type
 from dgl_runtime.serve.metrics import CountedApp, Metrics
 from dgl_runtime.serve.searching import Wanted, answer_all
 from dgl_runtime.windows import Span, frame_times
 
 _PAGE = Path(__file__).parent / "page"
+MOST_PICTURES, MOST_PREVIEWS = 64, 8  # that wait or are made
 _UPLOAD_LIMITS = Limits(most_bytes=2 * 2**30, silent_s=20.0)
-_PRIVATE = {"cache-control": "private, max-age=3600"}
+# Numbers of clips and videos may come to mean others, when a gallery is compacted.
+_PRIVATE = {"cache-control": "private, no-cache"}
 Side = Annotated[int, Query(ge=32, le=1280, description="Pixels of the longer side.")]
 Number = Annotated[int, PathOf(ge=0, lt=2**63)]
 Time = Annotated[float, Query(ge=0, description="Seconds from the first frame.")]
@@ -57,12 +61,14 @@ class ServeSettings:
         guard: What is let in.
         batching: How searches wait for each other.
         answer_s: How long a search may take, its waiting included.
+        upload_s: How long an upload may take to be decoded, its waiting included.
         media_jobs: Thumbnails and previews made at the same time.
     """
 
     guard: GuardSettings
     batching: BatchSettings = field(default_factory=BatchSettings)
     answer_s: float = 10.0
+    upload_s: float = 30.0
     media_jobs: int = 2
 
 
@@ -77,6 +83,7 @@ def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> G
         lifespan=service.lifespan,
     )
     service.add_routes(app)
+    app.exception_handler(RequestValidationError)(_say_what_is_wrong)
     return Guard(CountedApp(app, service.metrics), settings.guard)
 
 
@@ -89,7 +96,10 @@ class Service:
         self.metrics = Metrics()
         self._batcher: Batcher[Wanted, list[Moment]] = Batcher(self._answer, settings.batching)
         self._media = MediaMaker(settings.media_jobs)
-        self._uploads = asyncio.Semaphore(settings.media_jobs)
+        # Threads of their own: what waits for a decoder must not keep anything else waiting.
+        self._pictures = Lane(settings.media_jobs, MOST_PICTURES, "pictures")
+        self._previews = Lane(1, MOST_PREVIEWS, "previews")
+        self._uploads = Lane(settings.media_jobs, settings.guard.uploads, "uploads")
         self._is_ready = False
 
     @asynccontextmanager
@@ -226,14 +236,17 @@ class Service:
         """Find moments that look like a picture or a clip; it is not kept."""
         started = time.perf_counter()
         gallery = self._gallery(name)
-        async with self._uploads:
-            embedding = await asyncio.to_thread(_embed_upload, gallery, file, at_s)
+        try:
+            async with asyncio.timeout(self._settings.upload_s):
+                embedding = await self._uploads.run(_embed_upload, gallery, file, at_s)
+        except TimeoutError as error:
+            raise HTTPException(504, "the upload takes too long to decode") from error
         filters = Filters(top=top, where=where, group=group, hubs=False)
         return await self._search(Wanted(gallery, embedding, filters), started)
 
     async def thumbnail(self, name: str, clip: Number, side: Side = 480) -> Response:
         """The frame of a clip that counted most, as a JPEG."""
-        made = await asyncio.to_thread(self._thumbnail, self._gallery(name), clip, side)
+        made = await self._pictures.run(self._thumbnail, self._gallery(name), clip, side)
         return Response(made, media_type="image/jpeg", headers=_PRIVATE)
 
     def _thumbnail(self, gallery: ServedGallery, clip: int, side: int) -> bytes:
@@ -248,7 +261,7 @@ class Service:
 
     async def preview(self, name: str, clip: Number, start_s: Time, end_s: Time) -> FileResponse:
         """A moment of a clip's video as MP4, for what a browser cannot play."""
-        made = await asyncio.to_thread(self._preview, self._gallery(name), clip, start_s, end_s)
+        made = await self._previews.run(self._preview, self._gallery(name), clip, start_s, end_s)
         return FileResponse(made, media_type="video/mp4", headers=_PRIVATE)
 
     def _preview(self, gallery: ServedGallery, clip: int, start_s: float, end_s: float) -> Path:
@@ -273,6 +286,13 @@ class Service:
             if (content := snapshot.gallery.records.content_of(video)) is None:
                 raise HTTPException(404, f"no video {video} in gallery {gallery.name}")
             return _listed_file(snapshot, content)
+
+
+async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own answer repeats the input, of which JSON may not hold everything (NaN, half a letter)."""
+    assert isinstance(error, RequestValidationError)
+    told = [{"loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()]
+    return JSONResponse({"detail": told}, 422)
 
 
 def _facts(served: ServedGallery) -> GalleryFacts:
@@ -303,7 +323,7 @@ def _listed_file(snapshot: Snapshot, content: str) -> Path:
     for state in snapshot.gallery.records.states(content):
         path = Path(state.path)
         with suppress(OSError):
-            if not path.is_symlink() and FileState.of(path) == state:
+            if path.resolve() == path and FileState.of(path) == state:  # no link on the way
                 return path
     raise HTTPException(410, "the video is not there any more, or was changed; index it again")
 

@@ -6,9 +6,9 @@ Pure ASGI, so that it stands before everything, and counts a body as it arrives.
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from fastapi import HTTPException
@@ -48,6 +48,7 @@ class GuardSettings:
         body_bytes: The most that a body may hold; ``upload_bytes`` where files come in.
         upload_bytes: See there.
         body_s: How long a body may take to arrive.
+        uploads: Files that come in or are decoded at the same time.
     """
 
     hosts: frozenset[str]
@@ -55,6 +56,7 @@ class GuardSettings:
     body_bytes: int = 64 * 1024
     upload_bytes: int = 64 * 2**20
     body_s: float = 30.0
+    uploads: int = 8
 
 
 class Guard:
@@ -62,6 +64,7 @@ class Guard:
 
     def __init__(self, app: App, settings: GuardSettings) -> None:
         self._app, self._settings = app, settings
+        self._uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
@@ -79,12 +82,25 @@ class Guard:
 
         try:
             self._require_host_and_token(scope)
-            await self._app(scope, self._limited(scope, receive), send_safely)
+            with self._counted(scope):
+                await self._app(scope, self._limited(scope, receive), send_safely)
         except HTTPException as refusal:
             if has_begun:  # a refusal inside the application is answered there
                 raise
-            answer = JSONResponse({"detail": refusal.detail}, refusal.status_code)
+            answer = JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
             await answer(scope, receive, send_safely)
+
+    @contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        """Bound the uploads at one time, before they are written to the disk."""
+        upload = int(_is_upload(scope))
+        if upload and self._uploading >= self._settings.uploads:
+            raise HTTPException(429, "too many uploads at once", {"Retry-After": "2"})
+        self._uploading += upload
+        try:
+            yield
+        finally:
+            self._uploading -= upload
 
     def _require_host_and_token(self, scope: Scope) -> None:
         headers = [(name.lower(), value) for name, value in scope["headers"]]
@@ -92,6 +108,8 @@ class Guard:
         if len(hosts) != 1 or _without_port(hosts[0]) not in self._settings.hosts:
             raise HTTPException(421, "this Host is not served here; see dgl-serve --allow-host")
         path = scope["path"]
+        if path.startswith("/api/") and _comes_from_elsewhere(dict(headers), hosts[0]):
+            raise HTTPException(403, "pages of other origins are not answered")
         if self._settings.token is None or path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
             return
         if not self._has_token(dict(headers)):
@@ -102,16 +120,16 @@ class Guard:
         kind, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if kind.lower() == "bearer":
             return same(given.strip(), token)
-        try:
-            cookie = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and same(cookie.value, session_of(token))
+        # Not by http.cookies, which stops at the first cookie of others that it does not like.
+        cookies = headers.get(b"cookie", b"").decode("latin-1").split(";")
+        return any(
+            name.strip() == COOKIE and same(value.strip(), session_of(token))
+            for name, _, value in (cookie.partition("=") for cookie in cookies)
+        )
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Receive a body up to its limits."""
-        is_upload = scope["path"].endswith("/like")
-        most = self._settings.upload_bytes if is_upload else self._settings.body_bytes
+        most = self._settings.upload_bytes if _is_upload(scope) else self._settings.body_bytes
         lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
         if lengths and (not lengths[0].isdigit() or int(lengths[0][:20]) > most):
             raise HTTPException(413, f"the body is larger than {most} bytes")
@@ -145,6 +163,18 @@ def session_of(token: str) -> str:
 def same(one: str, other: str) -> bool:
     """Compare in a time that tells nothing."""
     return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["path"].endswith("/like"))
+
+
+def _comes_from_elsewhere(headers: dict[bytes, bytes], host: str) -> bool:
+    """Whether a browser says that a page of another origin asks; other programs say nothing."""
+    if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+        return True
+    origin = headers.get(b"origin")
+    return origin is not None and origin.decode("latin-1").partition("://")[2] != host
 
 
 def _without_port(host: str) -> str:

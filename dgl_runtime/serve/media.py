@@ -1,6 +1,7 @@
 """Pictures and playable pieces of the videos that a gallery lists, made in processes with limits."""
 
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
@@ -14,6 +15,10 @@ from dgl_runtime.errors import MediaError
 _LIMITS = Limits(most_bytes=4 * 2**30, silent_s=30.0)
 _PICTURE_BYTES = 64 * 2**20  # of pictures that are kept
 _PREVIEWS_KEPT = 64
+_FORGIVE_S, _FAILURES_KEPT = (
+    60.0,
+    1000,
+)  # a picture that could not be made is not tried again for a while
 _TYPES = {
     ".mp4": "video/mp4",
     ".m4v": "video/mp4",
@@ -47,6 +52,7 @@ class MediaMaker:
         self._lock = Lock()
         self._pictures: OrderedDict[Hashable, bytes] = OrderedDict()
         self._bytes = 0
+        self._failed: OrderedDict[Hashable, tuple[float, str]] = OrderedDict()
         self._folder = tempfile.TemporaryDirectory(prefix="dgl-serve-")
         self._previews: OrderedDict[Hashable, Path] = OrderedDict()
 
@@ -61,13 +67,23 @@ class MediaMaker:
             if (kept := self._pictures.get(key)) is not None:
                 self._pictures.move_to_end(key)
                 return kept
+            failed_at, said = self._failed.get(key, (0.0, ""))
+        if failed_at and time.monotonic() - failed_at < _FORGIVE_S:
+            raise MediaError(said)
         job = {"path": str(path), "picture": {"second": second, "side": side}}
-        made = self._pictures_by.make(job)
-        if made is None:
-            raise MediaError(f"{path} gave no picture.")
-        with self._lock:
+        try:
+            made = self._pictures_by.make(job)
+            if made is None:
+                raise MediaError(f"{path} gave no picture.")
+        except MediaError as error:
+            with self._lock:
+                self._failed[key] = time.monotonic(), str(error)
+                while len(self._failed) > _FAILURES_KEPT:
+                    self._failed.popitem(last=False)
+            raise
+        with self._lock:  # somebody else may have made it meanwhile
+            self._bytes += len(made) - len(self._pictures.pop(key, b""))
             self._pictures[key] = made
-            self._bytes += len(made)
             while self._bytes > _PICTURE_BYTES:
                 self._bytes -= len(self._pictures.popitem(last=False)[1])
         return made
@@ -90,10 +106,13 @@ class MediaMaker:
         span = {"start_s": start_s, "end_s": end_s}
         try:
             self._previews_by.make({"path": str(path), "preview": {**span, "out": str(out)}})
-        except MediaError:
+        except BaseException:
             out.unlink(missing_ok=True)
             raise
         with self._lock:
+            if (kept := self._previews.get(key)) is not None and kept.exists():
+                out.unlink()  # somebody else has made it meanwhile
+                return kept
             self._previews[key] = out
             while len(self._previews) > _PREVIEWS_KEPT:
                 self._previews.popitem(last=False)[1].unlink(missing_ok=True)
@@ -117,16 +136,16 @@ class _Processes:
 
     def make(self, job: dict[str, Any]) -> bytes | None:
         """Wait for a process and let it do a job; one that is lost is replaced by the next."""
-        process: DecodeProcess | None = self._free.get() or DecodeProcess.start(_LIMITS)
+        process = self._free.get()
         try:
-            assert process is not None
+            process = process or DecodeProcess.start(_LIMITS)
             return process.make(job)
         except MediaError:
             raise
         except BaseException as error:
-            assert process is not None
-            process.close()
-            process = None
+            if process is not None:
+                process.close()
+                process = None
             if isinstance(error, LostWorkerError):
                 raise MediaError(f"the video {error}.") from error
             raise

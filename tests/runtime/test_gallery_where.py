@@ -151,3 +151,16 @@ def test_a_writer_and_a_filter_do_not_meet(folder):
         assert writer.select("start_s >= 0").sum() == 16
     with closing(sqlite3.connect(folder / "gallery.sqlite")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        '1) UNION ALL SELECT a."row" FROM clips a, clips b, clips c, clips d WHERE (1',
+        "replace(hex(zeroblob(49000)),'0','a')||start_s LIKE '%'||replace(hex(zeroblob(24000)),'0','a')||'b'",
+    ],
+)
+def test_a_condition_that_wants_too_much_is_refused(folder, where):
+    """Millions of rows; hours inside one function, where SQLite does not count its steps."""
+    with pytest.raises(GalleryError, match="the filter"):
+        rows_of(folder, where)

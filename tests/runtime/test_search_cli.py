@@ -77,10 +77,10 @@ def test_clips_of_a_video_become_moments(library):
 
 
 def test_an_example_finds_what_it_was_taken_from(library, tmp_path):
-    found = hits(library, "--like", f"{library / 'videos' / 'video2.mp4'}@1.5")
+    found = hits(library, "--like", f"{library / 'videos' / 'video2.mp4'}@3.5")
     best = found[0]
     assert Path(best["video"]).name == "video2.mp4"
-    assert (best["start_s"], best["end_s"]) == (1.0, 2.0)
+    assert (best["start_s"], best["end_s"]) == (3.0, 4.0)
     assert best["similarity"] > 0.9999
     Image.new("RGB", (64, 48), (40, 40, 40)).save(tmp_path / "grey@2.png")
     assert hits(library, "--like", tmp_path / "grey@2.png")  # the whole name is a file

@@ -7,11 +7,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
 
 from dgl_runtime import Retriever
+from dgl_runtime.gallery import Clip, Gallery
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
@@ -113,11 +115,7 @@ def test_type_look_and_watch_from_the_right_second(page):
     card = page.locator(".card").nth(number)
     when = card.locator(".when").inner_text().split(" \N{EN DASH} ")[0]
     card.click()
-    start_s = (
-        page.evaluate("n => moments_for_test(n)", number)
-        if False
-        else 60 * int(when[0]) + int(when[2:])
-    )
+    start_s = 60 * int(when[0]) + int(when[2:])
     until(page, "document.querySelector('video').readyState >= 2")
     now = page.evaluate("document.querySelector('video').currentTime")
     assert start_s - 0.05 <= now <= start_s + 2.5
@@ -216,6 +214,36 @@ def test_nothing_sticks_out_and_texts_can_be_read(page):
             .map(one => one.outerHTML.slice(0, 60))"""
     )
     assert small == []
+
+
+@pytest.fixture(scope="module")
+def large_address(bundle, library, tmp_path_factory):
+    """The library, and a thousand clips of a video that is gone, with a long name."""
+    folder = tmp_path_factory.mktemp("large") / "gallery"
+    shutil.copytree(library / "gallery", folder)
+    with Gallery.open(folder, writable=True) as gallery:
+        rows = np.random.default_rng(0).standard_normal((1000, gallery.embed_dim), np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        weights = np.full((1000, gallery.num_frames), 1 / gallery.num_frames, np.float32)
+        name = "/videos/" + "a very long name of a holiday in the mountains " * 4 + ".mp4"
+        clips = [Clip(name, "gone", second, second + 1, 1000) for second in range(1000)]
+        gallery.append(clips, rows, weights)
+    yield from serving(bundle, folder)
+
+
+def test_a_thousand_hits_are_shown_and_only_pictures_in_sight_are_asked_for(
+    chromium, large_address
+):
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    page, pictures = context.new_page(), []
+    page.on("request", lambda one: pictures.append(one.url) if "thumbnail" in one.url else None)
+    page.goto(f"{large_address}/?q=a+dog&hits=1000&show=none")
+    until(page, "document.querySelectorAll('.card').length == 1000")
+    page.get_by_text("No picture: the video is gone or damaged").first.wait_for()
+    shot(page, "thousand")
+    assert 0 < len(pictures) < 200
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
 
 
 def test_the_token_is_asked_for_once(chromium, guarded_address):

@@ -2,7 +2,7 @@
 const $ = (selector, within = document) => within.querySelector(selector);
 const query = $("#query"), hits = $("#hits"), status_ = $("#status"), message = $("#message");
 const player = $("#player"), video = $("video", player), door = $("#door");
-let galleries = [], moments = [], playing = -1, asked = 0, again = null;
+let galleries = [], moments = [], playing = -1, asked = 0, again = null, example = null, entering = null;
 
 // ---- asking ------------------------------------------------------------------------------------
 
@@ -11,7 +11,7 @@ async function ask(path, options = {}) {
     throw new Error("The service does not answer. Is dgl-serve still running?");
   });
   if (answer.status === 401 && path !== "/api/session") {
-    await enter();
+    await (entering ??= enter().finally(() => { entering = null; }));
     return ask(path, options);
   }
   if (answer.ok) return answer.status === 204 ? null : answer.json();
@@ -51,7 +51,9 @@ function filters() {
 
 function searchByText() {
   const text = query.value.trim();
+  if (!text && example) return searchByFile(example);
   if (!text) return welcome();
+  example = null;
   remember();
   const body = JSON.stringify({ query: text, ...filters() });
   const headers = { "content-type": "application/json" };
@@ -61,6 +63,7 @@ function searchByText() {
 function searchByFile(file) {
   if (!file) return;
   query.value = "";
+  example = file;
   const body = () => {
     const form = new FormData();
     form.set("file", file);
@@ -106,11 +109,13 @@ function tell(title, text, canRepeat = false) {
   message.hidden = false;
 }
 
-function welcome() {
-  asked += 1;
+async function welcome() {
+  const mine = ++asked;
+  galleries = await ask("/api/galleries").catch(() => galleries); // one may have been filled meanwhile
+  if (mine !== asked) return;
   const here = galleries.find((one) => one.name === $("#gallery").value);
   if (!here) return;
-  if (!here.clips) return tell("This gallery is empty", "Fill it with dgl-index; it shows up here by itself.");
+  if (!here.clips) return tell("This gallery is empty", "Fill it with dgl-index, then search.");
   const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
   tell("Describe a moment", `Searches ${count(here.clips, "clip")} of ${count(here.videos, "video")}. You can also drop a picture or a clip anywhere on this page.`);
 }
@@ -176,6 +181,7 @@ function source(address, offset, moment, failed) {
   video.dataset.offset = offset;
   video.onerror = failed;
   video.onloadedmetadata = () => {
+    if (!video.videoWidth) return failed(); // sound alone: the browser does not know the pictures' codec
     if (offset) $("#video-note").textContent = "A preview of this moment.";
     video.currentTime = moment.start_s - offset;
     video.play().catch(() => {}); // some browsers wait for a click
@@ -213,6 +219,8 @@ function markFrame(moment, second) {
   [...$(".weights", player).children].forEach((bar, frame) => bar.classList.toggle("now", frame === now));
 }
 
+door.oncancel = (event) => event.preventDefault(); // without the token there is nothing behind it
+
 player.onclose = () => {
   video.onerror = null;
   video.removeAttribute("src");
@@ -223,7 +231,7 @@ player.onclose = () => {
 // ---- what a person does ------------------------------------------------------------------------
 
 $("#search").onsubmit = (event) => { event.preventDefault(); searchByText(); };
-for (const id of ["#group", "#top", "#gallery"]) $(id).onchange = () => { describe(); (moments.length && again && !query.value ? again : searchByText)(); };
+for (const id of ["#group", "#top", "#gallery"]) $(id).onchange = () => { describe(); searchByText(); };
 $("#where").onfocus = () => { $("#columns").hidden = false; };
 $("#where").onblur = () => { $("#columns").hidden = true; };
 $("#pick").onclick = () => $("#file").click();
@@ -280,6 +288,7 @@ function recall() {
     if (field.tagName !== "SELECT") field.value = value ?? "";
     else if ([...field.options].some((option) => option.value === value)) field.value = value;
   }
+  example = null;
   describe();
   searchByText();
 }
