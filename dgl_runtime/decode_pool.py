@@ -54,6 +54,7 @@ class Done:
     job: Job
     seen: Seen | None
     fault: str | None
+    is_unreadable: bool = False  # the file's own fault, not this machine's
 
 
 Found = Seen | Clips | Done
@@ -164,7 +165,7 @@ class DecodePool:
             return worker.seen
         if "done" in message:
             worker.job = None
-            return Done(job, worker.seen, message["done"])
+            return Done(job, worker.seen, message["done"], message["unreadable"])
         return None  # a sign of life
 
     def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:

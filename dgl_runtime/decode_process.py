@@ -40,7 +40,8 @@ class DecodeProcess:
         """Start one."""
         ours, theirs = Pipe()
         with theirs:
-            command = [sys.executable, "-m", "dgl_runtime.decode_worker"]
+            # -P: not what lies in the current folder, which may be one of downloads.
+            command = [sys.executable, "-P", "-m", "dgl_runtime.decode_worker"]
             command += [str(theirs.fileno()), str(limits.most_bytes)]
             process = subprocess.Popen(
                 command,

@@ -15,7 +15,7 @@ its parent over one socket, in JSON and raw bytes: nothing it says can make the 
             written to the file "out"
 
     worker: {"alive": true}                             now and then, in between
-            {"done": null, or "what is wrong with it"}  last of all
+            {"done": null, or "what is wrong with it", "unreadable": whether that is the file's own fault}
 """
 
 import json
@@ -76,11 +76,11 @@ def work(line: Line) -> None:
     """Look into one video after another, until the parent hangs up."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            job = line.hear()
+            job, is_unreadable = line.hear(), False
             try:
                 fault = _look_into(line, job)
             except MediaError as error:
-                fault = str(error)
+                fault, is_unreadable = str(error), True
             except DglError as error:
                 fault = f"{job['path']}: {error}"
             except MemoryError:
@@ -89,7 +89,7 @@ def work(line: Line) -> None:
                 raise
             except Exception as error:  # of whatever library: the video's fault, not the run's
                 fault = f"{job['path']} cannot be read ({type(error).__name__}: {error})."
-            line.say({"done": fault and " ".join(fault.split())})
+            line.say({"done": fault and " ".join(fault.split()), "unreadable": is_unreadable})
 
 
 def _look_into(line: Line, job: dict[str, Any]) -> str | None:
@@ -152,7 +152,9 @@ def main() -> None:
     """Run as a process: the socket's number and the most memory in bytes are its arguments."""
     socket, most_bytes = map(int, sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     work(Line(Connection(socket)))
 

@@ -20,16 +20,19 @@ from dgl_runtime.gallery_records import Records
 from dgl_runtime.gallery_sqlite import RECORDS
 from dgl_runtime.gallery_vectors import EMBEDDINGS, INDEX
 from dgl_runtime.gallery_where import select_rows
-from dgl_runtime.nearest import APPROXIMATE_PAYS_FROM, ApproximateIndex, exact_top_k
+from dgl_runtime.nearest import (
+    APPROXIMATE_PAYS_FROM,
+    ApproximateIndex,
+    NewerIndexError,
+    exact_top_k,
+)
 
 __all__ = ["APPROXIMATE_PAYS_FROM", "Clip", "FileState", "Gallery"]
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_APPROXIMATE_SHARE = (
-    0.9  # of the rows; among fewer the graph would miss too many, exact search is quick
-)
+_APPROXIMATE_SHARE = 0.9  # of the rows; among fewer the graph would miss too many
 _COMPACT_FROM = 0.25  # dead rows, as a share of all
 
 
@@ -42,21 +45,22 @@ class Gallery:
 
     def __init__(self, folder: Path, records: Records, held: contextlib.ExitStack) -> None:
         self._folder = folder
-        self._records = records
+        self.records = records  # videos, files and clips
         self._held = held  # what to let go at the end: the records and, of a writer, the lock
         self._is_writable = self._is_closed = False
         self._changing = threading.RLock()
         self._index: ApproximateIndex | None = None
         self._look()
 
-    def _look(self) -> None:
-        """Take in what the records say now."""
-        self._header: Header = self._records.header()
+    def _look(self, *, has_dropped: bool = True) -> None:
+        """Take in what the records say now; ``has_dropped``: clips may have gone."""
+        self._header: Header = self.records.header()
         self._embeddings, self._frame_weights = vectors.map_vectors(self._folder, self._header)
-        dead = self._records.dead_rows()
+        if has_dropped:
+            self._dead = self.records.dead_rows()
         self._living: Mask = np.ones(self._header.num_rows, np.bool_)
-        self._living[dead] = False
-        self._num_clips = self._header.num_rows - len(dead)
+        self._living[self._dead] = False
+        self._num_clips = self._header.num_rows - len(self._dead)
 
     @classmethod
     def create(
@@ -214,11 +218,6 @@ class Gallery:
         """The file of the approximate index, if one was built."""
         return vectors.path_of(self._folder, INDEX, self._header.generation)
 
-    @property
-    def records(self) -> Records:
-        """Videos, files and clips."""
-        return self._records
-
     def clip(self, row: int) -> Clip:
         """The clip of a row of the embeddings.
 
@@ -226,7 +225,7 @@ class Gallery:
             IndexError: The row belongs to no clip.
             GalleryError: The record is damaged.
         """
-        return self._records.clip(row)
+        return self.records.clip(row)
 
     def append(self, clips: Sequence[Clip], embeddings: Float32, frame_weights: Float32) -> None:
         """Add clips in one atomic, durable step: after a crash all of them are there, or none.
@@ -248,32 +247,34 @@ class Gallery:
         with self._changing:
             try:
                 vectors.append_vectors(self._folder, self._header, embeddings, frame_weights)
-                self._records.append(clips, self._header.num_rows)
-            except (OSError, GalleryError, ValueError) as error:
-                with contextlib.suppress(
-                    OSError
-                ):  # frees the disk; the next append cuts in any case
-                    vectors.cut_vectors(self._folder, self._header)
+                self.records.append(clips, self._header.num_rows)
+            except BaseException as error:
+                self._settle()
                 if not isinstance(error, OSError):
                     raise
                 raise GalleryError(
                     f"gallery {self._folder} could not take {len(clips)} clips: {error}. "
                     f"It keeps the {len(self)} it had; make room, then append again."
                 ) from error
+            self._look(has_dropped=False)
+
+    def _settle(self) -> None:
+        """Take in what the records say, whatever stopped a change, and drop what they do not know."""
+        with contextlib.suppress(OSError, GalleryError):  # the next change does it in any case
+            vectors.cut_vectors(self._folder, self.records.header())
             self._look()
 
     def place(self, state: FileState, content_sha256: str, duration_s: float) -> None:
         """Say which content a file holds now; clips of a content that is in no file are dropped."""
         self._require_writable()
         with self._changing:
-            self._records.place(state, content_sha256, duration_s)
-            self._look()
+            self._look(has_dropped=self.records.place(state, content_sha256, duration_s))
 
     def forget(self, paths: Iterable[str]) -> None:
         """Drop files that are not there any more, and clips of contents that were in no other."""
         self._require_writable()
         with self._changing:
-            self._records.forget(paths)
+            self.records.forget(paths)
             self._look()
 
     def compact(self) -> None:
@@ -286,22 +287,20 @@ class Gallery:
         header = self._header
         if header.num_rows - len(self) < max(1, _COMPACT_FROM * header.num_rows):
             return
+        self._index = None
         try:
             vectors.compact_vectors(self._folder, header, self._living)
-            self._records.renumber(header.generation + 1)
-            self._look()
+            self.records.renumber(header.generation + 1)
         except OSError as error:
             raise GalleryError(
                 f"gallery {self._folder} could not be compacted: {error}. It works as it is; make room."
             ) from error
         finally:
-            with contextlib.suppress(OSError):
-                vectors.cut_vectors(self._folder, self._header)
-        self._index = None
+            self._settle()
 
     def select(self, where: str) -> Mask:
         """Which rows a filter keeps, bool [rows]; see ``gallery_where.py``."""
-        rows = select_rows(self._records, where)
+        rows = select_rows(self.records, where)
         kept = np.zeros(self._header.num_rows, np.bool_)
         kept[rows] = True
         return kept
@@ -351,8 +350,15 @@ class Gallery:
         Raises:
             GalleryError: The index is damaged or belongs to other embeddings.
         """
-        if self.index_file.exists():
+        if not self.index_file.exists():
+            return
+        with contextlib.suppress(NewerIndexError):  # of clips that this snapshot does not have
             self._index = ApproximateIndex.open(self.index_file, self.embeddings, breadth=breadth)
+
+    def count_unindexed(self) -> int:
+        """Rows that the approximate index does not cover; raises as :meth:`open_approximate_index`."""
+        self.open_approximate_index()
+        return self._header.num_rows - (len(self._index) if self._index is not None else 0)
 
     def build_approximate_index(self, *, threads: int = 0) -> None:
         """Write the index for approximate search over all clips, or extend the one that is there.

@@ -39,7 +39,7 @@ def read_metadata(records: Records, path: Path) -> MetadataReport:
         ConfigError: It is no such csv.
         GalleryError: The disk refused.
     """
-    columns, rows = _read(path)
+    columns, rows = read_table(path)
     types = [_type([row[number] for row in rows]) for number in range(len(columns))]
     video_ids = {
         os.fsdecode(file): number
@@ -59,7 +59,12 @@ def read_metadata(records: Records, path: Path) -> MetadataReport:
     return MetadataReport(len(found), unmatched)
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The columns and rows of such a csv.
+
+    Raises:
+        ConfigError: It is none.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             columns, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
@@ -68,10 +73,11 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     columns = [name.strip() for name in columns]
     if VIDEO not in columns:
         raise ConfigError(f"{path} has columns {columns}, expected one named {VIDEO!r} among them.")
-    taken = [name for name in columns if name != VIDEO and (not name or name.lower() in COLUMNS)]
+    reserved = (*COLUMNS, "video_id")
+    taken = [name for name in columns if name != VIDEO and (not name or name.lower() in reserved)]
     if taken or len({name.lower() for name in columns}) < len(columns):
         raise ConfigError(
-            f"{path} has columns {columns}; each needs a name of its own, other than {', '.join(COLUMNS)}."
+            f"{path} has columns {columns}; each needs a name of its own, other than {', '.join(reserved)}."
         )
     for number, row in enumerate(rows, start=2):
         if len(row) != len(columns):

@@ -248,8 +248,8 @@ class Records:
     def change(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it, or nothing after an exception or a crash."""
         with self._lock, faults_of(self._folder):
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("UPDATE header SET version = version + 1")
                 self._connection.execute("COMMIT")
@@ -291,8 +291,12 @@ class Records:
                 f"{expected}. Open it again."
             )
 
-    def place(self, state: FileState, content_sha256: str, duration_s: float) -> None:
-        """Say what a file holds now; a video that is in no file any more loses its clips."""
+    def place(self, state: FileState, content_sha256: str, duration_s: float) -> bool:
+        """Say what a file holds now; a video that is in no file any more loses its clips.
+
+        Returns:
+            Whether one did.
+        """
         path = os.fsencode(state.path)
         with self.change() as connection:
             before = connection.execute("SELECT video_id FROM files WHERE path = ?", (path,))
@@ -303,7 +307,7 @@ class Records:
                 SET video_id = excluded.video_id, size = excluded.size, mtime_ns = excluded.mtime_ns""",
                 (path, video_id, state.size, state.mtime_ns),
             )
-            _drop_videos_without_files(connection, held)
+            return _drop_videos_without_files(connection, held)
 
     def finish(self, content_sha256: str, cutting: str) -> None:
         """Say that a video was indexed to its end with this cutting."""
@@ -350,7 +354,9 @@ def _video_id(connection: sqlite3.Connection, content_sha256: str, duration_s: f
     return number
 
 
-def _drop_videos_without_files(connection: sqlite3.Connection, video_ids: Iterable[int]) -> None:
+def _drop_videos_without_files(connection: sqlite3.Connection, video_ids: Iterable[int]) -> bool:
+    """Drop those of some videos that no file holds; whether there was one."""
+    has_dropped = False
     for video_id in set(video_ids):
         in_file = "SELECT 1 FROM files WHERE video_id = ? LIMIT 1"
         if connection.execute(in_file, (video_id,)).fetchone():
@@ -361,3 +367,5 @@ def _drop_videos_without_files(connection: sqlite3.Connection, video_ids: Iterab
         for table in ("clips", "cuts", "metadata"):
             connection.execute(f"DELETE FROM {table} WHERE video_id = ?", (video_id,))
         connection.execute("DELETE FROM videos WHERE id = ?", (video_id,))
+        has_dropped = True
+    return has_dropped

@@ -6,6 +6,7 @@ records' are remains.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +67,9 @@ def cut_vectors(folder: Path, header: Header) -> None:
     for name, width in _widths(header):
         os.truncate(path_of(folder, name, header.generation), 4 * header.num_rows * width)
     for name, suffix in _SUFFIXES.items():
-        for path in folder.glob(f"{name}.*.{suffix}*"):
-            if path != path_of(folder, name, header.generation):
+        ours = re.compile(rf"{name}\.\d+\.{suffix}(\.tmp)?")
+        for path in folder.glob(f"{name}.*"):
+            if ours.fullmatch(path.name) and path != path_of(folder, name, header.generation):
                 path.unlink()
 
 

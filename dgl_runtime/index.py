@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from dgl_runtime.cutting import Cutting
 from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
-from dgl_runtime.errors import GalleryError
+from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
 from dgl_runtime.gallery_sqlite import RECORDS
 from dgl_runtime.video import find_videos
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
 
 CLIPS_PER_BATCH = 8
+_UNINDEXED_PART = 0.02
 _AHEAD = 8  # things found that wait to be taken
 Item = TypeVar("Item")
 
@@ -65,8 +66,10 @@ def index_videos(
     """Add videos to the retriever's gallery; see ``Retriever.add_videos``."""
     from tqdm import tqdm
 
+    if cutting.at_shots and find_spec("scenedetect") is None:
+        raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
     paths = list(paths)
-    videos = find_videos(paths)
+    videos = _find_videos(retriever, paths, prune=prune)
     form = retriever.num_frames, retriever.frame_size
     with (
         _open_gallery(retriever) as gallery,
@@ -86,14 +89,30 @@ def index_videos(
                         run.finish(item)
                         bar.update()
                 rate = run.added / (time.perf_counter() - started)
-                counts = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
-                bar.set_postfix({**counts, "broken": len(run.broken)})
+                shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
+                bar.set_postfix({**shown, "broken": len(run.broken)})
                 waiting_since = time.perf_counter()
         dropped = _forget_missing(gallery, paths) if prune else 0
-        gallery.compact()
-        _index_large(gallery)
+        try:
+            gallery.compact()
+            _index_large(gallery)
+        except GalleryError as error:  # the clips are there all the same
+            run.broken.append(BrokenVideo(str(retriever.gallery_folder), str(error)))
     counts = len(videos), run.added, run.present, dropped
     return IndexReport(*counts, tuple(run.broken), run.encoding_s, run.waiting_s)
+
+
+def _find_videos(retriever: "Retriever", paths: Sequence[Path], *, prune: bool) -> list[Path]:
+    """Videos; none is all right where those that went are to be dropped."""
+    try:
+        return find_videos(paths)
+    except MediaError:
+        folder = retriever.gallery_folder
+        if not prune or folder is None or not (folder / RECORDS).exists():
+            raise
+        if not all(path.is_dir() for path in paths):
+            raise
+        return []
 
 
 def default_jobs() -> int:
@@ -114,9 +133,8 @@ class _Run:
     waiting_s: float = 0.0
     broken: list[BrokenVideo] = field(default_factory=list)
     _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
-    _promised: set[tuple[str, float, float]] = field(
-        default_factory=set
-    )  # perhaps not appended yet
+    # Clips that a video will bring, so that none like it does.
+    _promised: dict[tuple[str, float, float], Path] = field(default_factory=dict)
 
     def look_up(self, path: Path) -> Job | None:
         """What to look into; None: the gallery has all of this file, which did not change."""
@@ -129,6 +147,7 @@ class _Run:
         content = records.content_at(state)
         if content is not None and records.is_cut(content, str(self.cutting)):
             self.present += records.count_clips(content)
+            self._forget_old_names(content, state.path)
             return None
         return Job(path, content)
 
@@ -143,7 +162,7 @@ class _Run:
             for number, key in enumerate(keys)
             if key not in self._promised and not self.gallery.records.has(*key)
         ]
-        self._promised.update(keys)
+        self._promised.update({keys[number]: seen.job.path for number in absent})
         self.present += len(keys) - len(absent)
         return absent
 
@@ -165,23 +184,26 @@ class _Run:
         """A video is through: was all of it read, and was it the same file all the time?"""
         path, seen = done.job.path, done.seen
         before, records = self._states.get(path), self.gallery.records
-        if seen is not None:  # by now its clips have been appended, or were lost
-            self._promised.difference_update(clip.key for clip in _clips_of(seen))
+        for clip in _clips_of(seen) if seen is not None else ():
+            if self._promised.get(clip.key) == path:  # by now it has been appended, or was lost
+                del self._promised[clip.key]
         if (fault := done.fault) is None and seen is not None and before is not None:
             if before != _state_now(path):
                 fault = f"{path} changed while it was read. Index it again when it is complete."
                 self.gallery.forget([before.path])
             elif all(records.has(*clip.key) for clip in _clips_of(seen)):
                 records.finish(seen.content, str(self.cutting))
-                self._forget_old_names(seen.content, before.path)
-        elif seen is None and before is not None and records.content_at(before) is None:
-            self.gallery.forget([before.path])  # what it held before is gone
+        elif done.is_unreadable and seen is None and before is not None:
+            if records.content_at(before) is None:
+                self.gallery.forget([before.path])  # what it held before is gone
+        if seen is not None and before is not None:
+            self._forget_old_names(seen.content, before.path)
         if fault is not None:
             self.broken.append(BrokenVideo(str(path), fault))
 
     def _forget_old_names(self, content: str, name: str) -> None:
         names = [old for old in self.gallery.records.paths(content) if old != name]
-        if gone := [old for old in names if not os.path.lexists(old)]:
+        if gone := [old for old in names if _is_gone(old)]:
             self.gallery.forget(gone)
 
 
@@ -220,16 +242,34 @@ def _forget_missing(gallery: Gallery, paths: Sequence[Path]) -> int:
     gone = [
         name
         for name in gallery.records.paths()
-        if not os.path.lexists(name) and any(root in Path(name).parents for root in roots)
+        if _is_gone(name) and any(root in Path(name).parents for root in roots)
     ]
     gallery.forget(gone)
     return len(gone)
 
 
+def _is_gone(name: str) -> bool:
+    """Whether there is no such file; one that may not be looked at is not gone."""
+    try:
+        os.lstat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _index_large(gallery: Gallery) -> None:
-    """Index a large gallery for approximate search, if the extra ``large`` is installed."""
-    if len(gallery) >= APPROXIMATE_PAYS_FROM and find_spec("usearch"):
-        gallery.build_approximate_index()
+    """Index a large gallery for approximate search, if the extra ``large`` is installed.
+
+    A few clips behind those covered are searched exactly, which costs less than to write the index again.
+    """
+    if len(gallery) < APPROXIMATE_PAYS_FROM or not find_spec("usearch"):
+        return
+    with suppress(GalleryError):  # a damaged one is built anew
+        if gallery.count_unindexed() <= _UNINDEXED_PART * len(gallery):
+            return
+    gallery.build_approximate_index()
 
 
 def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Item], None, None]:

@@ -2,8 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,10 +62,14 @@ def index(
 
     Example: dgl-index bundle ~/Videos --gallery gallery --window 10s --stride 5s
     """
+    from dgl_runtime.gallery_metadata import read_table
     from dgl_runtime.retriever import Retriever
 
     if stride is not None and window is None:
         raise click.UsageError("--stride needs --window.")
+    if metadata is not None:
+        read_table(metadata)  # what is wrong with it shows before the hours of indexing
+    broken: dict[str, str] = {}
     with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
 
         def run(paths: Sequence[Path]) -> "IndexReport":
@@ -80,8 +83,11 @@ def index(
                 show_progress=True,
             )
             _tell(done, retriever, gallery)
+            for name in [name for name in broken if _is_below(Path(name), paths)]:
+                del broken[name]  # looked at again
+            broken.update({one.video: one.reason for one in done.broken})
             if report is not None:
-                _write_report(report, done)
+                _write_report(report, broken)
             if metadata is not None:
                 _take_metadata(metadata, gallery)
             return done
@@ -90,13 +96,14 @@ def index(
             sys.exit(1 if run(videos).broken else 0)
         from dgl_runtime.watch import changed_videos
 
-        for paths in chain([videos], changed_videos(videos)):
+        missed: set[Path] = set()
+        for paths in changed_videos(videos):
             try:
-                run(paths)
-            except (
-                DglError
-            ) as error:  # what is wrong now, such as an empty folder, need not stay so
+                run([*missed, *paths])
+                missed = set()
+            except DglError as error:  # an empty folder, say, need not stay empty
                 report_error(str(error))
+                missed = {path for path in (*missed, *paths) if path.exists()}
 
 
 def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:
@@ -110,11 +117,15 @@ def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:
     )
 
 
-def _write_report(path: Path, done: "IndexReport") -> None:
+def _is_below(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _write_report(path: Path, broken: Mapping[str, str]) -> None:
     with path.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "reason"])
-        writer.writerows([broken.video, broken.reason] for broken in done.broken)
+        writer.writerows(broken.items())
 
 
 def _take_metadata(path: Path, gallery: Path) -> None:

@@ -134,6 +134,10 @@ def _stacked(hits: list[tuple[Int64, Float32]], top_k: int) -> tuple[Int64, Floa
     return rows, values
 
 
+class NewerIndexError(GalleryError):
+    """The approximate index covers clips that came after a gallery was opened."""
+
+
 class ApproximateIndex:
     """A USearch graph (HNSW, inner product, int8) over the first clips of a gallery.
 
@@ -182,8 +186,8 @@ class ApproximateIndex:
         if index is None or index.ndim != embed_dim:
             raise _refused(path, f"its vectors are not {embed_dim} numbers wide")
         if len(index) > num_clips:
-            raise _refused(
-                path, f"it covers {len(index)} clips, the gallery opened here {num_clips}"
+            raise NewerIndexError(
+                f"{path} covers {len(index)} clips, the gallery opened here {num_clips}. Open it again."
             )
         if clips_digest != _clips_digest(embeddings, len(index)):
             raise _refused(path, "it was made of other embeddings")

@@ -29,9 +29,9 @@ def start(command, *arguments, before="", prefix=(), **options):
     )
 
 
-def run(command, *arguments, before="", prefix=(), timeout_s=60):
+def run(command, *arguments, before="", prefix=(), timeout_s=60, **options):
     """Run a command to its end: exit code, stdout and stderr."""
-    with start(command, *arguments, before=before, prefix=prefix) as process:
+    with start(command, *arguments, before=before, prefix=prefix, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

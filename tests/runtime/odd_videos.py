@@ -54,6 +54,7 @@ def write_video(
     packets of an AAC stream whatever they hold.
     """
     width, height = size
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=container, container_options=options or {}) as output:
         output.metadata.update(metadata or {})
         audio = output.add_stream("aac", rate=16000) if audio_first else None

@@ -163,3 +163,44 @@ def test_readers_see_whole_batches_while_a_writer_appends(tmp_path):
             assert writer.poll() in (None, 0)
     assert sizes == sorted(sizes)
     assert len(set(sizes)) > 3
+
+
+class InterruptedAt:
+    """A connection that is told to stop right after it has run some statement, as by Ctrl-C."""
+
+    def __init__(self, connection, statement):
+        self._connection, self._statement = connection, statement
+
+    def execute(self, sql, *values):
+        done = self._connection.execute(sql, *values)
+        if sql == self._statement:
+            raise KeyboardInterrupt
+        return done
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT"])
+def test_ctrl_c_while_records_are_written_leaves_the_state_before_or_after(tmp_path, statement):
+    folder = gallery_of(tmp_path, 4)
+    with Gallery.open(folder, writable=True) as gallery:
+        gallery.forget([clips[0].video for clips, *_ in map(batch, (0, 1))])
+        real = gallery.records._connection
+        gallery.records._connection = InterruptedAt(real, statement)
+        with pytest.raises(KeyboardInterrupt):
+            gallery.compact()
+        with pytest.raises(KeyboardInterrupt):
+            gallery.append(*batch(5))
+        gallery.records._connection = real
+        there = len(gallery)
+        assert there == (3 if statement == "COMMIT" else 2) * BATCH
+        gallery.append(*batch(6))  # the same object goes on where the records are
+    with Gallery.open(folder) as gallery:
+        clips = [clip for _, clip in gallery.records.clips()]
+        numbers = [2, 3, *([5] if statement == "COMMIT" else []), 6]
+        assert clips == [clip for number in numbers for clip in batch(number)[0]]
+        for row, clip in gallery.records.clips():
+            number = int(clip.content_sha256, 16)
+            found = gallery.embeddings[row]
+            assert any(np.array_equal(found, one) for one in batch(number)[1])

@@ -1,6 +1,7 @@
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery import Gallery
 from dgl_runtime.video import read_clips
 
+from .commands import as_a_user, run
 from .indexed import add, assert_same, contents, names
 from .odd_videos import damage, write_audio, write_video
 
@@ -222,6 +224,71 @@ def test_a_video_that_changes_while_it_is_read_is_reported_and_left_out(
     )
     assert names(gallery) == ["b.mp4"]
     assert add(bundle, gallery, tmp_path).clips_added == 1
+
+
+def test_copies_that_are_read_side_by_side_are_encoded_once(bundle, tmp_path, monkeypatch):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_video(folder / "0.mp4", 100)
+    for number in range(1, 6):
+        shutil.copy(folder / "0.mp4", folder / f"{number}.mp4")
+    real = Retriever.embed_clips
+    monkeypatch.setattr(
+        Retriever, "embed_clips", lambda self, frames: time.sleep(0.1) or real(self, frames)
+    )
+    report = add(bundle, tmp_path / "gallery", folder, window_s=0.5, jobs=3)
+    assert (report.clips_added, report.clips_present, report.broken) == (20, 100, ())
+    assert len(contents(tmp_path / "gallery")) == 20
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_gone(bundle, tmp_path):
+    videos, gallery = tmp_path / "videos", tmp_path / "g"
+    (videos / "sub").mkdir(parents=True)
+    for number, path in enumerate((videos / "a.mp4", videos / "sub" / "b.mp4", videos / "c.mp4")):
+        write_video(path, 20 + number)
+    assert add(bundle, gallery, videos).clips_added == 3
+    (videos / "c.mp4").unlink()
+    (videos / "sub").chmod(0)
+    arguments = ("index", str(bundle), str(videos), "--gallery", str(gallery), "--prune")
+    code, out, err = run(*arguments, prefix=as_a_user())
+    (videos / "sub").chmod(0o755)
+    assert (code, err) == (0, "")
+    assert "1 dropped" in out
+    assert names(gallery) == ["a.mp4", "b.mp4"]
+
+
+def test_the_last_video_of_a_folder_can_be_pruned(bundle, tmp_path):
+    video, gallery = write_video(tmp_path / "v" / "a.mp4", 20), tmp_path / "gallery"
+    assert add(bundle, gallery, tmp_path / "v").clips_added == 1
+    video.unlink()
+    with pytest.raises(MediaError, match="No video found"):
+        add(bundle, gallery, tmp_path / "v")
+    assert add(bundle, gallery, tmp_path / "v", prune=True).files_dropped == 1
+    assert names(gallery) == []
+
+
+def test_a_copy_takes_the_place_of_a_file_that_is_gone(bundle, tmp_path):
+    gallery = tmp_path / "gallery"
+    first = write_video(tmp_path / "v" / "a.mp4", 20)
+    shutil.copy(first, tmp_path / "v" / "b.mp4")
+    add(bundle, gallery, tmp_path / "v")
+    assert names(gallery) == ["a.mp4"]
+    first.unlink()
+    add(bundle, gallery, tmp_path / "v")
+    assert names(gallery) == ["b.mp4"]
+
+
+def test_programs_in_the_current_folder_are_not_run(bundle, tmp_path):
+    videos = tmp_path / "videos"
+    write_video(videos / "a.mp4", 20)
+    for name in ("av", "numpy", "queue", "json"):
+        (videos / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    arguments = (str(bundle), str(videos), "--gallery", str(tmp_path / "g"))
+    # As the command does, which has its own folder on the path and not the current one.
+    before = "sys.path[:] = [path for path in sys.path if path]"
+    code, _, err = run("index", *arguments, before=before, cwd=videos)
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "run").exists()
 
 
 def test_links_are_followed_and_a_loop_ends(bundle, tmp_path):
