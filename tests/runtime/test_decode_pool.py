@@ -59,12 +59,9 @@ def test_only_what_was_chosen_is_read(videos):
     assert [type(one) for one in read_all(videos[:1], choose=lambda seen: [])] == [Seen, Done]
 
 
-def broken(found):
-    return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_dies_costs_its_video_alone(videos, how, monkeypatch):
+@pytest.fixture
+def started(monkeypatch):
+    """The processes, as they are started."""
     started = []
     real = DecodeProcess.start.__func__
     monkeypatch.setattr(
@@ -72,7 +69,15 @@ def test_a_worker_that_dies_costs_its_video_alone(videos, how, monkeypatch):
         "start",
         classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
     )
+    return started
 
+
+def broken(found):
+    return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_costs_its_video_alone(videos, how, started):
     def choose(seen):
         if seen.job.path == videos[2]:
             os.kill(started[-1].process.pid, how)
@@ -88,15 +93,7 @@ def test_a_worker_that_dies_costs_its_video_alone(videos, how, monkeypatch):
     assert sum(isinstance(one, Done) for one in found) == len(videos)
 
 
-def test_a_worker_that_hangs_is_given_up(videos, monkeypatch):
-    started = []
-    real = DecodeProcess.start.__func__
-    monkeypatch.setattr(
-        DecodeProcess,
-        "start",
-        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
-    )
-
+def test_a_worker_that_hangs_is_given_up(videos, started):
     def choose(seen):
         if seen.job.path == videos[2]:
             os.kill(started[-1].process.pid, signal.SIGSTOP)
