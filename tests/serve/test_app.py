@@ -66,6 +66,31 @@ def test_a_search_that_does_not_fit_is_refused(client, body, status):
     assert client.post(f"{AT}/search", json=body).status_code == status
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"query": "a dog", "top": NaN}',
+        '{"query": "a dog", "top": 1e999}',
+        '{"query": "\\ud800"}',
+        '{"query": "a dog", "top": "\\ud800"}',
+        "[" * 5000,
+        "nul",
+    ],
+)
+def test_json_that_cannot_be_repeated_is_refused_all_the_same(client, body):
+    answer = client.post(f"{AT}/search", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["detail"]
+
+
+def test_merged_moments_stay_moments_in_a_small_gallery(client):
+    """Of all clips of a video together one moment would be left, the whole video."""
+    every = search(client, group="none", top=3)
+    merged = search(client, group="merge", top=3)
+    length_s = sum(one["end_s"] - one["start_s"] for one in merged)
+    assert length_s <= sum(one["end_s"] - one["start_s"] for one in every) + 1e-6
+
+
 def test_what_is_served_is_told(client, library):
     (facts,) = client.get("/api/galleries").json()
     with Gallery.open(library / "gallery") as gallery:
