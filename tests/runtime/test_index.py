@@ -144,7 +144,7 @@ def test_programs_in_the_current_folder_are_not_run(bundle, tmp_path):
     write_video(videos / "a.mp4", 20)
     for name in ("av", "numpy", "queue", "json"):
         (videos / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
-    arguments = (str(bundle), str(videos), "--gallery", str(tmp_path / "g"))
+    arguments = (str(bundle.resolve()), str(videos), "--gallery", str(tmp_path / "g"))
     # As the command does, which has its own folder on the path and not the current one.
     before = "sys.path[:] = [path for path in sys.path if path]"
     code, _, err = run("index", *arguments, before=before, cwd=videos)
