@@ -157,9 +157,7 @@ class Gallery:
 
     def close(self) -> None:
         """Release the writer's lock and the files. Closing twice does no harm."""
-        self._is_writable = False
-        self._is_closed = True
-        self._index = None
+        self._is_writable, self._is_closed, self._index = False, True, None
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -352,8 +350,11 @@ class Gallery:
         """
         if not self.index_file.exists():
             return
-        with contextlib.suppress(NewerIndexError):  # of clips that this snapshot does not have
+        try:
             self._index = ApproximateIndex.open(self.index_file, self.embeddings, breadth=breadth)
+        except NewerIndexError:  # of clips that a snapshot does not have; a writer has all
+            if self._is_writable:
+                raise
 
     def count_unindexed(self) -> int:
         """Rows that the approximate index does not cover; raises as :meth:`open_approximate_index`."""

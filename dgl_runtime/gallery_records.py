@@ -253,10 +253,16 @@ class Records:
                 yield self._connection
                 self._connection.execute("UPDATE header SET version = version + 1")
                 self._connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
-                raise
+                if not isinstance(error, sqlite3.OperationalError):
+                    raise
+                ((kept,),) = self._connection.execute("SELECT count(*) FROM clips").fetchall()
+                raise GalleryError(
+                    f"gallery {self._folder} could not take a change: {error}. "
+                    f"It keeps the {kept} clips it had; make room, then append again."
+                ) from error
 
     def append(self, clips: Sequence[Clip], first_row: int) -> None:
         """Commit clips whose vectors lie from ``first_row`` on.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dgl_runtime.decode_process import DecodeProcess
+
 MAKE_FIXTURES = Path(__file__).parent / "make_fixtures.py"
 
 
@@ -29,6 +31,19 @@ def fixtures_dir(tmp_path_factory):
     for name in ("bundle", "int8_bundle", "other_bundle", "gallery"):
         assert (folder / name).is_dir(), f"DGL_TEST_FIXTURES={given} holds no {name}"
     return folder
+
+
+@pytest.fixture
+def started_decoders(monkeypatch):
+    """The processes that decode, as they are started."""
+    started = []
+    real = DecodeProcess.start.__func__
+    monkeypatch.setattr(
+        DecodeProcess,
+        "start",
+        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
+    )
+    return started
 
 
 @pytest.fixture(scope="session")

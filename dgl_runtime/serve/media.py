@@ -15,10 +15,8 @@ from dgl_runtime.errors import MediaError
 _LIMITS = Limits(most_bytes=4 * 2**30, silent_s=30.0)
 _PICTURE_BYTES = 64 * 2**20  # of pictures that are kept
 _PREVIEWS_KEPT = 64
-_FORGIVE_S, _FAILURES_KEPT = (
-    60.0,
-    1000,
-)  # a picture that could not be made is not tried again for a while
+_FORGIVE_S = 60.0  # until a picture that could not be made is tried again
+_FAILURES_KEPT = 1000
 _TYPES = {
     ".mp4": "video/mp4",
     ".m4v": "video/mp4",

@@ -160,8 +160,9 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(bundle, videos, tmp_path)
     arguments = (bundle, videos, "--gallery", tmp_path / "g", "--window", "200ms")
     invoke(index, *arguments[:3], tmp_path / "undisturbed", *arguments[4:])
     line, _ = failure("index", *arguments, before=LIMIT.format(size=LOG_BYTES))
-    assert line.startswith(f"gallery {tmp_path}/g")
-    assert "Check the free space" in line
+    assert line.startswith(f"gallery {tmp_path}/g could not take ")
+    assert "It keeps the " in line
+    assert line.endswith("it had; make room, then append again.")
     with Gallery.open(tmp_path / "g") as opened:
         committed = len(opened)
     assert 0 < committed < 45

@@ -59,32 +59,19 @@ def test_only_what_was_chosen_is_read(videos):
     assert [type(one) for one in read_all(videos[:1], choose=lambda seen: [])] == [Seen, Done]
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """The processes, as they are started."""
-    started = []
-    real = DecodeProcess.start.__func__
-    monkeypatch.setattr(
-        DecodeProcess,
-        "start",
-        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
-    )
-    return started
-
-
 def broken(found):
     return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_dies_costs_its_video_alone(videos, how, started):
+def test_a_worker_that_dies_costs_its_video_alone(videos, how, started_decoders):
     def choose(seen):
         if seen.job.path == videos[2]:
-            os.kill(started[-1].process.pid, how)
+            os.kill(started_decoders[-1].process.pid, how)
         return range(len(seen.spans))
 
     found = read_all(videos, jobs=1, choose=choose)
-    assert len(started) == 2
+    assert len(started_decoders) == 2
     assert broken(found) == {
         videos[
             2
@@ -93,16 +80,16 @@ def test_a_worker_that_dies_costs_its_video_alone(videos, how, started):
     assert sum(isinstance(one, Done) for one in found) == len(videos)
 
 
-def test_a_worker_that_hangs_is_given_up(videos, started):
+def test_a_worker_that_hangs_is_given_up(videos, started_decoders):
     def choose(seen):
         if seen.job.path == videos[2]:
-            os.kill(started[-1].process.pid, signal.SIGSTOP)
+            os.kill(started_decoders[-1].process.pid, signal.SIGSTOP)
         return range(len(seen.spans))
 
     found = read_all(videos, jobs=1, choose=choose, limits=Limits(silent_s=3.0))
     assert list(broken(found)) == [videos[2]]
     assert "took more than 3 s without any progress" in broken(found)[videos[2]]
-    assert all(one.process.poll() is not None for one in started)
+    assert all(one.process.poll() is not None for one in started_decoders)
 
 
 def test_a_video_that_needs_too_much_memory_is_reported(tmp_path):

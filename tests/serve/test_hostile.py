@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dgl_runtime.decode_process import DecodeProcess, Limits
+from dgl_runtime.decode_process import Limits
 from tests.runtime.odd_videos import write_video
 
 AT = "/api/galleries/holiday"
@@ -73,17 +73,10 @@ def test_a_video_of_huge_pictures_is_refused(client, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def decoders(monkeypatch):
+def decoders(started_decoders, monkeypatch):
     """The processes that decode, as they are started; uploads have little time."""
-    started = []
-    real = DecodeProcess.start.__func__
-    monkeypatch.setattr(
-        DecodeProcess,
-        "start",
-        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
-    )
     monkeypatch.setattr("dgl_runtime.serve.app._UPLOAD_LIMITS", Limits(2**31, 2.0))
-    return started
+    return started_decoders
 
 
 @pytest.mark.parametrize(
