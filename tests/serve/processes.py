@@ -11,10 +11,14 @@ CODE = "from dgl_runtime.serve.cli import serve; serve(prog_name='dgl-serve')"
 
 
 @contextmanager
-def serving(*arguments):
-    """The process, when it listens, and its port; killed in the end if it still runs."""
+def serving(*arguments, before=""):
+    """The process, when it listens, and its port; killed in the end if it still runs.
+
+    ``before`` is Python that it runs first.
+    """
+    code = f"{before}; {CODE}" if before else CODE
     with subprocess.Popen(
-        [sys.executable, "-c", CODE, *map(str, arguments), "--port", "0", "--threads", "1"],
+        [sys.executable, "-c", code, *map(str, arguments), "--port", "0", "--threads", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
