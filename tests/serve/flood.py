@@ -3,13 +3,13 @@
 python -m tests.serve.flood GALLERY [CONNECTIONS [OPEN_FILES]]
 """
 
-import json
 import resource
 import socket
 import sys
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from urllib.error import HTTPError
 
 from .processes import serving
@@ -58,8 +58,7 @@ def ask(port, path, data=None, content_type="application/json", patience_s=10.0)
 
 def processor_s(process):
     """Seconds of processor time that a process has taken."""
-    with open(f"/proc/{process.pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
@@ -81,7 +80,12 @@ def main(gallery, connections="2000", open_files="64"):
             "first after": after,
         }
         told = {name: f"{1000 * seconds:.0f} ms" for name, seconds in figures.items()}
-        print(kind, json.dumps(told), f"log {len(log)} bytes", flush=True)
+        sys.stdout.write(f"{kind}: {told}, log {len(log)} bytes\n")
+
+
+def files_of(process):
+    """How many it has open."""
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
 if __name__ == "__main__":
