@@ -293,6 +293,7 @@ class Retriever:
         window_s: float | None = None,
         stride_s: float | None = None,
         at_shots: bool = False,
+        exclude: Sequence[str] = (),
         jobs: int = 0,
         prune: bool = False,
         show_progress: bool = False,
@@ -307,12 +308,14 @@ class Retriever:
             stride_s: From one window's start to the next; None is the window's length.
             at_shots: Cut where one shot ends and the next begins, and longer shots into windows, if
                 ``window_s`` is given. Needs the extra ``shots``, and decodes every frame.
+            exclude: Patterns of files and folders that are passed over below the folders; see
+                ``dgl_runtime.video_files.is_excluded``.
             jobs: Processes that decode; 0: one for each core but one, at most 4.
-            prune: Drop files below the folders that are not there any more.
+            prune: Drop files below the folders that are not there any more, or are excluded now.
             show_progress: Draw a progress bar on stderr.
 
         Returns:
-            What was added, what was there, and which videos could not be read.
+            What was added, what was there, what was passed over, and which videos could not be read.
 
         Raises:
             MediaError: A path does not exist, or holds no video.
@@ -325,6 +328,7 @@ class Retriever:
             self,
             map(Path, paths),
             Cutting(window_s, stride_s, at_shots),
+            exclude=exclude,
             jobs=jobs,
             prune=prune,
             show_progress=show_progress,
