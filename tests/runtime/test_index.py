@@ -105,8 +105,9 @@ def test_a_video_that_vanishes_between_listing_and_reading_is_reported(
 ):
     gone, good = write_video(tmp_path / "gone.mp4"), write_video(tmp_path / "good.mp4", 12)
     from dgl_runtime import index
+    from dgl_runtime.video_files import FoundVideos
 
-    monkeypatch.setattr(index, "find_videos", lambda paths: paths)
+    monkeypatch.setattr(index, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
     gone.unlink()
     report = add(bundle, tmp_path / "gallery", gone, good)
     assert report.clips_added == 1
