@@ -92,10 +92,11 @@ def test_an_example_finds_what_it_was_taken_from(library, tmp_path):
         assert hits(library, "--like", tmp_path / name)  # the whole name is a file
     shutil.copy(library / "videos" / "video2.mp4", tmp_path / "at@home.mp4")
     assert hits(library, "--like", f"{tmp_path}/at@home.mp4@3.5") == found
-    start = hits(library, "--like", f"{tmp_path}/at@home.mp4@0:00.2")[0]
-    assert (
-        start["start_s"] == hits(library, "--like", f"{tmp_path}/at@home.mp4@0")[0]["start_s"] == 0
+    early, earliest, whole = (
+        hits(library, "--like", f"{tmp_path}/at@home.mp4{time}") for time in ("@0:00.2", "@0", "")
     )
+    assert early == hits(library, "--like", f"{tmp_path}/at@home.mp4@0.2")
+    assert earliest != early != whole != earliest  # each shows something else
     for name, said in {
         "absent.mp4": "does not exist",
         "absent.mp4@3": "absent.mp4 does not exist",
