@@ -1,5 +1,6 @@
 """Retriever: the public face. Open a bundle, add videos to a gallery, find moments by text."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -227,9 +228,18 @@ class Retriever:
         Raises:
             DglError: The query is empty.
             GalleryError: No gallery, it belongs to another bundle, or the condition does not work.
+
+        Warns:
+            UserWarning: The query is longer than the model reads.
         """
         refinement = Refinement(where, grouping, bank_hubness)
+        if (cut := self.tell_cut(query)) is not None:
+            warnings.warn(f"The query {cut}", stacklevel=2)
         return self.search_embeddings(self.embed_queries([query]), top_k, refinement)[0]
+
+    def tell_cut(self, query: str) -> str | None:
+        """What of a query is read, in words, if it is longer than that; None: all of it."""
+        return self.tokenizer.tell_cut(query, self.bundle.manifest.max_words)
 
     def embed_queries(self, queries: Sequence[str]) -> Float32:
         """Embed the texts of searches: unit-norm float32 [Q, E].

@@ -1,6 +1,7 @@
 """dgl-search: find the moments of a gallery that fit texts, or look like a picture or a clip."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from dgl_runtime.options import (
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
 
+_CUT_NAMED = 3
 Found = list[tuple[str, list[Hit]]]
 
 
@@ -96,6 +98,7 @@ def search(
     opened = bundle or bundle_of(gallery)
     with Retriever(opened, gallery, device=device, engine=engine, threads=threads) as retriever:
         bank = retriever.hubness(read_lines(querybank)) if querybank else None
+        _tell_cut(texts, retriever)
         refinement = Refinement(_condition(where, from_s, until_s), group, bank)
         embedded = [retriever.embed_queries(texts)]
         embedded += [retriever.embed_example(*_example(name)) for name in like]
@@ -164,6 +167,15 @@ def _condition(where: str | None, from_s: float | None, until_s: float | None) -
     parts += [f"end_s > {from_s!r}"] if from_s is not None else []
     parts += [f"start_s < {until_s!r}"] if until_s is not None else []
     return " AND ".join(parts) or None
+
+
+def _tell_cut(texts: Sequence[str], retriever: "Retriever") -> None:
+    """Say which queries are longer than the model reads, the first few in full."""
+    cut = [told for text in texts if (told := retriever.tell_cut(text)) is not None]
+    for told in cut[:_CUT_NAMED]:
+        click.echo(f"Warning: the query {click.format_filename(told)}", err=True)
+    if len(cut) > _CUT_NAMED:
+        click.echo(f"Warning: {len(cut) - _CUT_NAMED} more queries are too long.", err=True)
 
 
 def _print(found: Found, *, as_json: bool, is_empty: bool) -> None:
