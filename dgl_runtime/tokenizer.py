@@ -17,7 +17,7 @@ START, END = "<start_of_text>", "<end_of_text>"
 # CLIP's word pattern; special tokens written out in a text are found before it applies.
 WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
-_HEAD, _TAIL = 40, 30  # letters of a long text that are repeated, from its beginning and its end
+_LETTERS, _LAST_WORDS = 40, 4  # of a long text, that are repeated
 
 
 class Tokenizer:
@@ -100,11 +100,7 @@ class Tokenizer:
         end = encoded.offsets[most - 1][1]
         kept, rest = cleaned[:end], cleaned[end:]
         words = len(kept.split()) - (not rest.startswith(" "))  # the last may be cut itself
-        tail = (
-            kept
-            if len(kept) <= _TAIL
-            else f"... {kept[-_TAIL:].partition(' ')[2] or kept[-_TAIL:]}"
-        )
+        tail = " ".join(kept.split()[-_LAST_WORDS:])[-_LETTERS:]
         return (
             f"{_shortened(text)!r} is too long for this model, which reads its first {words} of "
             f"{len(cleaned.split())} words ({most} of {pieces} tokens), up to {tail!r}. Say it in fewer words."
@@ -124,7 +120,7 @@ class Tokenizer:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _HEAD else f"{text[:_HEAD]}..."
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 
 def clean(text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from dgl_runtime import Retriever
 from dgl_runtime.index_cli import index
 from dgl_runtime.search_cli import search
 
@@ -123,6 +124,32 @@ def test_many_queries_come_from_a_file(library, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     line, _ = failure("search", library / "g", "--queries", tmp_path / "latin.txt")
     assert "is not text in UTF-8" in line
+
+
+def test_queries_that_are_cut_are_told_once(library, bundle, tmp_path):
+    most = Retriever(bundle).bundle.manifest.max_words - 2
+    fits, long = (" ".join(["dog"] * count) for count in (most, most + 3))
+    told = (
+        f"{long[:40] + '...'!r} is too long for this model, which reads its first {most} of {most + 3} words "
+        f"({most} of {most + 3} tokens), up to 'dog dog dog dog'. Say it in fewer words."
+    )
+    (tmp_path / "queries.txt").write_text("\n".join([long] * 4))
+    for arguments, lines in (
+        ((fits,), []),
+        ((fits, long), [f"Warning: the query {told}"]),
+        (
+            (long, "--queries", tmp_path / "queries.txt"),
+            [f"Warning: the query {told}"] * 3 + ["Warning: 2 more queries are too long."],
+        ),
+    ):
+        result = CliRunner().invoke(search, list(map(str, (library / "g", *arguments, "--json"))))
+        assert (result.exit_code, result.stderr.splitlines()) == (0, lines)
+    with Retriever(bundle, library / "g", threads=1) as retriever:
+        with pytest.warns(UserWarning, match=re.escape(f"The query {told}")) as warned:
+            assert retriever.search(long) == retriever.search(fits)
+        assert len(warned) == 1
+        assert warned[0].filename == __file__  # where it was asked
+        assert retriever.tell_cut(fits) is None
 
 
 def test_a_bank_of_queries_ranks_hubs_down_and_keeps_similarities(library, tmp_path):
