@@ -51,6 +51,7 @@ class IndexReport:
     files_dropped: int  # gone from the disk, or excluded now
     passed_over: Mapping[str, int]  # what is no video, as ``video_files.FoundVideos`` counts it
     broken: tuple[BrokenVideo, ...]
+    remarks: tuple[str, ...]  # on videos that were read although something is odd about them
     encoding_s: float
     waiting_s: float  # in which the encoder had nothing to do
 
@@ -108,6 +109,7 @@ def index_videos(
         files_dropped=dropped,
         passed_over=looked_for.passed_over,
         broken=tuple(run.broken),
+        remarks=tuple(run.remarks),
         encoding_s=run.encoding_s,
         waiting_s=run.waiting_s,
     )
@@ -145,6 +147,7 @@ class _Run:
     encoding_s: float = 0.0
     waiting_s: float = 0.0
     broken: list[BrokenVideo] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
     # Clips that a video will bring, so that none like it does.
     _promised: dict[tuple[str, float, float], Path] = field(default_factory=dict)
@@ -211,8 +214,14 @@ class _Run:
                 self.gallery.forget([before.path])  # what it held before is gone
         if seen is not None and before is not None:
             self._forget_old_names(seen.content, before.path)
+        self._tell(done, fault)
+
+    def _tell(self, done: Done, fault: str | None) -> None:
+        """Note what a person should know of a video."""
+        remarks = done.seen.remarks if done.seen is not None else ()
+        self.remarks += [f"{done.job.path} {remark}." for remark in remarks]
         if fault is not None:
-            self.broken.append(BrokenVideo(str(path), fault))
+            self.broken.append(BrokenVideo(str(done.job.path), fault))
 
     def _forget_old_names(self, content: str, name: str) -> None:
         names = [old for old in self.gallery.records.paths(content) if old != name]

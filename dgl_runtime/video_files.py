@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from dgl_runtime.errors import MediaError, reason_of
+from dgl_runtime.container import one_line
+from dgl_runtime.errors import MediaError
 
 _ALWAYS_VIDEO = frozenset(
     ".3g2 .3gp .3gp2 .3gpp .amv .asf .avi .divx .f4v .flv .ismv .m2ts .m4v .mk3d .mkv .mov .mp4 .mp4v .mpeg "
@@ -82,8 +83,7 @@ def find_videos(paths: Sequence[Path], exclude: Sequence[str] = ()) -> FoundVide
             for video in sorted(here):
                 found.setdefault(video.resolve(), video)
         except (OSError, ValueError) as fault:
-            reason = getattr(fault, "strerror", None) or reason_of(fault)
-            raise MediaError(f"{path} cannot be read ({reason}). Check it.") from fault
+            raise MediaError(f"{path} cannot be read ({one_line(fault)}). Check it.") from fault
     if not found:
         searched = ", ".join(str(path) for path in paths) or "an empty list"
         told = f"; passed over: {tell(passed_over)}" if passed_over else ""
@@ -94,7 +94,11 @@ def find_videos(paths: Sequence[Path], exclude: Sequence[str] = ()) -> FoundVide
 
 
 def videos_below(
-    folder: Path, exclude: Sequence[str] = (), passed_over: Counter[str] | None = None
+    folder: Path,
+    exclude: Sequence[str] = (),
+    passed_over: Counter[str] | None = None,
+    *,
+    follow_links: bool = True,
 ) -> Iterator[Path]:
     """Yield the videos below a folder: its own in alphabetical order, then those of each folder in it.
 
@@ -102,10 +106,11 @@ def videos_below(
         folder: Searched whatever its own name is.
         exclude: Patterns of what is left out; see :func:`is_excluded`.
         passed_over: Counts what is no video.
+        follow_links: Enter folders that are links.
     """
     counted: Counter[str] = Counter() if passed_over is None else passed_over
     visited = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, followlinks=follow_links):
         state = Path(here).stat()
         if (state.st_dev, state.st_ino) in visited:  # a link leads back here
             folders.clear()

@@ -55,7 +55,7 @@ def index_videos(data_root: Path) -> dict[str, Path]:
     """
     top = data_root / VIDEO_FOLDER
     found: dict[str, Path] = {}
-    for path in videos_below(top if top.is_dir() else data_root):
+    for path in videos_below(top if top.is_dir() else data_root, follow_links=False):
         found.setdefault(path.stem, path)
     return found
 

@@ -132,6 +132,12 @@ def _read_verified(
             "dropped.csv in the run folder name them.",
             err=True,
         )
+    if tells and verified.remarks:
+        click.echo(
+            f"Note: {len(verified.remarks)} videos are odd and are used as they are; dgl-data check "
+            "names them.",
+            err=True,
+        )
     if tells:
         captions = [clip.caption for clip in verified.clips]
         for warning in (

@@ -68,6 +68,8 @@ def test_links_are_followed_once(tmp_path):
     found = find_videos([tmp_path / "videos"])
     assert [path.name for path in found.videos] == ["a.mp4", "b.mp4"]
     assert found.passed_over == {".mp4": 1}
+    below_itself = videos_below(tmp_path / "videos", follow_links=False)
+    assert [path.name for path in below_itself] == ["a.mp4"]
 
 
 def test_each_folder_s_own_videos_come_before_those_further_down(tmp_path):
