@@ -20,10 +20,10 @@ from . import lines_hit
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 16 * 2**30  # of address space: a mistake may ask for all there is
-PATIENCE_S, PATIENCE = (
-    40,
-    6,
-)  # a run may take so long, and so many times what it took without a mistake
+# A run may take so long and so many times what it takes without a mistake: of the processor's time, so that
+# an endless loop ends soon also where the machine has other work; and in all.
+CPU_S, CPU_TIMES = 20, 3
+WALL_S, WALL_TIMES = 60, 8
 WARM = (
     "anyio._backends._asyncio",
     "numpy",
