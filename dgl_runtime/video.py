@@ -16,6 +16,7 @@ import numpy as np
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.names import form_hint, similar_path
 from dgl_runtime.packet_index import one_line, read_index
 from dgl_runtime.side_by_side import read_frames
 from dgl_runtime.windows import Span, cut_windows, frame_times
@@ -79,7 +80,8 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         try:
             if not path.exists():
-                raise MediaError(f"{path} does not exist. Check the path.")
+                hint = form_hint(similar_path(path))
+                raise MediaError(f"{path} does not exist{hint}. Check the path.")
             for video in _videos_below(path) if path.is_dir() else [path]:
                 found.setdefault(video.resolve(), video)
         except (OSError, ValueError) as fault:

@@ -14,6 +14,7 @@ from pathlib import Path
 from dgl_runtime.content_hash import content_hash
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.names import form_hint, similar_path
 from dgl_runtime.packet_index import media_faults, one_line, open_stream, read_index
 from dgl_train.captioned_clip import CaptionedClip
 from dgl_train.verify_cache import FileState, Finding, open_cache, state_of
@@ -61,7 +62,8 @@ def _why_nothing_is_left(split: str, videos: Sequence[Path], faults: Mapping[Pat
     if not any(video.exists() for video in videos):
         return (
             f"no video of split {split} is there, of {len(videos)}; the first is looked for as "
-            f"{videos[0]}. Check --data-root; docs/datasets.md says where videos lie."
+            f"{videos[0]}{form_hint(similar_path(videos[0]))}. Check --data-root; docs/datasets.md "
+            "says where videos lie."
         )
     reasons = " ".join(f"{video}: {faults[video]}" for video in videos[:_REASONS_NAMED])
     return (
