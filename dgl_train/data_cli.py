@@ -47,6 +47,7 @@ class Found:
         missing: Videos that are not there.
         similar: Missing video -> one that is there, whose name differs in case or form only.
         broken: Video -> why it cannot be used.
+        odd: Video -> what is odd about it, although it is used.
         differences: What is not as published, in words.
         shared: Videos in more than one split; figures on those are too good.
         notes: What of its file is not read, or perhaps not as it was meant.
@@ -60,6 +61,7 @@ class Found:
     missing: list[str]
     similar: dict[str, str]
     broken: dict[str, str]
+    odd: dict[str, str]
     differences: list[str]
     shared: list[str]
     notes: list[str]
@@ -135,6 +137,7 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
         missing=[str(video) for video in missing],
         similar=_similar(missing, data_root if published else None),
         broken={str(video): why for video, why in verified.faults.items() if video.exists()},
+        odd={str(video): said for video, said in verified.remarks.items()},
         differences=differences,
         shared=[str(video) for video in dict.fromkeys(shared)],
         notes=notes,
@@ -197,6 +200,9 @@ def format_found(found: Found) -> str:
         *_table(found.splits),
         *_named("missing videos", [_with_similar(name, found.similar) for name in found.missing]),
         *_named("broken videos", [f"{video}: {why}" for video, why in found.broken.items()]),
+        *_named(
+            "odd videos, used as they are", [f"{one}: {odd}" for one, odd in found.odd.items()]
+        ),
         *_named("ids without captions", without_captions),
         *_named("not as published", found.differences),
         *_named("videos in more than one split", found.shared),
