@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
 from dgl_runtime.errors import MediaError
@@ -27,6 +28,7 @@ class Limits:
 
 # What a program gets for what it does itself; others are sent to it, SIGKILL also for want of memory.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
+_HERE = Path(__file__).parents[1]
 _HANG_UP_S = 10.0  # for a process that has closed its end of the socket to end
 
 
@@ -67,6 +69,7 @@ class DecodeProcess:
             try:
                 process = subprocess.Popen(
                     command,
+                    env={**os.environ, "PYTHONPATH": _python_path()},
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -172,6 +175,12 @@ def _give_up_after(seconds: float, line: Connection) -> None:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
             same.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def _python_path() -> str:
+    """Where a process finds the very packages that run here, also those of a checkout."""
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(_HERE), *([given] if given else [])])
 
 
 def _how_it_ended(code: int) -> str:

@@ -23,6 +23,5 @@ def lost_at(video: Path, loss: LostWorkerError, setting: str) -> MediaError:
     if loss.is_videos_fault:
         return MediaError(f"{video} {loss}. Play it to check, and re-encode it or leave it out.")
     return MediaError(
-        f"{video} {loss}: the process that read it was killed, perhaps for want of memory. If that "
-        f"comes again, lower {setting}."
+        f"{video} {loss}, perhaps for want of memory. If that comes again, lower {setting}."
     )

@@ -161,6 +161,14 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path, capsys):
     assert line.startswith(f"Warning: frames cannot be kept in {cache.folder}")
 
 
+def test_a_process_that_reads_passes_its_warning_on(clips, tmp_path, capsys):
+    tmp_path.joinpath("file").write_text("in the way")
+    form = FrameFormat(2, 16, cache=FrameCache(tmp_path / "file", 1.0))
+    assert len(list(read_batches(clips, form, evaluation_batches(8, 4), num_workers=1))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: frames cannot be kept in {form.cache.folder}")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_told_once_and_leaves_nothing(cache, monkeypatch, capsys):
     write_bytes = Path.write_bytes

@@ -7,12 +7,21 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 from reading_commands import await_readers, command, ended, readers, run, started
 from runs import write_csv
 from safetensors.torch import load_file
-from tiny import write_tiny_clips
+from tiny import tiny_recipe, write_tiny_clips
+
+import dgl_train.fit as fit_module
+from dgl_runtime.errors import MediaError
+from dgl_runtime.workers import Workers
+from dgl_train.data import FrameFormat, evaluation_batches, read_batches
+from dgl_train.fit import fit
+from dgl_train.verify import find_faults
 
 SETTINGS = {
     "num_frames": 64,
@@ -147,3 +156,77 @@ def test_verification_that_loses_a_process_ends_in_one_line_and_goes_on(
             assert err[0].endswith("Run it again: what was verified is kept.")
         assert run(line, XDG_CACHE_HOME=cache) == expected
     assert told
+
+
+@pytest.fixture
+def struck(monkeypatch):
+    """Makes processes that are given a task which ``is_it`` fits get a signal, so many times."""
+
+    def strike(is_it, how, times):
+        left = [times]
+        begin = Workers.begin
+
+        def begin_and_strike(workers, task, asked):
+            begin(workers, task, asked)
+            if left[0] and is_it(task):
+                left[0] -= 1
+                os.kill(workers._busy[-1].process.process.pid, how)
+
+        monkeypatch.setattr(Workers, "begin", begin_and_strike)
+
+    return strike
+
+
+@pytest.mark.parametrize(("times", "faults"), [(1, 0), (2, 1)])
+def test_a_video_that_crashes_its_decoder_twice_is_left_out(
+    tmp_path, monkeypatch, struck, times, faults
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clips = write_tiny_clips(tmp_path, 33)
+    struck(lambda video: video == clips[7].video, signal.SIGSEGV, times)
+    verified = find_faults(clips, jobs=2, progress=False)
+    assert len(verified.clips) == 33 - faults
+    assert list(verified.faults) == [clips[7].video][:faults]
+    for told in verified.faults.values():
+        assert told.startswith("this video crashed the decoder (SIGSEGV). Play it to check")
+    assert not find_faults(clips, jobs=2, progress=False).faults  # it is no property of its content
+
+
+def test_a_clip_that_crashes_its_decoder_is_named(clips, struck):
+    struck(lambda place: place[0].numbers[place[1]] == 5, signal.SIGSEGV, 1)
+    batches = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 2), num_workers=2)
+    with pytest.raises(MediaError, match=r"train5\.mp4 crashed the decoder \(SIGSEGV\)\. Play it"):
+        list(batches)
+
+
+def test_a_run_that_fails_in_its_validation_validates_when_it_goes_on(
+    tmp_path, clips, backbone, monkeypatch
+):
+    def fit_to(folder, **more):
+        return fit(
+            tiny_recipe(),
+            clips,
+            clips,
+            tmp_path / folder,
+            backbone=backbone,
+            device=torch.device("cpu"),
+            progress_bar=False,
+            **more,
+        )
+
+    whole = fit_to("whole")
+
+    def fail(*_, **__):
+        raise MediaError("a process is lost.")
+
+    for resume in (False, True):  # in the first step of a run that goes on, too
+        with monkeypatch.context() as patch:
+            patch.setattr(fit_module, "evaluate", fail)
+            with pytest.raises(MediaError) as caught:
+                fit_to("broken", resume=resume)
+        assert str(caught.value) == (
+            "a process is lost. What was learned is saved, after step 2 of 4: go on with the same "
+            "command and --resume."
+        )
+    assert fit_to("broken", resume=True) == replace(whole, run=tmp_path / "broken")
+    assert trained(tmp_path / "broken") == trained(tmp_path / "whole")
