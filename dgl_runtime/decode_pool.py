@@ -29,12 +29,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video holds, before any of it is decoded."""
+    """What a video holds, before any of it is decoded; ``remarks`` say what is odd about it."""
 
     job: Job
     content: str
     duration_s: float
     spans: tuple[Span, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ class DecodePool:
             return Done(look.job, look.seen, f"{look.job.path} {loss}. {_remedy(loss)}")
         if "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
-            look.seen = Seen(look.job, message["content"], message["duration_s"], spans)
+            content, duration_s = message["content"], message["duration_s"]
+            look.seen = Seen(look.job, content, duration_s, spans, tuple(message["remarks"]))
             process.say(list(choose(look.seen)))
             return look.seen
         if "done" in message:
