@@ -57,6 +57,10 @@ TESTS_OF = {
     "dgl_runtime/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery_records.py": GALLERY,
     "dgl_runtime/gallery_metadata.py": GALLERY,
+    "dgl_runtime/video_files.py": (
+        "tests/runtime/test_video_files.py",
+        "tests/runtime/test_index_exclusions.py",
+    ),
     "dgl_runtime/index.py": (
         *GALLERY,
         "tests/runtime/test_retriever.py",
