@@ -67,7 +67,7 @@ def serve(
     import uvicorn
 
     from dgl_runtime.retriever import Retriever
-    from dgl_runtime.search_cli import bundle_of, read_lines
+    from dgl_runtime.search_cli import bundle_of, read_queries
     from dgl_runtime.serve import log
     from dgl_runtime.serve.app import ServeSettings, create_app
     from dgl_runtime.serve.batching import BatchSettings
@@ -84,7 +84,7 @@ def serve(
             "python -c 'import secrets; print(secrets.token_urlsafe())' > token; then: --token-file token"
         )
     hosts = frozenset(host_name(one) for one in (*LOCAL_NAMES, *address.names, *allow_host))
-    bank = tuple(read_lines(querybank)) if querybank else ()
+    bank = tuple(read_queries(querybank)) if querybank else ()
     retrievers: dict[Path, Retriever] = {}
     served = []
     for name, folder in zip(names_of(galleries), galleries, strict=True):

@@ -66,7 +66,9 @@ def main(gallery, connections="2000", open_files="64"):
     """Print for each kind of flood how long an answer takes before, during and after it."""
     for kind in FLOODS:
         with serving(gallery, before=limited(open_files)) as (process, port):
-            before = [ask(port, "/health")[1] for _ in range(20)]
+            before = [ask(port, "/health")[1] for _ in range(21)][
+                1:
+            ]  # the first one waits for the start
             with flood(port, int(connections), kind):
                 first = ask(port, "/health")[1]
                 during = [ask(port, "/health")[1] for _ in range(20)]
