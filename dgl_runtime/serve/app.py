@@ -1,7 +1,6 @@
 """The application: what each address answers."""
 
 import asyncio
-import errno
 import re
 import shutil
 import tempfile
@@ -15,7 +14,6 @@ from typing import Annotated
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi import Path as PathOf
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
@@ -49,6 +47,7 @@ from dgl_runtime.serve.description import (
     file,
     refusals,
 )
+from dgl_runtime.serve.faults import answer_faults
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
 from dgl_runtime.serve.lane import Lane
@@ -61,7 +60,6 @@ _PAGE = Path(__file__).parent / "page"
 MOST_PICTURES, MOST_PREVIEWS = 64, 8  # that wait or are made
 _UPLOAD_LIMITS = Limits(most_bytes=2 * 2**30, silent_s=20.0)
 # Numbers of clips and videos may come to mean others, when a gallery is compacted.
-_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 _PRIVATE = {"cache-control": "private, no-cache"}
 Side = Annotated[int, Query(ge=32, le=1280, description="Pixels of the longer side.")]
 Number = Annotated[int, PathOf(ge=0, lt=2**63)]
@@ -102,8 +100,7 @@ def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> G
         generate_unique_id_function=lambda route: route.name,
     )
     service.add_routes(app)
-    app.exception_handler(RequestValidationError)(_say_what_is_wrong)
-    app.exception_handler(OSError)(_say_what_is_used_up)
+    answer_faults(app)
     describe(app, settings.guard.token is not None)
     for route in app.routes:  # FastAPI's own answer no HEAD; described it need not be
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
@@ -332,21 +329,6 @@ class Service:
             if (content := snapshot.gallery.records.content_of(video)) is None:
                 raise HTTPException(404, f"no video {video} in gallery {gallery.name}")
             return _listed_file(snapshot, content)
-
-
-async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own answer repeats the input, of which JSON may not hold everything (NaN, half a letter)."""
-    assert isinstance(error, RequestValidationError)
-    told = [{"loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()]
-    return JSONResponse({"detail": told}, 422)
-
-
-async def _say_what_is_used_up(_: Request, error: Exception) -> JSONResponse:
-    """No files, memory or disk left: that passes, and is no fault of the request's."""
-    if not isinstance(error, OSError) or error.errno not in _USED_UP:
-        raise error
-    told = f"the machine has no room left: {error.strerror}"
-    return JSONResponse({"detail": told}, 503, {"Retry-After": "1"})
 
 
 def _facts(served: ServedGallery) -> GalleryFacts:
