@@ -102,6 +102,7 @@ def test_short_rows_are_padded_with_zeros_to_the_longest(tokenizer):
         ("A Dog\n  JUMPS\t", "a dog jumps"),
         ("caf\u00c3\u00a9", "café"),
         ("&amp;lt;b&amp;gt;", "<b>"),
+        ("1 < 2 &amp;amp; 3", "1 < 2 & 3"),  # with a "<" in it, ftfy itself resolves no entities
         ("\u201cdon\u2019t\u201d", '"don\'t"'),
         ("half \ud800 pair", "half \ufffd pair"),
     ],
@@ -139,10 +140,11 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path, content):
         Tokenizer.load(path)
 
 
-def test_a_tokenizer_without_clips_special_tokens_is_refused():
+@pytest.mark.parametrize("missing", ["<start_of_text>", "<end_of_text>"])
+def test_a_tokenizer_without_clips_special_tokens_is_refused(missing):
     class Other:
         def token_to_id(self, token):
-            return None
+            return None if token == missing else 1
 
     with pytest.raises(BundleError, match=r"lacks CLIP's special tokens <start_of_text>"):
         Tokenizer(Other())
