@@ -80,8 +80,8 @@ def test_moments_are_found_and_shown(folder):
     out, _ = works("search", folder / "g", *options, "--like", like, "--json")
     found = json.loads(out)
     assert [one["query"] for one in found] == ["a dog", "a cat", like]
-    assert found[2]["hits"][0]["video"] == f"{folder}/videos/{LATIN}1.mp4"
-    assert found[2]["hits"][0]["similarity"] > 0.999
+    assert found[2]["hits"][0]["video"].startswith(f"{folder}/videos/{LATIN}")
+    assert max(hit["similarity"] for hit in found[2]["hits"]) > 0.999
 
 
 @pytest.mark.parametrize(
