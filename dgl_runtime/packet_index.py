@@ -182,7 +182,7 @@ def _make_index(path: Path) -> PacketIndex:
     from_first = shown[shown >= first] if np.any(shown >= first) else shown
     last = _last_step(times, durations, from_first) or step
     duration_s = (int(from_first[-1]) - int(from_first[0]) + last) * tick_s
-    zero_s = int(shown[0]) * tick_s - read.late_s
+    zero_s = _zero_s(read, int(shown[0]) * tick_s)
     remarks = (
         read.remark,
         _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
@@ -202,7 +202,9 @@ def _make_index(path: Path) -> PacketIndex:
         duration_s=duration_s,
         is_counted=bool(np.all(pts == NOT_GIVEN))
         or (read.may_lie and bool(np.all(np.diff(times) > 0))),
-        missing=what_is_missing(read, last_s, duration_s, has_jumps=bool(jumps)),
+        missing=what_is_missing(
+            read, last_s, last_s - int(shown[0]) * tick_s, has_jumps=bool(jumps)
+        ),
         remarks=tuple(remark for remark in remarks if remark is not None),
     )
 
@@ -246,6 +248,14 @@ def _last_step(
     if steps.size == 0 or (said[-1] > 0 and np.mean(np.abs(said[:-1] - steps) <= 1) > 0.5):
         return int(said[-1])
     return int(np.median(steps))
+
+
+def _zero_s(read: Pass, first_s: float) -> float:
+    """The second of the file's clock that is 0 to a player."""
+    if read.begins_s is None or read.may_lie:
+        return first_s
+    # Sound before 0 fills a decoder and is not heard.
+    return min(max(read.begins_s, 0.0), first_s)
 
 
 def _remark_on_jumps(

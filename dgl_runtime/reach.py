@@ -29,7 +29,7 @@ def what_is_missing(read: Pass, last_s: float, duration_s: float, *, has_jumps: 
     Args:
         read: The pass over it.
         last_s: Where its pictures end, seconds of the file's clock.
-        duration_s: How long they last.
+        duration_s: How long they last, those that cannot be shown among them.
         has_jumps: The clock jumps, so that what a file says of its duration says nothing.
     """
     if has_jumps:
