@@ -50,6 +50,7 @@ class Packets:
     keys: bytearray = field(default_factory=bytearray)
     hidden: bytearray = field(default_factory=bytearray)  # by an edit list
     end: int = 0  # bytes of the file up to the end of the last one
+    last_but_one: int = 0  # bytes up to the end of the one before it
 
     def add(self, packet: Packet[Any]) -> None:
         """Take down one packet."""
@@ -58,7 +59,8 @@ class Packets:
         self.durations.append(max(packet.duration or 0, 0))
         self.keys.append(packet.is_keyframe)
         self.hidden.append(packet.is_discard)
-        self.end = max(self.end, (packet.pos or 0) + packet.size)
+        if (end := (packet.pos or 0) + packet.size) > self.end:
+            self.last_but_one, self.end = self.end, end
 
 
 @dataclass(frozen=True)
