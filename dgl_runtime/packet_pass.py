@@ -124,7 +124,7 @@ def read_pass(path: Path) -> Pass:
             step_s=float(1 / rate) if rate else _DEFAULT_STEP_S,
             stated_s=stated_s,
             all_s=all_s,
-            begins_s=None if container.start_time is None else container.start_time / 1_000_000,
+            begins_s=_begins_s(container),
             may_jump=bool(container.format.flags & cast("int", Flags.ts_discont.value)),
             # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
             may_lie=container.format.name == "avi" and bool(film.codec_context.has_b_frames),
@@ -142,6 +142,13 @@ def _stated(container: InputContainer, film: VideoStream) -> tuple[float | None,
     # Where a container states one duration for all streams, FFmpeg gives it to each.
     is_own = all_s is None or abs(stated_s - all_s) > _SAME_S
     return stated_s if is_own else None, all_s
+
+
+def _begins_s(container: InputContainer) -> float | None:
+    # An avi counts from 0 in order of decoding, whatever is shown first.
+    if container.start_time is None or container.format.name == "avi":
+        return None
+    return container.start_time / 1_000_000
 
 
 def _film(films: Sequence[VideoStream], packets: dict[int, Packets]) -> VideoStream:

@@ -81,7 +81,7 @@ def _unread(read: Pass, duration_s: float) -> str | None:
 def _has_beginning(path: Path, offset: int) -> bool:
     """Whether a recording begins somewhere behind ``offset``."""
     with path.open("rb") as file:
-        file.seek(offset)
+        file.seek(max(offset, _LONGEST_BEGINNING))  # not that of the file itself
         before = b""
         while block := file.read(_BLOCK):
             if _BEGINNINGS.search(before + block):

@@ -88,7 +88,9 @@ def draw(seed: int) -> Recipe:
         first=int(rng.integers(0, 100)),
         gop=int(rng.integers(1, 20)),
         b_frames=int(rng.integers(0, 3)) if codec in REORDERED else 0,
-        late_s=float(rng.choice([0.0, 0.4, 2.0, 5.0])) if sound and container not in ("avi", "wmv") else 0.0,
+        late_s=float(rng.choice([0.0, 0.4, 2.0, 5.0]))
+        if sound and container not in ("avi", "wmv")
+        else 0.0,
         sound_s=float(rng.uniform(0.5, 12.0)) if sound else 0.0,
         still=container in STILLS and chance(0.2),
         matrix=str(rng.choice(list(MATRICES))) if container in ORIENTED else "upright",
@@ -188,9 +190,29 @@ def _write_sound(
 
 
 def shown_by_ffmpeg(path: Path, stream: int) -> tuple[np.ndarray, np.ndarray]:
-    """What ffmpeg shows of a stream: seconds by a player's clock, float64 [M], and pictures, uint8 [M, H, W, 3]."""
-    command = ["ffmpeg", "-nostdin", "-v", "info", "-copyts", "-i", str(path), "-map", f"0:{stream}"]
-    command += ["-fps_mode", "passthrough", "-vf", "showinfo", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    """What ffmpeg shows of a stream: seconds of a player's clock [M] and pictures, uint8 [M, H, W, 3]."""
+    command = [
+        "ffmpeg",
+        "-nostdin",
+        "-v",
+        "info",
+        "-copyts",
+        "-i",
+        str(path),
+        "-map",
+        f"0:{stream}",
+    ]
+    command += [
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        "showinfo",
+        "-pix_fmt",
+        "rgb24",
+        "-f",
+        "rawvideo",
+        "-",
+    ]
     # Where no sound is asked for, ffmpeg counts from the first picture.
     command += ["-map", "0:a?", "-c", "copy", "-f", "null", "/dev/null"]
     done = subprocess.run(command, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Whatever a video is made like: what is embedded is what ffmpeg shows at the second that is printed, or it is said."""
+"""However a video is made: what is embedded is what ffmpeg shows at the printed second, or it is said."""
 
 import shutil
 
@@ -41,7 +41,8 @@ def check(path, recipe: Recipe) -> str:
         _, spans = Cutting(1.0, 0.7).spans(path, lambda: None)
         clips = list(read_clips(path, spans, NUM_FRAMES, SIDE))
     except MediaError as error:
-        assert recipe.is_damaged, f"whole, and refused: {error}"
+        if not recipe.is_damaged:
+            raise AssertionError("whole, and refused") from error
         return "refused"
     said = [*index.remarks, *([index.missing] if index.missing else [])]
     seconds, pictures = seconds_and_pictures(path, recipe, index)
