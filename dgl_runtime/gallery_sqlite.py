@@ -4,12 +4,14 @@ A reader holds one read transaction (of a write-ahead log), so it sees one state
 however long it stays open, and never waits for the writer.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.names import nfc
 
 RECORDS = "gallery.sqlite"
 SCHEMA_VERSION = 2
@@ -39,6 +41,14 @@ CREATE TABLE metadata (video_id INTEGER PRIMARY KEY REFERENCES videos);
 """
 
 
+def stored_as(name: str) -> str:
+    """The name that a column of the metadata has in its table, which has a column of its own.
+
+    Names are given without spaces around them, so a space keeps the two apart.
+    """
+    return f"{name} " if name.lower() == "video_id" else name
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open for transactions that survive a power cut."""
     connection = connect(path, "mode=rw")
@@ -48,14 +58,32 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Begin to read one state; where no lock can be written (permissions, full disk), of a file at rest."""
+    """Begin to read one state; where no lock can be written (permissions, full disk), of a file at rest.
+
+    Raises:
+        GalleryError: It is not at rest: a writer runs or was killed, and its log cannot be used here.
+    """
     try:
         return _begun(connect(path, "mode=ro"))
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size:  # there is a writer, or one was killed
-            raise
+        if log.exists() and log.stat().st_size:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:  # the rest is detail
+                raise
+            raise _log_cannot_be_used(path, log) from error
         return _begun(connect(path, "mode=ro&immutable=1"))
+
+
+def _log_cannot_be_used(path: Path, log: Path) -> GalleryError:
+    shared = path.with_name(path.name + "-shm")  # SQLite makes it anew, where it may
+    here = f"gallery {path.parent} was left by a writer that was killed (or still runs), and"
+    for file in (log, shared):
+        if file.exists() and not os.access(file, os.R_OK):
+            return GalleryError(f"{here} {file.name} may not be read. Change its permissions.")
+    return GalleryError(
+        f"{here} what it wrote last cannot be read here, where {shared.name} is missing and cannot be made. "
+        "Copy the folder to where it can be written and search the copy, or run dgl-index on it there once."
+    )
 
 
 def _begun(connection: sqlite3.Connection) -> sqlite3.Connection:
@@ -72,13 +100,23 @@ def _begun(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 def connect(path: Path, options: str) -> sqlite3.Connection:
     """Open in autocommit: transactions are said in so many words. As a URI a path may hold any bytes."""
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{options}",
         uri=True,
         timeout=_WAIT_S,
         isolation_level=None,
         check_same_thread=False,
     )
+    connection.create_function("composed", 1, _composed, deterministic=True)
+    return connection
+
+
+def _composed(path: bytes) -> bytes:
+    """A path with its names in NFC, as filters have them; one that is no text stays as it is."""
+    try:
+        return path if path.isascii() else nfc(path.decode()).encode()
+    except UnicodeDecodeError:
+        return path
 
 
 def require_ours(path: Path, connection: sqlite3.Connection) -> None:

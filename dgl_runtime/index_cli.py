@@ -10,11 +10,21 @@ import click
 
 from dgl_runtime.command import Command, report_error, report_note
 from dgl_runtime.errors import DglError
+from dgl_runtime.names import find_path
 from dgl_runtime.options import Seconds, device_option, engine_option, threads_option
 
 if TYPE_CHECKING:
     from dgl_runtime.index import IndexReport
     from dgl_runtime.retriever import Retriever
+
+
+def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if not pattern.strip("/. "):
+            raise click.BadParameter(
+                f"{pattern!r} names nothing; expected one such as *.lrv or raw/."
+            )
+    return patterns
 
 
 @click.command(cls=Command)
@@ -27,12 +37,19 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1."
 )
-@click.option("--prune", is_flag=True, help="Drop videos that are gone from the folders.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    callback=_patterns,
+    help="Leave out files and folders by name (*.lrv), path (raw/*) or as folders (proxies/); repeatable.",
+)
+@click.option("--prune", is_flag=True, help="Drop what is gone from the folders, or excluded now.")
 @click.option("--watch", is_flag=True, help="Go on as the folders change, until Ctrl-C.")
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
-    help="A csv with a column 'video' and others that dgl-search --where can name.",
+    help="A csv or jsonl with a column 'video' and others that dgl-search --where can name.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write what failed into this csv.")
 @device_option
@@ -45,6 +62,7 @@ def index(
     window: float | None,
     stride: float | None,
     shots: bool,
+    exclude: tuple[str, ...],
     jobs: int,
     prune: bool,
     watch: bool,
@@ -62,14 +80,16 @@ def index(
 
     Example: dgl-index bundle ~/Videos --gallery gallery --window 10s --stride 5s
     """
-    from dgl_runtime.gallery_metadata import read_table
+    from dgl_runtime.gallery_metadata import parse_metadata
     from dgl_runtime.retriever import Retriever
 
     if stride is not None and window is None:
         raise click.UsageError("--stride needs --window.")
     if metadata is not None:
-        read_table(metadata)  # what is wrong with it shows before the hours of indexing
+        parse_metadata(metadata)  # what is wrong with it shows before the hours of indexing
+    videos = tuple(find_path(path) for path in videos)
     broken: dict[str, str] = {}
+    told: set[str] = set()  # of what is passed over, which --watch need not say again
     with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
 
         def run(paths: Sequence[Path]) -> "IndexReport":
@@ -78,11 +98,12 @@ def index(
                 window_s=window,
                 stride_s=stride,
                 at_shots=shots,
+                exclude=exclude,
                 jobs=jobs,
                 prune=prune,
                 show_progress=True,
             )
-            _tell(done, retriever, gallery)
+            _tell(done, retriever, gallery, told)
             for name in [name for name in broken if _is_below(Path(name), paths)]:
                 del broken[name]  # looked at again
             broken.update({one.video: one.reason for one in done.broken})
@@ -97,7 +118,7 @@ def index(
         from dgl_runtime.watch import changed_videos
 
         missed: set[Path] = set()
-        for paths in changed_videos(videos):
+        for paths in changed_videos(videos, exclude):
             try:
                 run([*missed, *paths])
                 missed = set()
@@ -106,7 +127,12 @@ def index(
                 missed = {path for path in (*missed, *paths) if path.exists()}
 
 
-def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:
+def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path, told: set[str]) -> None:
+    from dgl_runtime.video_files import tell
+
+    if (passed_over := tell(done.passed_over)) and passed_over not in told:
+        told.add(passed_over)
+        click.echo(f"Passed over: {click.format_filename(passed_over)}.", err=True)
     for remark in done.remarks:
         report_note(remark)
     for broken in done.broken:

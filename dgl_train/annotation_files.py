@@ -1,21 +1,20 @@
 """Files of a data root: annotation files found and read without trust, videos found by their stem."""
 
-import csv
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from dgl_runtime.errors import ConfigError, reason_of
-from dgl_runtime.video import VIDEO_EXTENSIONS
+from dgl_runtime.errors import ConfigError, TextError, reason_of
+from dgl_runtime.video_files import videos_below
 
 Content = TypeVar("Content")
 VIDEO_FOLDER = "videos"
 
 # Whatever Python raises when a file does not hold what was expected.
 _UNEXPECTED = (
-    ValueError, LookupError, TypeError, AttributeError, EOFError, csv.Error, pickle.PickleError,
+    ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError, pickle.PickleError,
+    TextError,
 )  # fmt: skip
 
 
@@ -31,9 +30,13 @@ def read_annotation(data_root: Path, name: str, parse: Callable[[Path], Content]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Check it.") from error
     except _UNEXPECTED as error:
+        reason = (
+            str(error).removeprefix(f"{path} ").rstrip(".")
+            if isinstance(error, TextError)
+            else f"{type(error).__name__}: {reason_of(error)}"
+        )
         raise ConfigError(
-            f"{path} is not as published ({type(error).__name__}: {reason_of(error)}). "
-            "Get it again; docs/datasets.md says where."
+            f"{path} is not as published ({reason}). Get it again; docs/datasets.md says where."
         ) from error
 
 
@@ -56,12 +59,8 @@ def index_videos(data_root: Path) -> dict[str, Path]:
     """
     top = data_root / VIDEO_FOLDER
     found: dict[str, Path] = {}
-    for folder, folders, names in os.walk(top if top.is_dir() else data_root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.suffix.lower() in VIDEO_EXTENSIONS and not name.startswith("."):
-                found.setdefault(path.stem, path)
+    for path in videos_below(top if top.is_dir() else data_root, follow_links=False):
+        found.setdefault(path.stem, path)
     return found
 
 
