@@ -1,5 +1,7 @@
 """Clocks that jump: every picture once, in order, at times that go on."""
 
+import shutil
+import subprocess
 from fractions import Fraction
 
 import av
@@ -118,6 +120,17 @@ def test_of_joined_recordings_every_picture_is_there_once_in_order(tmp_path, con
     assert index.missing is None
     (remark,) = index.remarks
     assert remark.startswith("has a clock that jumps (number of jumps: 1, the first by -")
+
+
+def test_headers_of_a_second_recording_in_an_ogg_are_no_frames(tmp_path):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    film, path = write_video(tmp_path / "film.mp4", 20), tmp_path / "film.ogv"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", film, "-c:v", "libtheora", path], check=True)
+    path.write_bytes(2 * path.read_bytes())
+    index = read_index(path)
+    assert len(index.shown) == 40
+    assert index.duration_s == pytest.approx(4.0)
 
 
 def test_joined_recordings_are_cut_and_read_as_one(tmp_path):

@@ -108,12 +108,12 @@ def test_a_recording_on_other_streams_is_named(tmp_path):
 
 def test_a_fault_that_ends_the_reading_is_named(tmp_path):
     film = write_video(tmp_path / "film.mp4", 40, codec="libx264")
-    path = tmp_path / "film.ogv"
-    ffmpeg(
-        "-i", film, "-f", "lavfi", "-i", "sine=d=4", "-c:v", "libtheora", "-c:a", "libvorbis", path
-    )
-    content = path.read_bytes()
-    path.write_bytes(2 * content)
+    parts = [tmp_path / "a.ogv", tmp_path / "b.ogv"]
+    for part in parts:  # with streams of other numbers
+        sound = ("-f", "lavfi", "-i", "sine=d=4")
+        ffmpeg("-i", film, *sound, "-c:v", "libtheora", "-c:a", "libvorbis", part)
+    path = tmp_path / "joined.ogv"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert "reading it stops there" in read_index(path).missing
 
 
