@@ -4,7 +4,7 @@ Apart, because a damaged video may crash a decoder, hang it, or make it take all
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
     parent: {"path", "content", "cutting", "form"}      a video; content null: hash it
-    worker: {"content", "duration_s", "spans"}          what it holds
+    worker: {"content", "duration_s", "spans", "remarks"} what it holds
     parent: [0, 1, 5]                                   which of the spans to read
     worker: {"clips": [0, 1]} and their pixels          again and again
 
@@ -19,11 +19,12 @@ its parent over one socket, in JSON and raw bytes: nothing it says can make the 
 """
 
 import json
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -58,6 +59,11 @@ class Line:
         self.connection.send_bytes(json.dumps(message).encode())
         self.last = time.monotonic()
 
+    def pour(self, data: memoryview) -> None:
+        """Send bytes as they are; the parent knows how many come."""
+        while data:
+            data = data[os.write(self.connection.fileno(), data) :]
+
     def sign(self) -> None:
         """Show that work goes on, but not all the time."""
         if time.monotonic() - self.last > _SIGN_EVERY_S:
@@ -72,13 +78,17 @@ class Line:
         return json.loads(self.connection.recv_bytes())
 
 
-def work(line: Line) -> None:
+LookInto = Callable[[Line, dict[str, Any]], str | None]
+"""Does one job and says what comes of it; returns what is wrong with the video."""
+
+
+def work(line: Line, look_into: LookInto) -> None:
     """Look into one video after another, until the parent hangs up."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job, is_unreadable = line.hear(), False
             try:
-                fault = _look_into(line, job)
+                fault = look_into(line, job)
             except MediaError as error:
                 fault, is_unreadable = str(error), True
             except DglError as error:
@@ -110,10 +120,12 @@ def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
     duration_s, spans = cutting.spans(path, line.sign)
     content = job["content"] or content_hash(path, line.sign)
     times = [[span.start_s, span.end_s] for span in spans]
-    line.say({"content": content, "duration_s": duration_s, "spans": times})
+    index = read_index(path)  # kept from the first look
+    seen = {"content": content, "duration_s": duration_s, "spans": times}
+    line.say({**seen, "remarks": index.remarks})
     wanted = line.hear()
     fault = _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
-    missing = read_index(path).missing  # kept from the first look
+    missing = index.missing
     return fault or (missing and f"{path} {missing}")
 
 
@@ -148,7 +160,7 @@ def _send_batch(line: Line, batch: list[tuple[int, NDArray[np.uint8]]]) -> None:
         batch.clear()
 
 
-def main() -> None:
+def main(look_into: LookInto = _look_into) -> None:
     """Run as a process: the socket's number and the most memory in bytes are its arguments."""
     socket, most_bytes = map(int, sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
@@ -156,7 +168,7 @@ def main() -> None:
     most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    work(Line(Connection(socket)))
+    work(Line(Connection(socket)), look_into)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ is looked into at all: a file of the same size and time is not opened, a known c
 """
 
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +20,8 @@ from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
 from dgl_runtime.gallery_sqlite import RECORDS
-from dgl_runtime.video import find_videos
+from dgl_runtime.read_ahead import read_ahead
+from dgl_runtime.video_files import FoundVideos, find_videos, is_left_out
 
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 CLIPS_PER_BATCH = 8
 _UNINDEXED_PART = 0.02
 _AHEAD = 8  # things found that wait to be taken
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,10 @@ class IndexReport:
     num_videos: int
     clips_added: int
     clips_present: int  # of these videos, in the gallery before
-    files_dropped: int  # gone from the disk
+    files_dropped: int  # gone from the disk, or excluded now
+    passed_over: Mapping[str, int]  # what is no video, as ``video_files.FoundVideos`` counts it
     broken: tuple[BrokenVideo, ...]
+    remarks: tuple[str, ...]  # on videos that were read although something is odd about them
     encoding_s: float
     waiting_s: float  # in which the encoder had nothing to do
 
@@ -59,6 +59,7 @@ def index_videos(
     paths: Iterable[Path],
     cutting: Cutting,
     *,
+    exclude: Sequence[str],
     jobs: int,
     prune: bool,
     show_progress: bool,
@@ -69,7 +70,8 @@ def index_videos(
     if cutting.at_shots and find_spec("scenedetect") is None:
         raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
     paths = list(paths)
-    videos = _find_videos(retriever, paths, prune=prune)
+    looked_for = _find_videos(retriever, paths, exclude, prune=prune)
+    videos = looked_for.videos
     form = retriever.num_frames, retriever.frame_size
     with (
         _open_gallery(retriever) as gallery,
@@ -79,7 +81,7 @@ def index_videos(
         run = _Run(retriever, gallery, cutting)
         unknown = [job for path in videos if (job := run.look_up(path)) is not None]
         bar.update(len(videos) - len(unknown))
-        with closing(_ahead(pool.read(unknown, run.choose), pool.stop)) as found:
+        with closing(read_ahead(pool.read(unknown, run.choose), pool.stop, most=_AHEAD)) as found:
             started = waiting_since = time.perf_counter()
             for items in found:
                 run.waiting_s += time.perf_counter() - waiting_since
@@ -92,27 +94,38 @@ def index_videos(
                 shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
                 bar.set_postfix({**shown, "broken": len(run.broken)})
                 waiting_since = time.perf_counter()
-        dropped = _forget_missing(gallery, paths) if prune else 0
+        dropped = _forget_missing(gallery, paths, videos, exclude) if prune else 0
         try:
             gallery.compact()
             _index_large(gallery)
         except GalleryError as error:  # the clips are there all the same
             run.broken.append(BrokenVideo(str(retriever.gallery_folder), str(error)))
-    counts = len(videos), run.added, run.present, dropped
-    return IndexReport(*counts, tuple(run.broken), run.encoding_s, run.waiting_s)
+    return IndexReport(
+        num_videos=len(videos),
+        clips_added=run.added,
+        clips_present=run.present,
+        files_dropped=dropped,
+        passed_over=looked_for.passed_over,
+        broken=tuple(run.broken),
+        remarks=tuple(run.remarks),
+        encoding_s=run.encoding_s,
+        waiting_s=run.waiting_s,
+    )
 
 
-def _find_videos(retriever: "Retriever", paths: Sequence[Path], *, prune: bool) -> list[Path]:
+def _find_videos(
+    retriever: "Retriever", paths: Sequence[Path], exclude: Sequence[str], *, prune: bool
+) -> FoundVideos:
     """Videos; none is all right where those that went are to be dropped."""
     try:
-        return find_videos(paths)
+        return find_videos(paths, exclude)
     except MediaError:
         folder = retriever.gallery_folder
         if not prune or folder is None or not (folder / RECORDS).exists():
             raise
         if not all(path.is_dir() for path in paths):
             raise
-        return []
+        return FoundVideos([], {})
 
 
 def default_jobs() -> int:
@@ -132,6 +145,7 @@ class _Run:
     encoding_s: float = 0.0
     waiting_s: float = 0.0
     broken: list[BrokenVideo] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
     # Clips that a video will bring, so that none like it does.
     _promised: dict[tuple[str, float, float], Path] = field(default_factory=dict)
@@ -198,8 +212,14 @@ class _Run:
                 self.gallery.forget([before.path])  # what it held before is gone
         if seen is not None and before is not None:
             self._forget_old_names(seen.content, before.path)
+        self._tell(done, fault)
+
+    def _tell(self, done: Done, fault: str | None) -> None:
+        """Note what a person should know of a video."""
+        remarks = done.seen.remarks if done.seen is not None else ()
+        self.remarks += [f"{done.job.path} {remark}." for remark in remarks]
         if fault is not None:
-            self.broken.append(BrokenVideo(str(path), fault))
+            self.broken.append(BrokenVideo(str(done.job.path), fault))
 
     def _forget_old_names(self, content: str, name: str) -> None:
         names = [old for old in self.gallery.records.paths(content) if old != name]
@@ -236,13 +256,18 @@ def _open_gallery(retriever: "Retriever") -> Gallery:
     )
 
 
-def _forget_missing(gallery: Gallery, paths: Sequence[Path]) -> int:
-    """Drop files below the folders given that are not there any more."""
+def _forget_missing(
+    gallery: Gallery, paths: Sequence[Path], videos: Sequence[Path], exclude: Sequence[str]
+) -> int:
+    """Drop files below the folders given that are not there any more, or are left out now."""
     roots = [path.resolve() for path in paths]
+    here = {str(video.resolve()) for video in videos}
     gone = [
         name
         for name in gallery.records.paths()
-        if _is_gone(name) and any(root in Path(name).parents for root in roots)
+        if name not in here
+        and any(root in Path(name).parents for root in roots)
+        and (_is_gone(name) or is_left_out(Path(name), paths, exclude))
     ]
     gallery.forget(gone)
     return len(gone)
@@ -270,53 +295,3 @@ def _index_large(gallery: Gallery) -> None:
         if gallery.count_unindexed() <= _UNINDEXED_PART * len(gallery):
             return
     gallery.build_approximate_index()
-
-
-def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Item], None, None]:
-    """Run an iterator in a thread, a few items ahead; yield all that wait; its errors come out here.
-
-    ``end`` makes the iterator end where it waits.
-    """
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_AHEAD)
-    stop = threading.Event()
-    worker = threading.Thread(target=_fill, args=(items, ready, stop), daemon=True)
-    worker.start()
-    try:
-        waiting: list[Item | BaseException | None] = []
-        while None not in waiting:
-            waiting = [ready.get(), *(ready.get_nowait() for _ in range(ready.qsize()))]
-            here: list[Item] = []
-            for item in waiting:
-                if isinstance(item, BaseException):
-                    raise item
-                here += [item] if item is not None else []
-            yield here
-    finally:
-        stop.set()
-        end()
-        worker.join(timeout=10)
-
-
-def _fill(
-    items: Iterator[Item],
-    ready: "queue.Queue[Item | BaseException | None]",
-    stop: threading.Event,
-) -> None:
-    """Put items into a queue, then None; or what went wrong, in place of None."""
-
-    def put(item: Item | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    try:
-        for item in items:
-            put(item)
-            if stop.is_set():
-                return
-        put(None)
-    except BaseException as error:  # handed to the consumer
-        put(error)

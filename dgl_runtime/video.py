@@ -1,4 +1,4 @@
-"""Videos as training and serving see them: find, probe, cut into windows, read as pixels.
+"""Videos as training and serving see them: probe, cut into windows, read as pixels.
 
 Training and serving share these functions, so a model is never served pixels it was not trained
 on. PyAV and Pillow are imported on use.
@@ -6,7 +6,6 @@ on. PyAV and Pillow are imported on use.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import one_line, read_index
+from dgl_runtime.packet_index import read_index
 from dgl_runtime.side_by_side import read_frames
 from dgl_runtime.windows import Span, cut_windows, frame_times
 
@@ -26,21 +25,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from dgl_runtime.packet_index import PacketIndex
+
 __all__ = [
-    "VIDEO_EXTENSIONS",
     "Span",
     "VideoInfo",
     "cut_windows",
-    "find_videos",
     "frame_times",
     "preprocess",
     "probe",
     "read_clips",
 ]
-
-_EXTENSIONS = ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob"
-VIDEO_EXTENSIONS = frozenset(f"{_EXTENSIONS} .webm .wmv".split())
-"""The file names, lower case, that count as videos inside a folder."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class VideoInfo:
 
     Attributes:
         path: The file.
+        start_s: The second, by a player's clock, at which its first frame is shown: 0, or later if
+            its sound begins before.
         duration_s: From its first frame to the end of its last, seconds, by the packets.
         width: Pixels of the picture as displayed (after rotation).
         height: Pixels of the picture as displayed (after rotation).
@@ -56,60 +53,11 @@ class VideoInfo:
     """
 
     path: Path
+    start_s: float
     duration_s: float
     width: int
     height: int
     num_frames: int
-
-
-def find_videos(paths: Sequence[Path]) -> list[Path]:
-    """List the videos in files and folders.
-
-    Args:
-        paths: Files, kept whatever their extension, and folders, searched with everything below
-            them, links too, for ``VIDEO_EXTENSIONS``. Names that begin with a dot are passed over there.
-
-    Returns:
-        Paths in the order given, those of a folder sorted; each file once.
-
-    Raises:
-        MediaError: If a path does not exist, or there is no video.
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        try:
-            if not path.exists():
-                raise MediaError(f"{path} does not exist. Check the path.")
-            for video in _videos_below(path) if path.is_dir() else [path]:
-                found.setdefault(video.resolve(), video)
-        except (OSError, ValueError) as fault:
-            raise MediaError(f"{path} cannot be read ({one_line(fault)}). Check it.") from fault
-    if not found:
-        searched = ", ".join(str(path) for path in paths) or "an empty list"
-        raise MediaError(
-            f"No video found in {searched}; looked for {' '.join(sorted(VIDEO_EXTENSIONS))}. "
-            "Name a file itself if it has another extension."
-        )
-    return list(found.values())
-
-
-def _videos_below(folder: Path) -> list[Path]:
-    found, visited = [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        state = Path(here).stat()
-        if (state.st_dev, state.st_ino) in visited:  # a link leads back here
-            folders.clear()
-            continue
-        visited.add((state.st_dev, state.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            path
-            for name in names
-            if not name.startswith(".")
-            and (path := Path(here, name)).suffix.lower() in VIDEO_EXTENSIONS
-            and path.is_file()
-        ]
-    return sorted(found)
 
 
 def probe(path: Path) -> VideoInfo:
@@ -121,7 +69,7 @@ def probe(path: Path) -> VideoInfo:
     index = read_index(path)
     _, picture = next(FrameReader(path, index).read([0]))
     height, width, _ = picture.shape
-    return VideoInfo(path, index.duration_s, width, height, len(index.shown))
+    return VideoInfo(path, index.start_s, index.duration_s, width, height, len(index.shown))
 
 
 def read_clips(
@@ -163,8 +111,7 @@ def read_clips(
         raise ValueError("the spans are not sorted by start_s; sort them first.")
     index = read_index(path)
     wanted = [
-        index.frames_at(frame_times(_inside(path, span, index.duration_s), num_frames, rng))
-        for span in spans
+        index.frames_at(frame_times(_inside(path, span, index), num_frames, rng)) for span in spans
     ]
     last_use = {int(number): i for i, numbers in enumerate(wanted) for number in numbers}
 
@@ -175,14 +122,15 @@ def read_clips(
     return _clips(frames, wanted, last_use)
 
 
-def _inside(path: Path, span: Span, duration_s: float) -> Span:
-    """The part of a span that lies in the video."""
-    if span.start_s <= span.end_s and (span.start_s >= duration_s or span.end_s < 0):
+def _inside(path: Path, span: Span, index: PacketIndex) -> Span:
+    """The part of a span in which the video has pictures."""
+    if span.start_s <= span.end_s and (span.start_s >= index.end_s or span.end_s < index.start_s):
+        begins = f"begins at {index.start_s:g} s and " if index.start_s else ""
         raise MediaError(
-            f"The span {span.start_s:g} to {span.end_s:g} s lies outside {path}, which lasts "
-            f"{duration_s:g} s. Check the times, or leave it out."
+            f"The span {span.start_s:g} to {span.end_s:g} s lies outside {path}, which {begins}lasts "
+            f"{index.end_s:g} s. Check the times, or leave it out."
         )
-    return Span(max(span.start_s, 0.0), min(span.end_s, duration_s))
+    return Span(max(span.start_s, index.start_s), min(span.end_s, index.end_s))
 
 
 def _clips(
