@@ -42,7 +42,7 @@ with serving(*(pathlib.Path(name).absolute() for name in {arguments!r})) as (pro
         json.dumps({{"query": "ant"}}).encode(),
         {{"content-type": "application/json"}},
     )
-    assert json.load(urllib.request.urlopen(query))["hits"]
+    assert json.load(urllib.request.urlopen(query))["moments"]
     process.terminate()
     assert process.wait(30) == 0
 """
