@@ -21,7 +21,7 @@ STEPS = {
     "train": f"dgl-train {DATA} --backbone backbone --out run {LEARN} --set num_workers=1",
     "onnx": "dgl-export --ckpt run --out bundle",
     "openvino": "dgl-export --ckpt run --format openvino --out vino",
-    "eval": f"dgl-eval run bundle vino {DATA} --split val",
+    "eval": f"dgl-eval run bundle {DATA} --split val",
     "index": "dgl-index bundle clips --gallery gallery --shots",
     "index openvino": "dgl-index vino clips --gallery other",
     "search": "dgl-search gallery ant",
