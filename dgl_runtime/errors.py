@@ -28,6 +28,10 @@ class ConfigError(DglError):
     """A setting, recipe, data set or checkpoint does not fit."""
 
 
+class TextError(ConfigError):
+    """A file of text, such as a table or a list, does not hold what it should."""
+
+
 class MediaError(DglError):
     """A video cannot be found, opened or decoded."""
 

@@ -7,6 +7,7 @@ backbone can come from a model name, a folder, a weight file or a research check
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dgl_runtime.errors import ConfigError, reason_of
+from dgl_runtime.plain_path import plain_path
 
 Result = TypeVar("Result")
 
@@ -334,10 +336,18 @@ def _supported_model(source: BackboneSource) -> Any:  # noqa: ANN401 - open_clip
 
     folder = Path(source.name).is_dir()
     try:
-        name = name_without_download(source.name, source.pretrained)
-        # Not even built: their libraries may ask the network, also where a folder names them.
-        foreign = foreign_towers(open_clip.get_model_config(name))
-        model = None if foreign else _created_model(name, source.pretrained)
+        with ExitStack() as links:
+            name, pretrained = (
+                name_without_download(source.name, source.pretrained),
+                source.pretrained,
+            )
+            if folder:
+                name = f"local-dir:{links.enter_context(plain_path(Path(name)))}"
+            if Path(pretrained).is_file():
+                pretrained = str(links.enter_context(plain_path(Path(pretrained))))
+            # Not even built: their libraries may ask the network, also where a folder names them.
+            foreign = foreign_towers(open_clip.get_model_config(name))
+            model = None if foreign else _created_model(name, pretrained)
     except Exception as error:  # open_clip, torch and safetensors raise many kinds
         raise ConfigError(
             f"backbone {source.name!r} with pretrained {source.pretrained!r} does not load: "

@@ -18,13 +18,11 @@ def name_without_download(name: str, pretrained: str) -> str:
         pretrained: A weight tag of open_clip, a weight file, or nothing.
 
     Returns:
-        The name, or ``local-dir:`` and the folder, which may be where a repository was downloaded to.
-        The file of a tag is entered in open_clip's own list.
+        The name, or ``local-dir:`` and the folder where a repository was downloaded to. The file of a tag
+        is entered in open_clip's own list.
     """
     import open_clip
 
-    if Path(name).is_dir():
-        return f"local-dir:{name}"
     if name.startswith(_HUB):
         repository = name.removeprefix(_HUB)
         config, weights = _find(repository, _CONFIG), _find_weights(repository, _WEIGHTS)

@@ -13,6 +13,7 @@ from dgl_runtime.content_hash import content_hash
 from dgl_runtime.decode_process import LostWorkerError
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.names import form_hint, similar_path
 from dgl_runtime.packet_index import read_index
 from dgl_runtime.workers import Worker, Workers
 from dgl_train.captioned_clip import CaptionedClip
@@ -63,7 +64,8 @@ def _why_nothing_is_left(split: str, videos: Sequence[Path], faults: Mapping[Pat
     if not any(video.exists() for video in videos):
         return (
             f"no video of split {split} is there, of {len(videos)}; the first is looked for as "
-            f"{videos[0]}. Check --data-root; docs/datasets.md says where videos lie."
+            f"{videos[0]}{form_hint(similar_path(videos[0]))}. Check --data-root; docs/datasets.md "
+            "says where videos lie."
         )
     reasons = " ".join(f"{video}: {faults[video]}" for video in videos[:_REASONS_NAMED])
     return (
@@ -104,7 +106,7 @@ def find_faults(
 
 def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
     """Write which videos are left out and why: a csv with the columns video and reason."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([("video", "reason"), *faults.items()])
 
 
