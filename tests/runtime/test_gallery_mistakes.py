@@ -148,7 +148,7 @@ def test_a_gallery_is_compacted_from_a_quarter_of_dead_rows_on(gallery, dropped,
     for number in range(3):
         gallery.append(*batch(number))
     for row in range(dropped):
-        gallery.append([Clip(f"/v/{row}.mp4", f"{row}" * 64, 0.0, 1.0, 9.0)], *rows_of(1))
+        gallery.append([Clip(f"/v/{row}.mp4", f"c{row}" * 32, 0.0, 1.0, 9.0)], *rows_of(1))
     gallery.forget([f"/v/{row}.mp4" for row in range(dropped)])
     gallery.compact()
     assert gallery.embeddings.shape[0] == 3 * BATCH + (0 if compacts else dropped)
