@@ -93,7 +93,7 @@ class Table:
 
 def column_key(name: str) -> str:
     """Equal for names of columns that count as one: spaces around, case and Unicode's form do not matter."""
-    return nfc(column_name(name).casefold())
+    return column_name(name).casefold()
 
 
 def column_name(written: str) -> str:

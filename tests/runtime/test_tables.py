@@ -240,6 +240,8 @@ def test_lists_have_the_lines_that_editors_show(tmp_path):
     path.write_bytes("\ufeff one \r\n\r\ntwo\u2028half\x85\rthree\x0b3\n \n four".encode())
     assert read_list(path) == ["one", "two\u2028half", "three\x0b3", "four"]
     assert [line for line, _ in numbered_lines(path)] == [1, 3, 4, 6]
+    path.write_bytes(b"\xef\xbb\xbfxylophone x\n")
+    assert read_list(path) == ["xylophone x"]
     path.write_bytes("one\ntwo\n".encode("utf-16"))
     with pytest.raises(ConfigError, match=r"list\.txt is text in UTF-16, expected UTF-8"):
         read_list(path)
