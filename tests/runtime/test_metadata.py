@@ -31,7 +31,7 @@ def error_of(tmp_path, content, name="list.csv"):
 def test_a_column_is_of_numbers_if_every_cell_is_one(tmp_path):
     columns = {
         "whole": (["1", "-20", " 3 "], [1, -20, 3]),
-        "zero": (["0", "", "999999999999999999"], [0, None, 999_999_999_999_999_999]),
+        "zero": (["0", " ", "999999999999999999"], [0, None, 999_999_999_999_999_999]),
         "real": (["1", "-0.5", "2E-3"], [1.0, -0.5, 0.002]),
         "large": (["1000000000000000000", "", "1"], [1e18, None, 1.0]),
         "code": (["007", "1", "2"], ["007", "1", "2"]),
@@ -114,7 +114,8 @@ def test_what_is_wrong_is_refused_with_its_line(tmp_path, content, fault):
 @pytest.mark.parametrize("name", ["file", "filename", "path", "name", "vidoe"])
 def test_a_column_that_may_name_the_video_is_told(tmp_path, name):
     assert error_of(tmp_path, f"x,{name}\n1,a.mp4\n") == (
-        f"has no column video; its first line has x, {name} ({name!r} looks like video). Name the columns there."
+        f"has no column video; its first line has x, {name} ({name!r} looks like video). Name the "
+        "columns there."
     )
 
 
