@@ -26,9 +26,10 @@ from benchmarks.decoders import (
 )
 from benchmarks.machine import load_average
 from benchmarks.timing import Paired, Spread, time_paired
+from dgl_runtime.container import one_line, open_container
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import one_line, open_stream, read_index
+from dgl_runtime.packet_index import read_index
 from dgl_runtime.video import preprocess, probe
 
 WARM_UP = 0  # every decoder has run twice before the rounds
@@ -204,8 +205,7 @@ def measure_work(path: Path) -> Work:
     """Time the parts of our own reading, one thread, the second call of each."""
 
     def opened() -> None:
-        with open_stream(path, threads=1):
-            pass
+        open_container(path).close()
 
     def indexed() -> None:
         path.touch()  # indexes are kept for as long as a file does not change

@@ -91,6 +91,11 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
+def report_note(message: str) -> None:
+    """Print one line on stderr of what is odd and was dealt with."""
+    click.echo(f"Note: {' '.join(message.split())}", err=True)
+
+
 def report_error(message: str) -> None:
     """Print one line on stderr and go on."""
     click.echo(f"Error: {' '.join(message.split())}", err=True)

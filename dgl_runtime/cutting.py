@@ -6,11 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import read_index
+from dgl_runtime.packet_index import PacketIndex, read_index
 from dgl_runtime.windows import Span, cut_windows
 
 _SHOTS = "shots"
 SHORTEST_SHOT_S = 0.6
+_TOGETHER_S = 0.1  # pictures so long after the sound begin with it: encoders lead sound in
+_MOST_WINDOWS = 1000  # for each frame; a picture every hour has 360 windows of 10 s
 _SECONDS_AT_ONCE = 10.0  # of a video, between signs of life
 
 
@@ -44,39 +46,46 @@ class Cutting:
         return cls(window_s, stride_s, what == _SHOTS, around_s)
 
     def spans(self, path: Path, sign: Callable[[], None]) -> tuple[float, list[Span]]:
-        """A video's duration in seconds, and its clips in order of their start.
+        """The second at which a video ends, and its clips in order of their start.
+
+        A window in which no frame begins shows the one on display.
 
         Args:
             path: The video.
             sign: Called now and then while a whole video is decoded to find its shots.
 
         Raises:
-            MediaError: It cannot be read, or its timestamps are damaged.
+            MediaError: It cannot be read, or hardly any of its windows has a frame of its own.
             ModuleNotFoundError: Shots are asked for without the extra ``shots``.
         """
         index = read_index(path)
-        duration_s = index.duration_s
         if self.around_s is not None:
-            return duration_s, [self._moment(path, duration_s)]
-        step = self.stride_s or self.window_s
-        if step is not None and duration_s / step > max(len(index.shown), 1):
+            return index.end_s, [self._moment(path, self.around_s, index)]
+        begin_s = index.start_s if index.start_s > _TOGETHER_S else 0.0
+        duration_s, step = index.end_s - begin_s, self.stride_s or self.window_s
+        if step is not None and duration_s / step > _MOST_WINDOWS * len(index.shown):
             raise MediaError(
-                f"{path} claims to last {duration_s:.0f} s with {len(index.shown)} frames, "
-                f"fewer than its windows of {step} s: its timestamps are damaged. Re-encode it."
+                f"{path} claims to last {duration_s:.0f} s with {len(index.shown)} frames, which is "
+                f"{_MOST_WINDOWS} windows of {step:g} s or more for each: its timestamps are damaged, or "
+                "the windows too short. Give a longer --window, or re-encode it."
             )
         whole = find_shots(path, duration_s, sign) if self.at_shots else [Span(0.0, duration_s)]
         spans = [
-            Span(shot.start_s + part.start_s, shot.start_s + part.end_s)
+            Span(
+                begin_s + shot.start_s + part.start_s,
+                begin_s + shot.start_s + part.end_s,
+            )
             for shot in whole
             for part in cut_windows(shot.end_s - shot.start_s, self.window_s, self.stride_s)
         ]
-        return duration_s, spans
+        return index.end_s, spans
 
-    def _moment(self, path: Path, duration_s: float) -> Span:
-        middle_s, half_s = self.around_s or 0.0, (self.window_s or duration_s) / 2
-        if middle_s >= duration_s:
-            raise MediaError(f"{path} lasts {duration_s:g} s, so it has no second {middle_s:g}.")
-        return Span(max(middle_s - half_s, 0.0), min(middle_s + half_s, duration_s))
+    def _moment(self, path: Path, around_s: float, index: PacketIndex) -> Span:
+        if around_s >= index.end_s:
+            raise MediaError(f"{path} lasts {index.end_s:g} s, so it has no second {around_s:g}.")
+        # Until the first frame is shown, a player waits for it.
+        middle_s, half_s = max(around_s, index.start_s), (self.window_s or index.duration_s) / 2
+        return Span(max(middle_s - half_s, index.start_s), min(middle_s + half_s, index.end_s))
 
 
 def find_shots(path: Path, duration_s: float, sign: Callable[[], None]) -> list[Span]:

@@ -30,12 +30,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video holds, before any of it is decoded."""
+    """What a video holds, before any of it is decoded; ``remarks`` say what is odd about it."""
 
     job: Job
     content: str
     duration_s: float
     spans: tuple[Span, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class DecodePool:
             return Done(job, worker.seen, fault)
         if "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
-            worker.seen = Seen(job, message["content"], message["duration_s"], spans)
+            content, duration_s = message["content"], message["duration_s"]
+            worker.seen = Seen(job, content, duration_s, spans, tuple(message["remarks"]))
             worker.process.say(list(choose(worker.seen)))
             return worker.seen
         if "done" in message:

@@ -4,7 +4,7 @@ Apart, because a damaged video may crash a decoder, hang it, or make it take all
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
     parent: {"path", "content", "cutting", "form"}      a video; content null: hash it
-    worker: {"content", "duration_s", "spans"}          what it holds
+    worker: {"content", "duration_s", "spans", "remarks"} what it holds
     parent: [0, 1, 5]                                   which of the spans to read
     worker: {"clips": [0, 1]} and their pixels          again and again
 
@@ -110,10 +110,12 @@ def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
     duration_s, spans = cutting.spans(path, line.sign)
     content = job["content"] or content_hash(path, line.sign)
     times = [[span.start_s, span.end_s] for span in spans]
-    line.say({"content": content, "duration_s": duration_s, "spans": times})
+    index = read_index(path)  # kept from the first look
+    seen = {"content": content, "duration_s": duration_s, "spans": times}
+    line.say({**seen, "remarks": index.remarks})
     wanted = line.hear()
     fault = _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
-    missing = read_index(path).missing  # kept from the first look
+    missing = index.missing
     return fault or (missing and f"{path} {missing}")
 
 

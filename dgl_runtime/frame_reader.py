@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dgl_runtime.container import media_faults, one_line, open_stream, packet_time, packets_of
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import (
-    frame_packets,
-    media_faults,
-    one_line,
-    open_stream,
-    packet_time,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -66,7 +60,7 @@ class FrameReader:
         self._index = index
         self._threads = threads
         self._may_skip = may_skip and not index.is_counted
-        self._may_seek = True
+        self._may_seek = not index.has_jumps
         self._wanted: frozenset[int] = frozenset()
         self._stop = -1
         self._opened = ExitStack()
@@ -118,9 +112,9 @@ class FrameReader:
         """Open the file at its first packet."""
         self._opened.close()
         self._container, self._stream = self._opened.enter_context(
-            open_stream(self._path, self._threads)
+            open_stream(self._path, self._index.stream, self._threads)
         )
-        self._go_on(0, frame_packets(self._container, self._stream))
+        self._go_on(0, packets_of(self._container, [self._stream]))
 
     def _start_again(self) -> None:
         """Decode everything from the first packet on."""
@@ -162,6 +156,7 @@ class FrameReader:
         """
         codec = self._stream.codec_context
         for packet in packets:
+            self._follow_clock(packet)
             self._position += 1
             self.packets_read += 1
             is_wanted = packet_time(packet) in self._wanted or not self._may_skip
@@ -170,6 +165,13 @@ class FrameReader:
             if self._may_skip and self._position == self._stop + 1:
                 break
         yield from self._decode_packet(None)
+
+    def _follow_clock(self, packet: Packet[VideoStream]) -> None:
+        """Give a packet behind a jump of the clock the times of the index."""
+        if self._index.has_jumps and self._position < len(self._index.moved):
+            moved = int(self._index.moved[self._position])
+            packet.pts = None if packet.pts is None else packet.pts + moved
+            packet.dts = None if packet.dts is None else packet.dts + moved
 
     def _decode_packet(
         self, packet: Packet[VideoStream] | None
@@ -220,4 +222,4 @@ class FrameReader:
             self._container.seek(ticks, stream=self._stream)
         except media_faults():
             return iter(())
-        return frame_packets(self._container, self._stream)
+        return packets_of(self._container, [self._stream])

@@ -50,6 +50,7 @@ class IndexReport:
     clips_present: int  # of these videos, in the gallery before
     files_dropped: int  # gone from the disk
     broken: tuple[BrokenVideo, ...]
+    remarks: tuple[str, ...]  # on videos that were read although something is odd about them
     encoding_s: float
     waiting_s: float  # in which the encoder had nothing to do
 
@@ -99,7 +100,8 @@ def index_videos(
         except GalleryError as error:  # the clips are there all the same
             run.broken.append(BrokenVideo(str(retriever.gallery_folder), str(error)))
     counts = len(videos), run.added, run.present, dropped
-    return IndexReport(*counts, tuple(run.broken), run.encoding_s, run.waiting_s)
+    remarks = tuple(run.remarks)
+    return IndexReport(*counts, tuple(run.broken), remarks, run.encoding_s, run.waiting_s)
 
 
 def _find_videos(retriever: "Retriever", paths: Sequence[Path], *, prune: bool) -> list[Path]:
@@ -132,6 +134,7 @@ class _Run:
     encoding_s: float = 0.0
     waiting_s: float = 0.0
     broken: list[BrokenVideo] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
     # Clips that a video will bring, so that none like it does.
     _promised: dict[tuple[str, float, float], Path] = field(default_factory=dict)
@@ -198,8 +201,14 @@ class _Run:
                 self.gallery.forget([before.path])  # what it held before is gone
         if seen is not None and before is not None:
             self._forget_old_names(seen.content, before.path)
+        self._tell(done, fault)
+
+    def _tell(self, done: Done, fault: str | None) -> None:
+        """Note what a person should know of a video."""
+        remarks = done.seen.remarks if done.seen is not None else ()
+        self.remarks += [f"{done.job.path} {remark}." for remark in remarks]
         if fault is not None:
-            self.broken.append(BrokenVideo(str(path), fault))
+            self.broken.append(BrokenVideo(str(done.job.path), fault))
 
     def _forget_old_names(self, content: str, name: str) -> None:
         names = [old for old in self.gallery.records.paths(content) if old != name]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dgl_runtime.command import Command, report_error
+from dgl_runtime.command import Command, report_error, report_note
 from dgl_runtime.errors import DglError
 from dgl_runtime.options import Seconds, device_option, engine_option, threads_option
 
@@ -107,6 +107,8 @@ def index(
 
 
 def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:
+    for remark in done.remarks:
+        report_note(remark)
     for broken in done.broken:
         report_error(broken.reason)
     dropped = f"{done.files_dropped} dropped, " if done.files_dropped else ""

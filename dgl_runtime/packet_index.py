@@ -1,41 +1,37 @@
-"""Open a video and read the packet index of its picture stream: when each frame is shown.
+"""The packet index of a video's picture stream: when each frame is shown, by a player's clock.
 
 Every time comes from the packets, because the frame rate and frame count that a container states
-are wrong in too many files. PyAV is imported on use.
+are wrong in too many files.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dgl_runtime.clock import find_jumps, shifts, without_stills
+from dgl_runtime.container import one_line, packet_time
 from dgl_runtime.errors import MediaError
+from dgl_runtime.kept_index import find_index, keep_index
+from dgl_runtime.packet_pass import NOT_GIVEN, first_decoded, read_others, read_pass
+from dgl_runtime.reach import what_is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from av import Packet, VideoStream
-    from av.container import InputContainer
+    from av import Packet
     from numpy.typing import NDArray
 
-_FORMATS = ",".join(
-    "3g2 3gp aac apng asf av1 avi bmp_pipe dv flac flv gif gxf h264 hevc ivf j2k_pipe jpeg_pipe "
-    "jpegxl_pipe m4v matroska mjpeg mov mp3 mpeg mpegts mpegvideo mxf nut obu ogg png_pipe ppm_pipe rm "
-    "tiff_pipe wav webm webp_pipe wtv yuv4mpegpipe".split()
-)
-"""Containers that hold their pictures themselves. Playlists of any kind (concat, hls, dash, sdp) are left out:
-they make FFmpeg open other files, which whoever wrote the playlist chose."""
+    from dgl_runtime.clock import Jump
+    from dgl_runtime.packet_pass import Pass
 
-_DEFAULT_STEP_S = 1 / 25
-"""Time between frames when neither the packets nor the stream say anything about time."""
-
-_MISSING_FROM_S, _MISSING_PART = 1.0, 0.02
-"""A file ends early if more than this is missing: seconds, and of what is there."""
+_KEEP_FROM_S = 1.0
+"""An index that took longer to read is kept on disk."""
 
 _SAME_S = 1e-9
 """Seconds: smaller differences are rounding noise, far below any tick."""
@@ -46,46 +42,58 @@ class PacketIndex:
     """What the packets of a picture stream say: N packets in file order that show M frames.
 
     Attributes:
-        times: Display time of each packet, ticks, int64 [N].
+        stream: Number of the picture stream in the container.
+        times: Display time of each packet, ticks, int64 [N]; behind a jump of the clock they go on.
         decode_times: Decode time of each packet, ticks, int64 [N]; its display time if not given.
-        shown: Display times of the frames, ascending and distinct, ticks, int64 [M].
+        moved: What was added to the stamps in the file, ticks, int64 [N]; 0 but behind a jump.
+        shown: Display times of the frames that can be shown, ascending and distinct, ticks, int64 [M].
         keyframes: Positions of the keyframes in file order, int64 [K].
         tick_s: Seconds per tick.
+        zero_s: The second of the file's clock that players call 0: where the first of its streams begins.
         duration_s: From the first frame to the end of the last one, seconds.
         is_counted: The packets do not say when a frame is shown: the n-th frame that comes out
             of the decoder counts as shown at the n-th time, which rules out seeking.
-        stated_s: What the file says of its duration, seconds; None: nothing that can be relied on.
+        missing: What a file that ends early lacks, in words; None: nothing.
+        remarks: What is odd about the file and was dealt with, in words.
     """
 
+    stream: int
     times: NDArray[np.int64]
     decode_times: NDArray[np.int64]
+    moved: NDArray[np.int64]
     shown: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     tick_s: float
+    zero_s: float
     duration_s: float
     is_counted: bool
-    stated_s: float | None
+    missing: str | None
+    remarks: tuple[str, ...]
 
     @property
-    def missing(self) -> str | None:
-        """What a file that ends early lacks, in words; None: nothing."""
-        lost_s = (self.stated_s or 0.0) - self.duration_s
-        if lost_s <= max(_MISSING_FROM_S, _MISSING_PART * self.duration_s):
-            return None
-        return (
-            f"ends after {self.duration_s:.1f} s of the {self.stated_s:.1f} s it states: the rest is missing, "
-            "or its header is wrong. Copy or download it again."
-        )
+    def start_s(self) -> float:
+        """The second, by a player's clock, at which the first frame is shown."""
+        return max(int(self.shown[0]) * self.tick_s - self.zero_s, 0.0)
+
+    @property
+    def end_s(self) -> float:
+        """The second, by a player's clock, at which the last frame ends."""
+        return self.start_s + self.duration_s
+
+    @property
+    def has_jumps(self) -> bool:
+        """Whether the clock jumps, so that a time in the file is no place in it."""
+        return bool(self.moved.any())
 
     def frames_at(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Number, in order of display, of the frame on display at each time, int64 [F]."""
+        """Number, in order of display, of the frame on display at each second, int64 [F]."""
         shown_s = (self.shown - self.shown[0]) * self.tick_s
-        shown_by_then = np.searchsorted(shown_s, times_s + _SAME_S, side="right")
+        shown_by_then = np.searchsorted(shown_s, times_s - self.start_s + _SAME_S, side="right")
         return np.maximum(shown_by_then - 1, 0).astype(np.int64)
 
     def second(self, ticks: int) -> float:
-        """Seconds from the first frame."""
-        return (ticks - int(self.shown[0])) * self.tick_s
+        """The second, by a player's clock, of a display time."""
+        return self.start_s + (ticks - int(self.shown[0])) * self.tick_s
 
     def keyframes_before(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Position in file order of the last keyframe shown at or before each time, else 0."""
@@ -101,17 +109,18 @@ class PacketIndex:
         order = np.argsort(self.times, kind="stable")
         return order[np.searchsorted(self.times[order], ticks, side="right") - 1]
 
-    def position_of(self, packet: Packet[VideoStream]) -> int | None:
+    def position_of(self, packet: Packet[Any]) -> int | None:
         """Position of a packet in file order; None if its time is not there exactly once."""
         found = np.flatnonzero(self.times == packet_time(packet))
         return int(found[0]) if found.size == 1 else None
 
 
 def read_index(path: Path) -> PacketIndex:
-    """Read the packet index by demuxing the picture stream; nothing is decoded.
+    """Read the packet index by demuxing the picture stream; only where it begins between keyframes is decoded.
 
     The index ends where the file can no longer be read, so a truncated file is as long as what
-    is left of it. The last few indexes are kept: to probe and then to read costs one pass.
+    is left of it. The last few indexes are kept, and on disk those that took long: to probe and then
+    to read costs one pass.
 
     Raises:
         MediaError: If the file is missing, unreadable, empty, not a video or without pictures.
@@ -141,64 +150,87 @@ def read_index(path: Path) -> PacketIndex:
 @lru_cache(maxsize=8)
 def _read_index(path: Path, size_bytes: int, modified_ns: int) -> PacketIndex:
     """Read the index; size and time of change only tell one state of the file from another."""
-    with open_stream(path, threads=1) as (container, stream):
-        packets = [
-            (
-                packet.pts,
-                packet.dts,
-                max(packet.duration or 0, 0),
-                packet.is_keyframe,
-                packet.is_discard,
-            )
-            for packet in frame_packets(container, stream)
-        ]
-        tick_s = float(stream.time_base or 1)
-        rate = stream.guessed_rate
-        stated_s = _stated_s(container, stream)
-        # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
-        may_lie = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
-    if all(packet[-1] for packet in packets):
-        raise MediaError(f"{path} has a picture stream without frames. Copy or download it again.")
-    pts, dts, durations_, keys, hidden = zip(*packets, strict=True)
-    durations = np.array(durations_, np.int64)
+    state = str(path.resolve()), size_bytes, modified_ns
+    if (kept := find_index(*state)) is not None:
+        return PacketIndex(**kept)
+    started = time.monotonic()
+    made = _make_index(path)
+    if time.monotonic() - started > _KEEP_FROM_S:
+        keep_index(*state, asdict(made))
+    return made
+
+
+def _make_index(path: Path) -> PacketIndex:
+    """Read a file once; and again only for what its packets of pictures do not tell."""
+    read = read_pass(path)
+    packets, tick_s = read.packets, read.tick_s
+    durations = np.array(packets.durations, np.int64)
     if not durations.any():
-        step_s = float(1 / rate) if rate else _DEFAULT_STEP_S
-        durations += max(1, round(step_s / tick_s))
+        durations += max(1, round(read.step_s / tick_s))
     step = int(np.median(durations[durations > 0]))
+    pts, dts = np.array(packets.pts, np.int64), np.array(packets.dts, np.int64)
+    is_key = np.frombuffer(bytes(packets.keys), np.bool_)
     times = _fill(pts, dts, step)
-    has_no_pts = all(stamp is None for stamp in pts)
-    shown = np.unique(times[~np.array(hidden, np.bool_)])
-    last = _last_step(times, durations, shown) or step
+    jumps = find_jumps(times, is_key, step, tick_s, forward=read.may_jump)
+    if any(jump.after > jump.before for jump in jumps):
+        jumps = without_stills(jumps, read_others(path)[0], tick_s)
+    last_s = (int(times.max()) + step) * tick_s  # by the file's clock
+    moved = shifts(jumps, len(times), step)
+    times += moved
+    shown = np.unique(times[~np.frombuffer(bytes(packets.hidden), np.bool_)])
+    first = _first_shown(read, times, moved, is_key)
+    from_first = shown[shown >= first] if np.any(shown >= first) else shown
+    last = _last_step(times, durations, from_first) or step
+    duration_s = (int(from_first[-1]) - int(from_first[0]) + last) * tick_s
+    zero_s = int(shown[0]) * tick_s - read.late_s
+    remarks = (
+        read.remark,
+        _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
+        _remark_on_start(
+            (int(from_first[0]) - int(shown[0])) * tick_s, len(shown) - len(from_first)
+        ),
+    )
     return PacketIndex(
+        stream=read.stream,
         times=times,
-        decode_times=_fill(dts, pts, step),
-        shown=shown,
-        keyframes=np.flatnonzero(keys),
+        decode_times=_fill(dts, pts, step) + moved,
+        moved=moved,
+        shown=from_first,
+        keyframes=np.flatnonzero(is_key),
         tick_s=tick_s,
-        duration_s=(int(shown[-1]) - int(shown[0]) + last) * tick_s,
-        is_counted=has_no_pts or (may_lie and bool(np.all(np.diff(times) > 0))),
-        stated_s=stated_s,
+        zero_s=zero_s,
+        duration_s=duration_s,
+        is_counted=bool(np.all(pts == NOT_GIVEN))
+        or (read.may_lie and bool(np.all(np.diff(times) > 0))),
+        missing=what_is_missing(read, last_s, duration_s, has_jumps=bool(jumps)),
+        remarks=tuple(remark for remark in remarks if remark is not None),
     )
 
 
-def _stated_s(container: InputContainer, stream: VideoStream) -> float | None:
-    """The duration of the picture stream, or of a file that holds nothing else."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    if container.duration and len(container.streams) == 1:
-        return container.duration / 1_000_000  # microseconds
-    return None
-
-
-def _fill(
-    stamps: tuple[int | None, ...], instead: tuple[int | None, ...], step: int
-) -> NDArray[np.int64]:
+def _fill(stamps: NDArray[np.int64], instead: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     """Ticks of each packet: its stamp, else the other one, else one step after the last."""
-    filled: list[int] = []
-    for stamp, other in zip(stamps, instead, strict=True):
-        following = filled[-1] + step if filled else 0
-        filled.append(next((given for given in (stamp, other) if given is not None), following))
-    return np.array(filled, np.int64)
+    filled = np.where(stamps == NOT_GIVEN, instead, stamps)
+    for place in np.flatnonzero(filled == NOT_GIVEN).tolist():
+        filled[place] = filled[place - 1] + step if place else 0
+    return filled
+
+
+def _first_shown(
+    read: Pass, times: NDArray[np.int64], moved: NDArray[np.int64], is_key: NDArray[np.bool_]
+) -> int:
+    """When the first frame that can be shown is shown, ticks.
+
+    A recording that begins in the middle, as a transmission does, shows nothing until its first keyframe,
+    or later where the picture is refreshed in stripes; frames that are stored behind a first keyframe and shown
+    before it refer to one that is not there. A decoder tells.
+    """
+    earliest, keys = int(times.min()), np.flatnonzero(is_key)
+    if keys.size and times[keys[0]] == earliest:
+        return earliest
+    decoded = first_decoded(read.path, read.stream)
+    found = np.flatnonzero(times - moved == decoded) if decoded is not None else keys[:1]
+    first = int(times[found[0]]) if found.size else earliest
+    return max(first, int(times[keys[0]])) if keys.size and keys[0] > 0 else first
 
 
 def _last_step(
@@ -216,102 +248,24 @@ def _last_step(
     return int(np.median(steps))
 
 
-def open_container(path: Path) -> InputContainer:
-    """Open a file that holds its own pictures or sound.
-
-    Raises:
-        MediaError: It does not.
-    """
-    import av
-
-    try:
-        # "file:" keeps a colon in a file name from being read as a protocol.
-        return av.open(
-            f"file:{path}",
-            mode="r",
-            metadata_errors="ignore",
-            options={"format_whitelist": _FORMATS},
-        )
-    except media_faults() as fault:
-        raise MediaError(
-            f"{path} is not a video or is damaged ({one_line(fault)}). "
-            "Play it to check, and copy or download it again."
-        ) from fault
+def _remark_on_jumps(
+    jumps: Sequence[Jump], moved: NDArray[np.int64], step: int, tick_s: float, zero_s: float
+) -> str | None:
+    if not jumps:
+        return None
+    first = jumps[0]
+    at_s = (first.before + int(moved[first.packet - 1]) + step) * tick_s - zero_s
+    by_s = (first.after - first.before - step) * tick_s
+    return (
+        f"has a clock that jumps (number of jumps: {len(jumps)}, the first by {by_s:+.1f} s at {at_s:.1f} s); "
+        "its times go on as in a player"
+    )
 
 
-@contextmanager
-def open_stream(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video at its first packet.
-
-    The picture stream is the first one that is no attached picture (cover art).
-
-    Args:
-        path: The video.
-        threads: Decoder threads, 1 or more.
-
-    Yields:
-        The container and its picture stream.
-
-    Raises:
-        MediaError: If it cannot be opened, or no stream of pictures can be decoded.
-    """
-    from av.stream import Disposition
-
-    with open_container(path) as container:
-        pictures = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
-        if not pictures:
-            found = [s.type.replace("video", "cover picture") for s in container.streams]
-            raise MediaError(
-                f"{path} has no picture stream, only: {', '.join(found) or 'nothing'}. "
-                "Give a file with moving pictures, or leave it out."
-            )
-        decodable = [stream for stream in pictures if stream.codec_context is not None]
-        if not decodable:
-            raise MediaError(
-                f"{path} has pictures in a codec that PyAV cannot decode, or is damaged. "
-                "Play it to check, and convert it to H.264."
-            )
-        stream = decodable[0]
-        stream.thread_count = threads
-        stream.thread_type = "FRAME"
-        yield container, stream
-
-
-def frame_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Yield the packets of a stream that hold a frame, up to where the file can be read.
-
-    Packets of no bytes ("show the last frame again") are left out: a decoder takes one as the
-    end of the stream.
-    """
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except media_faults():
-            return
-        if packet.size:
-            yield packet
-
-
-def packet_time(packet: Packet[VideoStream]) -> int | None:
-    """When the frame of a packet is shown, ticks; its decode time if it does not say."""
-    return packet.dts if packet.pts is None else packet.pts
-
-
-def media_faults() -> tuple[type[Exception], ...]:
-    """Whatever PyAV raises for a file that is not as it should be."""
-    from av.error import FFmpegError
-
-    return (FFmpegError, OSError, ValueError, EOFError, ArithmeticError, LookupError, RuntimeError)
-
-
-def one_line(fault: BaseException) -> str:
-    """What a fault says, on one line and without repeating the path."""
-    text = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
-    return " ".join(str(text).split())
+def _remark_on_start(lost_s: float, num_frames: int) -> str | None:
+    if num_frames == 0:
+        return None
+    return (
+        f"begins between keyframes: the first {lost_s:.1f} s of its pictures ({num_frames} frames) "
+        "cannot be shown"
+    )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.container import media_faults, one_line
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import PacketIndex, media_faults, one_line, read_index
+from dgl_runtime.packet_index import PacketIndex, read_index
 from dgl_runtime.preview_sound import add_sound, write_sound
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def write_preview(
 
     Args:
         path: The video.
-        start_s: Seconds from the first frame.
+        start_s: Seconds of a player's clock.
         end_s: As ``start_s``; at most ``LONGEST_S`` after it.
         out: The file to write.
         sign: Called for each frame.
@@ -78,8 +79,7 @@ def write_preview(
                 sign()
             container.mux(stream.encode(None))
             if sound is not None:
-                zero_s = float(index.shown[0]) * index.tick_s  # the file's clock at the first frame
-                write_sound(path, container, sound, zero_s + start_s, zero_s + end_s)
+                write_sound(path, container, sound, index.zero_s + start_s, index.zero_s + end_s)
     except media_faults() as fault:
         raise MediaError(f"no preview of {path} can be made ({one_line(fault)}).") from fault
 

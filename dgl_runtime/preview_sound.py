@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgl_runtime.packet_index import media_faults, open_container
+from dgl_runtime.container import media_faults, open_container
 
 if TYPE_CHECKING:
     from av import AudioStream

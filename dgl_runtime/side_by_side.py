@@ -54,7 +54,7 @@ def read_frames(
     Raises:
         MediaError: If the file cannot be opened, or frames are lost for too long.
     """
-    runs = [numbers] if index.is_counted else _runs(index, numbers)
+    runs = [numbers] if index.is_counted or index.has_jumps else _runs(index, numbers)
     if threads > 1 and len(runs) > 1:
         return _side_by_side(path, index, runs, shape, threads)
     frames = FrameReader(path, index, threads=threads).read(numbers)

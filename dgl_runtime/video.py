@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dgl_runtime.container import one_line
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import one_line, read_index
+from dgl_runtime.packet_index import read_index
 from dgl_runtime.side_by_side import read_frames
 from dgl_runtime.windows import Span, cut_windows, frame_times
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from dgl_runtime.packet_index import PacketIndex
 
 __all__ = [
     "VIDEO_EXTENSIONS",
@@ -49,6 +52,8 @@ class VideoInfo:
 
     Attributes:
         path: The file.
+        start_s: The second, by a player's clock, at which its first frame is shown: 0, or later if
+            its sound begins before.
         duration_s: From its first frame to the end of its last, seconds, by the packets.
         width: Pixels of the picture as displayed (after rotation).
         height: Pixels of the picture as displayed (after rotation).
@@ -56,6 +61,7 @@ class VideoInfo:
     """
 
     path: Path
+    start_s: float
     duration_s: float
     width: int
     height: int
@@ -121,7 +127,7 @@ def probe(path: Path) -> VideoInfo:
     index = read_index(path)
     _, picture = next(FrameReader(path, index).read([0]))
     height, width, _ = picture.shape
-    return VideoInfo(path, index.duration_s, width, height, len(index.shown))
+    return VideoInfo(path, index.start_s, index.duration_s, width, height, len(index.shown))
 
 
 def read_clips(
@@ -163,8 +169,7 @@ def read_clips(
         raise ValueError("the spans are not sorted by start_s; sort them first.")
     index = read_index(path)
     wanted = [
-        index.frames_at(frame_times(_inside(path, span, index.duration_s), num_frames, rng))
-        for span in spans
+        index.frames_at(frame_times(_inside(path, span, index), num_frames, rng)) for span in spans
     ]
     last_use = {int(number): i for i, numbers in enumerate(wanted) for number in numbers}
 
@@ -175,14 +180,15 @@ def read_clips(
     return _clips(frames, wanted, last_use)
 
 
-def _inside(path: Path, span: Span, duration_s: float) -> Span:
-    """The part of a span that lies in the video."""
-    if span.start_s <= span.end_s and (span.start_s >= duration_s or span.end_s < 0):
+def _inside(path: Path, span: Span, index: PacketIndex) -> Span:
+    """The part of a span in which the video has pictures."""
+    if span.start_s <= span.end_s and (span.start_s >= index.end_s or span.end_s < index.start_s):
+        begins = f"begins at {index.start_s:g} s and " if index.start_s else ""
         raise MediaError(
-            f"The span {span.start_s:g} to {span.end_s:g} s lies outside {path}, which lasts "
-            f"{duration_s:g} s. Check the times, or leave it out."
+            f"The span {span.start_s:g} to {span.end_s:g} s lies outside {path}, which {begins}lasts "
+            f"{index.end_s:g} s. Check the times, or leave it out."
         )
-    return Span(max(span.start_s, 0.0), min(span.end_s, duration_s))
+    return Span(max(span.start_s, index.start_s), min(span.end_s, index.end_s))
 
 
 def _clips(

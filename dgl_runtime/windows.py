@@ -17,8 +17,8 @@ class Span:
     """A stretch of a video.
 
     Attributes:
-        start_s: Seconds from the first frame of the video.
-        end_s: Seconds from the first frame of the video.
+        start_s: Seconds of a player's clock, which is 0 where the file's first stream begins.
+        end_s: As ``start_s``.
     """
 
     start_s: float
@@ -77,7 +77,7 @@ def frame_times(
             each segment (training).
 
     Returns:
-        Seconds from the first frame of the video, ascending, float64 [F].
+        Seconds, as the span's, ascending, float64 [F].
 
     Raises:
         ValueError: If ``num_frames`` is below 1 or the span ends before it starts.

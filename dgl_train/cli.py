@@ -131,6 +131,12 @@ def _read_verified(
             "dropped.csv in the run folder name them.",
             err=True,
         )
+    if tells and verified.remarks:
+        click.echo(
+            f"Note: {len(verified.remarks)} videos are odd and are used as they are; dgl-data check "
+            "names them.",
+            err=True,
+        )
     if tells and (warning := warn_of_shared_videos(clips, "train")):
         click.echo(warning, err=True)
     return verified

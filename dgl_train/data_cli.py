@@ -45,6 +45,7 @@ class Found:
         splits: Split -> what of it is there.
         missing: Videos that are not there.
         broken: Video -> why it cannot be used.
+        odd: Video -> what is odd about it, although it is used.
         differences: What is not as published, in words.
         shared: Videos in more than one split; figures on those are too good.
         all_usable: Nothing is missing, broken or different.
@@ -56,6 +57,7 @@ class Found:
     splits: dict[str, SplitFound]
     missing: list[str]
     broken: dict[str, str]
+    odd: dict[str, str]
     differences: list[str]
     shared: list[str]
     all_usable: bool
@@ -125,6 +127,7 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
         splits=splits,
         missing=[str(video) for video in verified.faults if not video.exists()],
         broken={str(video): why for video, why in verified.faults.items() if video.exists()},
+        odd={str(video): said for video, said in verified.remarks.items()},
         differences=differences,
         shared=[str(video) for video in dict.fromkeys(shared)],
         all_usable=not verified.faults and not differences,
@@ -172,6 +175,9 @@ def format_found(found: Found) -> str:
         *_table(found.splits),
         *_named("missing videos", found.missing),
         *_named("broken videos", [f"{video}: {why}" for video, why in found.broken.items()]),
+        *_named(
+            "odd videos, used as they are", [f"{one}: {odd}" for one, odd in found.odd.items()]
+        ),
         *_named("ids without captions", without_captions),
         *_named("not as published", found.differences),
         *_named("videos in more than one split", found.shared),

@@ -8,19 +8,19 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from dgl_runtime.container import media_faults, one_line, open_container
 from dgl_runtime.content_hash import content_hash
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import media_faults, one_line, open_stream, read_index
+from dgl_runtime.packet_index import read_index
 from dgl_train.captioned_clip import CaptionedClip
 from dgl_train.verify_cache import FileState, Finding, open_cache, state_of
 
 _REASONS_NAMED = 3
 _IT = "this video"  # in place of the path, which may be another when a finding is read again
-_MAX_SHORT_PART, _MAX_SHORT_S = 0.1, 0.5  # headers round; a file is cut off if it lacks more
 _FEW = 32  # videos that are examined sooner than processes start
 
 Examined = tuple[Path, str | None, Finding]
@@ -34,10 +34,12 @@ class Verified:
     Attributes:
         clips: Those that can be read, in the order given.
         faults: Video -> why it, or a clip of it, is left out.
+        remarks: Video -> what is odd about it, although it can be used.
     """
 
     clips: list[CaptionedClip]
     faults: dict[Path, str]
+    remarks: dict[Path, str] = field(default_factory=dict)
 
 
 def verify_videos(
@@ -96,7 +98,8 @@ def find_faults(
             kept.append(clip)
         else:
             faults.setdefault(clip.video, fault)
-    return Verified(kept, faults)
+    remarks = {video: found[video].remark for video in videos if video not in faults}
+    return Verified(kept, faults, {video: said for video, said in remarks.items() if said})
 
 
 def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
@@ -109,43 +112,35 @@ def examine_video(path: Path) -> Finding:
     """Decode a whole video.
 
     Returns:
-        Its duration, or its fault.
+        Where it ends and what is odd about it, or its fault.
     """
     try:
         index = read_index(path)
+        _require_moving(path)
         # Every frame: training looks at any moment, and a damaged stretch may lie between any two.
         for _ in FrameReader(path, index).read(range(len(index.shown))):
             pass
-        stated_s = _stated_duration_s(path)
     except MediaError as error:
         return Finding(0.0, str(error).replace(str(path), _IT))
     except media_faults() as error:
         return Finding(0.0, f"{_IT} cannot be read ({one_line(error)}). Get it again.")
-    if stated_s - index.duration_s > max(_MAX_SHORT_S, _MAX_SHORT_PART * stated_s):
-        return Finding(
-            index.duration_s,
-            f"{_IT} is cut off: it lasts {index.duration_s:.1f} s and its header says "
-            f"{stated_s:.1f} s. Copy or download it again.",
-        )
-    return Finding(index.duration_s, None)
+    if index.missing is not None:
+        return Finding(index.end_s, f"{_IT} {index.missing}")
+    return Finding(index.end_s, None, "; ".join(index.remarks) or None)
 
 
-def _stated_duration_s(path: Path) -> float:
-    """How long the header says that the pictures last, seconds; 0: it says nothing."""
-    with open_stream(path, threads=1) as (container, stream):
+def _require_moving(path: Path) -> None:
+    with open_container(path) as container:
         if container.format.name.endswith("_pipe"):  # how FFmpeg reads a png, a jpeg, ...
             raise MediaError(f"{path} is a picture, expected a video. Get it again.")
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-        return (container.duration or 0) / 1_000_000  # Matroska states one for all streams
 
 
 def _fault_of(clip: CaptionedClip, finding: Finding) -> str | None:
     """Why a clip cannot be read; its end is cut off at the video's, as ``read_clips`` does."""
-    if finding.fault is None and (clip.start_s or 0.0) >= finding.duration_s:
+    if finding.fault is None and (clip.start_s or 0.0) >= finding.end_s:
         return (
             f"its clip from {clip.start_s or 0:g} s on lies outside: {_IT} lasts "
-            f"{finding.duration_s:g} s. Check the times."
+            f"{finding.end_s:g} s. Check the times."
         )
     return finding.fault
 

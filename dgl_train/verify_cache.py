@@ -15,7 +15,7 @@ from stat import S_ISREG
 from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.errors import ConfigError
 
-_EXAMINATION = 2  # one more whenever examine_video finds something else in the same file
+_EXAMINATION = 3  # one more whenever examine_video finds something else in the same file
 _WAIT_S = 60.0  # for another process that writes
 
 
@@ -24,12 +24,14 @@ class Finding:
     """What examining a video gave.
 
     Attributes:
-        duration_s: How long it lasts, seconds; 0 if it cannot be read.
+        end_s: Where its pictures end, seconds of a player's clock; 0 if it cannot be read.
         fault: Why it cannot be used; None: it can.
+        remark: What is odd about it, although it can be used; None: nothing.
     """
 
-    duration_s: float
+    end_s: float
     fault: str | None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ class VerifyCache:
             "modified_ns INTEGER, changed_ns INTEGER, content TEXT)"
         )
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS findings (content TEXT PRIMARY KEY, duration_s REAL, "
-            "fault TEXT)"
+            "CREATE TABLE IF NOT EXISTS findings (content TEXT PRIMARY KEY, end_s REAL, "
+            "fault TEXT, remark TEXT)"
         )
 
     def findings(self) -> dict[str, Finding]:
         """Content -> finding, all of them."""
-        rows = self._connection.execute("SELECT content, duration_s, fault FROM findings")
-        return {content: Finding(duration_s, fault) for content, duration_s, fault in rows}
+        rows = self._connection.execute("SELECT content, end_s, fault, remark FROM findings")
+        return {content: Finding(*finding) for content, *finding in rows}
 
     def contents(self) -> dict[FileState, str]:
         """File -> its content, for every file as it was when it was examined."""
@@ -82,8 +84,8 @@ class VerifyCache:
     def store(self, state: FileState, content: str, finding: Finding) -> None:
         """Keep what was found in a file."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO findings VALUES (?, ?, ?)",
-            (content, finding.duration_s, finding.fault),
+            "INSERT OR REPLACE INTO findings VALUES (?, ?, ?, ?)",
+            (content, finding.end_s, finding.fault, finding.remark),
         )
         self._connection.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",

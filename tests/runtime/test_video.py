@@ -116,7 +116,7 @@ def test_a_wrong_stated_rate_does_not_matter(tmp_path):
 
 def test_one_frame_is_a_video(tmp_path):
     path = write_video(tmp_path / "one.mp4", 1)
-    assert probe(path) == VideoInfo(path, pytest.approx(0.1), WIDTH, HEIGHT, 1)
+    assert probe(path) == VideoInfo(path, 0.0, pytest.approx(0.1), WIDTH, HEIGHT, 1)
     assert read_numbers(path, whole(path), num_frames=3) == [[0, 0, 0]]
 
 

@@ -49,7 +49,7 @@ def test_twenty_damaged_videos_are_named_and_left_out(tmp_path, jobs):
     reasons = {path.stem[7:-1]: reason for path, reason in verified.faults.items()}
     assert reasons["_empty"].startswith("this video is empty (0 bytes)")
     assert reasons["_text"].startswith("this video is not a video or is damaged")
-    assert reasons["_cut_off"].startswith("this video is cut off: it lasts 3.")
+    assert reasons["_cut_off"].startswith("this video ends after 3.0 s of the 7.0 s it states")
     assert reasons["_audio"].startswith("this video has no picture stream, only: audio")
     assert reasons["_picture"].startswith("this video is a picture")
     assert reasons["_folder"].startswith("this video is a folder")
@@ -88,7 +88,7 @@ def test_a_clip_cut_out_without_encoding_it_again_is_not_taken_for_cut_off(tmp_p
                 packet.stream = copied
                 target.mux(packet)
     finding = examine_video(cut)  # the 3 s before its beginning are in the file, but not shown
-    assert (round(finding.duration_s, 3), finding.fault) == (7.0, None)
+    assert (round(finding.end_s, 3), finding.fault) == (7.0, None)
 
 
 def test_nothing_is_opened_twice(tmp_path, opened):

@@ -1,0 +1,200 @@
+"""Put single mistakes into modules, run the tests that should notice, and tell which mistakes none noticed.
+
+    python tests/mutate.py dgl_runtime/nearest.py --most 60 --seed 0
+    python tests/mutate.py --all
+
+Work is done in a temporary copy of the tree. A mistake that changes nothing anybody can see is listed in
+``tests/mutation/unseen.toml`` with its reason, by the text of its line, and does not count.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from mutation.mistakes import Mistake, mistakes
+from mutation.suite import ROOT, Suite, warm_up
+
+GALLERY = ("tests/runtime/test_gallery*.py", "tests/runtime/test_index*.py")
+VIDEO = (
+    "tests/runtime/*video*.py",
+    "tests/runtime/test_windows.py",
+    "tests/runtime/test_cutting*.py",
+)
+SERVE = ("tests/serve/*.py",)
+BUNDLE = tuple(
+    f"tests/runtime/test_{name}.py"
+    for name in ("bundle", "engine", "retriever", "cli", "cli_common")
+)
+TESTS_OF = {
+    "dgl_runtime/serve/guard.py": ("tests/serve/test_guard*.py", *SERVE),
+    "dgl_runtime/serve/app.py": SERVE,
+    "dgl_runtime/serve/lane.py": SERVE,
+    "dgl_runtime/serve/galleries.py": SERVE,
+    "dgl_runtime/gallery_where.py": (*GALLERY, "tests/runtime/test_search_cli.py"),
+    "dgl_runtime/nearest.py": (*GALLERY, "tests/runtime/test_nearest*.py"),
+    "dgl_runtime/manifest.py": BUNDLE,
+    "dgl_runtime/bundle.py": BUNDLE,
+    "dgl_runtime/self_check.py": (*BUNDLE, "tests/runtime/test_self_check.py"),
+    "dgl_runtime/metrics.py": ("tests/runtime/test_metrics.py",),
+    "dgl_runtime/querybank.py": ("tests/runtime/test_querybank.py",),
+    "dgl_runtime/tokenizer.py": (
+        "tests/runtime/test_tokenizer.py",
+        "tests/train/test_vocabulary.py",
+    ),
+    "dgl_runtime/windows.py": ("tests/runtime/test_windows.py",),
+    "dgl_runtime/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
+    "dgl_runtime/packet_index.py": (*VIDEO, "tests/runtime/test_decode_pool.py"),
+    "dgl_runtime/frame_reader.py": (*VIDEO, "tests/runtime/test_decode_pool.py"),
+    "dgl_runtime/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
+    "dgl_runtime/gallery_records.py": GALLERY,
+    "dgl_runtime/gallery_metadata.py": GALLERY,
+    "dgl_runtime/index.py": (
+        *GALLERY,
+        "tests/runtime/test_retriever.py",
+        "tests/runtime/test_watch.py",
+    ),
+    "dgl_export/parity.py": ("tests/export/test_parity*.py", "tests/export/test_bundle_writer.py"),
+    "dgl_export/quality.py": (
+        "tests/export/test_quality*.py",
+        "tests/export/test_calibration.py",
+        "tests/export/test_lower.py",
+    ),
+    "dgl_export/fold.py": ("tests/export/test_fold*.py", "tests/golden/test_folded_golden.py"),
+    "dgl_export/lower.py": ("tests/export/test_lower*.py", "tests/export/test_smooth.py"),
+    "dgl_train/contrastive.py": (
+        "tests/train/test_contrastive*.py",
+        "tests/train/test_step.py",
+        "tests/train/test_fit.py",
+    ),
+    "dgl_train/datasets.py": ("tests/train/test_data*.py", "tests/train/test_published.py"),
+    "dgl_train/published.py": ("tests/train/test_published.py", "tests/train/test_data*.py"),
+    "dgl_train/annotation_files.py": ("tests/train/test_published.py", "tests/train/test_data*.py"),
+    "dgl_train/post_process.py": (
+        "tests/train/test_post_process.py",
+        "tests/train/test_eval_cli.py",
+    ),
+}
+SLOW_OR_FETCHING = ("test_real_clips", "test_mutated_videos", "test_browser", "test_full_size")
+UNSEEN = Path(__file__).parent / "mutation" / "unseen.toml"
+
+
+@dataclass
+class Count:
+    """What became of a module's mistakes."""
+
+    module: str
+    tried: int = 0
+    noticed: int = 0
+    unseen: int = 0
+
+    def __str__(self) -> str:
+        share = f"{100 * self.noticed / self.tried:.0f} %" if self.tried else "-"
+        return f"| {self.module} | {self.tried} | {self.noticed} | {share} | {self.unseen} |"
+
+
+@click.command()
+@click.argument("modules", nargs=-1)
+@click.option("--all", "all_modules", is_flag=True, help="All modules of the table.")
+@click.option("--most", default=60, help="Mistakes tried in each module, drawn by chance; 0: all.")
+@click.option("--seed", default=0)
+@click.option("--tests", multiple=True, help="Test files to run in place of the table's.")
+@click.option("--line", "lines", multiple=True, type=int, help="Mistakes on these lines alone.")
+@click.option("--verbose", is_flag=True, help="Tell of each mistake which test noticed it.")
+def mutate(modules, all_modules, most, seed, tests, lines, verbose):
+    """Tell which single mistakes in MODULES no test notices."""
+    modules = tuple(TESTS_OF) if all_modules else modules
+    for module in modules:
+        if module not in TESTS_OF and not tests:
+            raise click.UsageError(f"no tests are known of {module}; give --tests.")
+    with _fixtures():
+        counts = [_try(module, most, seed, tests, lines, verbose) for module in modules]
+    click.echo(
+        "\n| module | mistakes | noticed | share | unseen, with a reason |\n|---|---|---|---|---|"
+    )
+    for count in counts:
+        click.echo(count)
+
+
+def _try(module, most, seed, tests, lines, verbose) -> Count:
+    count = Count(module)
+    with tempfile.TemporaryDirectory(prefix="mutate-", ignore_cleanup_errors=True) as folder:
+        suite = Suite(module, tests or TESTS_OF[module], Path(folder))
+        suite.files = [f for f in suite.files if not any(name in f for name in SLOW_OR_FETCHING)]
+        warm_up(suite.files)
+        started = time.monotonic()
+        baseline = suite.baseline()
+        click.echo(
+            f"{module}: {len(baseline.durations)} tests in {time.monotonic() - started:.0f} s",
+            err=True,
+        )
+        for test in baseline.failing:
+            click.echo(f"  fails without a mistake, left out: {test}", err=True)
+        unseen = _unseen(module, suite.source)
+        for mistake in _drawn(module, suite.source, most, seed, lines):
+            before, after = mistake.lines(suite.source)
+            if reason := unseen.get((before, after), unseen.get((before, ""))):
+                count.unseen += 1
+                click.echo(f"{module}:{mistake.line} unseen: {reason}\n  - {before}\n  + {after}")
+                continue
+            count.tried += 1
+            end = mistake.line + suite.source[mistake.start : mistake.end].count("\n")
+            chosen = baseline.tests_of(range(mistake.line, end + 1))
+            who = suite.notices(mistake.changed(suite.source), chosen, baseline)
+            count.noticed += who is not None
+            if who is None or verbose:
+                told = f"noticed by {who}" if who else f"survives {len(chosen)} tests"
+                click.echo(
+                    f"{module}:{mistake.line} {mistake.kind}, {told}\n  - {before}\n  + {after}"
+                )
+            sys.stdout.flush()
+    click.echo(count, err=True)
+    return count
+
+
+def _drawn(module, source, most, seed, lines) -> list[Mistake]:
+    found = [one for one in mistakes(source) if not lines or one.line in lines]
+    if most and len(found) > most:
+        found = random.Random(f"{seed} {module}").sample(found, most)
+    return sorted(found, key=lambda one: (one.start, one.end, one.text))
+
+
+def _unseen(module: str, source: str) -> dict[tuple[str, str], str]:
+    """Reasons, by the line before and after; after is empty where every mistake of the line is meant."""
+    listed = tomllib.loads(UNSEEN.read_text(encoding="utf-8")).get(module, [])
+    present = {one.lines(source) for one in mistakes(source)}
+    present |= {(before, "") for before, _ in present}
+    found = {(one["line"], one.get("becomes", "")): one["reason"] for one in listed}
+    for before, after in found.keys() - present:
+        click.echo(
+            f"{UNSEEN.name}: {module} has no such line any more: {before} -> {after}", err=True
+        )
+    return found
+
+
+@contextmanager
+def _fixtures() -> Iterator[None]:
+    """The bundles and gallery that many tests begin with, made once of what has no mistake."""
+    if "DGL_TEST_FIXTURES" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
+        made = Path(folder) / "fixtures"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(
+            [sys.executable, ROOT / "tests" / "make_fixtures.py", made], check=True, env=environment
+        )
+        os.environ["DGL_TEST_FIXTURES"] = str(made)
+        yield
+
+
+if __name__ == "__main__":
+    mutate()
