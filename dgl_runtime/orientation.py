@@ -1,6 +1,6 @@
 """Pictures as they are shown: a video may say that its frames are to be turned or mirrored.
 
-A picture's Exif says the same in other words; Pillow reads that (``stills.py``).
+A picture says the same in its Exif, which Pillow reads (``stills.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def as_shown(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Turn and mirror the pixels of a frame as its display matrix says.
 
     The matrix takes a point (x, y) to (a x + c y, b x + d y); of an angle between right ones, the
-    nearest right one is taken. ``frame.rotation`` would lose the mirror.
+    nearest right one is taken.
 
     Args:
         frame: As it was decoded.
@@ -29,7 +29,10 @@ def as_shown(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     from av.sidedata.sidedata import Type
 
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # PyAV has no name for something else beside it; this angle knows no mirror
+        return np.rot90(pixels, round(frame.rotation / 90) % 4)
     if matrix is None:
         return pixels
     a, b, _, c, d = np.frombuffer(memoryview(matrix), np.int32)[:5].tolist()

@@ -65,7 +65,7 @@ def write_preview(
             stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, _TICKS)
             stream.codec_context.time_base = stream.time_base
             stream.thread_count = 1
-            sound = add_sound(path, container)
+            sound = None if index.is_still else add_sound(path, container)
             for number, pixels in frames:
                 image = _shrunk(pixels, PREVIEW_SIDE)
                 if not stream.codec_context.is_open:

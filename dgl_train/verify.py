@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dgl_runtime.container import media_faults, one_line, open_container
+from dgl_runtime.container import media_faults, one_line
 from dgl_runtime.content_hash import content_hash
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_runtime.frame_reader import FrameReader
@@ -116,7 +116,8 @@ def examine_video(path: Path) -> Finding:
     """
     try:
         index = read_index(path)
-        _require_moving(path)
+        if index.is_still:
+            return Finding(0.0, f"{_IT} is a picture, expected a video. Get it again.")
         # Every frame: training looks at any moment, and a damaged stretch may lie between any two.
         for _ in FrameReader(path, index).read(range(len(index.shown))):
             pass
@@ -127,12 +128,6 @@ def examine_video(path: Path) -> Finding:
     if index.missing is not None:
         return Finding(index.end_s, f"{_IT} {index.missing}")
     return Finding(index.end_s, None, "; ".join(index.remarks) or None)
-
-
-def _require_moving(path: Path) -> None:
-    with open_container(path) as container:
-        if container.format.name.endswith("_pipe"):  # how FFmpeg reads a png, a jpeg, ...
-            raise MediaError(f"{path} is a picture, expected a video. Get it again.")
 
 
 def _fault_of(clip: CaptionedClip, finding: Finding) -> str | None:
