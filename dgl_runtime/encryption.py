@@ -65,7 +65,11 @@ def _is_scrambled(head: bytes) -> bool:
     """Whether most packets of a transport stream are marked so; its tables never are."""
     for length in _TS_PACKETS:
         first = next(
-            (place for place in range(length) if head[place : place + 5 * length : length] == b"GGGGG"),
+            (
+                place
+                for place in range(length)
+                if head[place : place + 5 * length : length] == b"GGGGG"
+            ),
             None,
         )
         if first is not None:

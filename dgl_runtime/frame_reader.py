@@ -110,7 +110,7 @@ class FrameReader:
                         f"{self._path}: frame {number} cannot be converted to RGB "
                         f"({one_line(fault)}). Convert the video to H.264."
                     ) from fault
-                yield number, as_shown(frame, rgb)
+                yield number, as_shown(frame, np.asarray(rgb, np.uint8))
 
     def _start(self) -> None:
         """Open the file at its first packet."""

@@ -27,10 +27,11 @@ def as_shown(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         uint8 [H, W, 3], or [W, H, 3] where the picture is turned on its side.
     """
-    from av.sidedata.sidedata import Type
+    from av.sidedata.sidedata import SideDataContainer, Type
 
     try:
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        # Not frame.side_data: a frame that keeps it refers to itself, and stays in memory for long.
+        matrix = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]
     except ValueError:  # PyAV has no name for something else beside it; this angle knows no mirror
         return np.rot90(pixels, round(frame.rotation / 90) % 4)
     if matrix is None:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 MOST_PIXELS = 2**28
-"""Of a picture, in the processes that decode; FFmpeg's bound for a frame."""
+"""Of a picture, in the processes that decode: FFmpeg's bound for a frame."""
 
 _FORMATS = "AVIF BMP GIF JPEG JPEG2000 PNG PPM TIFF WEBP".split()
 _BEGINNING = re.compile(
@@ -64,7 +65,8 @@ def find_still(path: Path) -> Still | None:
         brands = _brands(file)
         is_heif = _is_still_by_brand(file, brands)
     if is_heif and b"avif" not in brands and find_spec("pillow_heif") is None:
-        return _of_one_stream(path)
+        _require_one_stream(path)
+        return None
     if is_heif or _BEGINNING.match(head):
         with _opened(path) as image:
             return _look(path, image)
@@ -91,7 +93,7 @@ def read_still(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path) -> Iterator[ImageFile]:
     """Open a picture; whatever goes wrong with it, here or in the caller, becomes a MediaError."""
     from PIL import Image
 
@@ -113,7 +115,7 @@ def _opened(path: Path) -> Iterator[Image]:
         ) from fault
 
 
-def _look(path: Path, image: Image) -> Still | None:
+def _look(path: Path, image: ImageFile) -> Still | None:
     if image.format in ("GIF", "PNG") and getattr(image, "is_animated", False):
         return None
     if "mp" not in image.info and _is_followed_by_another(path, image):
@@ -124,11 +126,11 @@ def _look(path: Path, image: Image) -> Still | None:
     return Still(f"holds {count} pictures; the first is taken")
 
 
-def _is_followed_by_another(path: Path, image: Image) -> bool:
+def _is_followed_by_another(path: Path, image: ImageFile) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if image.format == "PPM":
-            start = image.tile[0].offset
-            end = start + image.width * image.height * len(image.getbands())
+            pixels = image.width * image.height * len(image.getbands())
+            end = image.tile[0].offset + pixels
             return content[end : end + 2] == content[:2]
         return image.format in _ANOTHER and content.find(_ANOTHER[image.format]) >= 0
 
@@ -153,7 +155,7 @@ def _is_still_by_brand(file: BinaryIO, brands: list[bytes]) -> bool:
     return not has_tracks and not _STILL_BRANDS.isdisjoint(brands)
 
 
-def _of_one_stream(path: Path) -> None:
+def _require_one_stream(path: Path) -> None:
     """Without its plugin, a HEIC is left to FFmpeg if it holds one picture in one piece."""
     with open_container(path) as container:
         if len(container.streams) == 1:
@@ -167,9 +169,9 @@ def _of_one_stream(path: Path) -> None:
 def _in_rgb(image: Image) -> Image:
     from PIL import Image as Images
 
-    if image.mode[0] in "IF":  # 16 bits, which Pillow would cut off at 255; or a float from 0 to 1
-        full = 1.0 if image.mode == "F" else 65535.0
-        grey = np.asarray(image, np.float32) * (255 / full)
+    if image.mode[0] in "IF":  # Pillow would cut off at 255 what has 16 bits or more, or is a float
+        grey = np.nan_to_num(np.array(image, np.float32))
+        grey *= 255 / max(1.0 if image.mode == "F" else 65535.0, float(grey.max()))
         return Images.fromarray(np.rint(np.clip(grey, 0, 255)).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
