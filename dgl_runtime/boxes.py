@@ -35,7 +35,7 @@ def boxes(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Bo
             length, content = int.from_bytes(file.read(8)), content + 8
         elif length == 0:  # up to the end
             length = end - start
-        if start + length < content:
+        if not content <= min(start + length, end):
             return
         yield Box(head[4:], content, min(start + length, end))
         start += length

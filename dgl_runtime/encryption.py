@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _PROTECTED = (b"encv", b"drmi")
 """Kinds of pictures in mp4: Common Encryption, FairPlay."""
 
-_TO_SAMPLES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+_TO_SAMPLES = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _MATROSKA_KEY = "enc_key_id"  # FFmpeg's name for a track's key
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_KEYS = (
@@ -26,8 +26,10 @@ _ASF_KEYS = (
 
 _HEAD_BYTES = 2**20
 _TS_PACKETS = 188, 192, 204  # bytes; each begins with a G, or has 4 bytes before it
-
-_TS_SCRAMBLED, _TS_MANY = 0xC0, 0.5
+_TS_STREAM, _TS_SCRAMBLED = (
+    0x1FFF,
+    0xC0,
+)  # bits of a packet: its stream's number; that it is scrambled
 
 
 def is_encrypted(path: Path, container: InputContainer) -> bool:
@@ -44,35 +46,29 @@ def is_encrypted(path: Path, container: InputContainer) -> bool:
             return any(kind in _PROTECTED for kind in _sample_kinds(file))
         head = file.read(_HEAD_BYTES)
     if container.format.name == "mpegts":
-        return _is_scrambled(head)
+        return _is_scrambled(head, {stream.id for stream in container.streams.video})
     return head.startswith(_ASF_HEADER) and any(key in head for key in _ASF_KEYS)
 
 
-def _sample_kinds(
-    file: BinaryIO, path: tuple[bytes, ...] = _TO_SAMPLES, start: int = 0, end: int | None = None
-) -> Iterator[bytes]:
+def _sample_kinds(file: BinaryIO) -> Iterator[bytes]:
     """What the samples of each track of an mp4 are."""
-    for box in boxes(file, start, end):
-        if not path:
-            yield box.kind
-        elif box.kind == path[0]:
-            # Version, flags and a count stand before the kinds of samples.
-            inside = box.start + (8 if len(path) == 1 else 0)
-            yield from _sample_kinds(file, path[1:], inside, box.end)
+    # Only the first: behind it, a fragmented file may have thousands of boxes.
+    first = next((box for box in boxes(file) if box.kind == b"moov"), None)
+    inside = [] if first is None else [first]
+    for kind in _TO_SAMPLES:
+        within = [child for box in inside for child in boxes(file, box.start, box.end)]
+        inside = [box for box in within if box.kind == kind]
+    for table in inside:
+        # Version, flags and a count come first.
+        yield from (box.kind for box in boxes(file, table.start + 8, table.end))
 
 
-def _is_scrambled(head: bytes) -> bool:
-    """Whether most packets of a transport stream are marked so; its tables never are."""
+def _is_scrambled(head: bytes, streams: set[int]) -> bool:
+    """Whether most packets of some streams of a transport stream are marked so."""
     for length in _TS_PACKETS:
-        first = next(
-            (
-                place
-                for place in range(length)
-                if head[place : place + 5 * length : length] == b"GGGGG"
-            ),
-            None,
-        )
-        if first is not None:
-            flags = head[first + 3 :: length]
-            return sum(flag & _TS_SCRAMBLED > 0 for flag in flags) > _TS_MANY * len(flags)
+        starts = (at for at in range(length) if head[at : at + 5 * length : length] == b"GGGGG")
+        if (first := next(starts, None)) is not None:
+            packets = [head[at : at + 4] for at in range(first, len(head) - 3, length)]
+            flags = [p[3] for p in packets if int.from_bytes(p[1:3]) & _TS_STREAM in streams]
+            return sum(flag & _TS_SCRAMBLED > 0 for flag in flags) > len(flags) / 2
     return False

@@ -101,7 +101,7 @@ def _fitted(image: "Image", size: tuple[int, int]) -> "Image":
     """All of a picture in a size, in its own shape: pictures may change theirs in mid-stream."""
     from PIL import Image, ImageOps
 
-    if _even(image) == size:
+    if _even(image) == size and min(image.size) > 1:
         return image.crop((0, 0, *size))
     return ImageOps.pad(image, size, Image.Resampling.BICUBIC)
 

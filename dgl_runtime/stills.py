@@ -67,16 +67,18 @@ def find_still(path: Path) -> Still | None:
     if is_heif and b"avif" not in brands and find_spec("pillow_heif") is None:
         _require_one_stream(path)
         return None
-    if is_heif or _BEGINNING.match(head):
+    is_short = _SHORT_BEGINNING.match(head) is not None
+    if not (is_heif or is_short or _BEGINNING.match(head)):
+        return None
+    from PIL import UnidentifiedImageError
+
+    try:
         with _opened(path) as image:
             return _look(path, image)
-    if _SHORT_BEGINNING.match(head):
-        try:
-            with _opened(path) as image:
-                return _look(path, image)
-        except MediaError:  # two letters are no proof
-            return None
-    return None
+    except MediaError as fault:
+        if is_short and isinstance(fault.__cause__, UnidentifiedImageError):
+            return None  # two letters are no proof
+        raise
 
 
 def read_still(path: Path) -> NDArray[np.uint8]:

@@ -120,7 +120,9 @@ def test_a_picture_is_read_as_it_is_shown(tmp_path, form, number):
     path = tmp_path / "picture"  # its content tells what it is
     lossless = {"lossless": True} if form == "webp" else {"quality": 95} if form != "tiff" else {}
     stored().save(path, format=form, exif=exif_of(number), **lossless)
-    assert_alike(np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")), shown(number))
+    assert_alike(
+        np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")), shown(number)
+    )
     (clip,) = read_clips(path, [Span(0.0, 0.04)], 1, 32)
     assert_alike(clip[0], preprocess(shown(number), 32))
     assert_alike(np.asarray(Image.open(io.BytesIO(picture(path, 0.0, 96)))), shown(number))
