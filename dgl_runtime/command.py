@@ -92,11 +92,15 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def report_note(message: str) -> None:
-    """Print one line on stderr of what is odd and was dealt with."""
-    click.echo(f"Note: {' '.join(message.split())}", err=True)
-
-
 def report_error(message: str) -> None:
     """Print one line on stderr and go on."""
     click.echo(f"Error: {' '.join(message.split())}", err=True)
+
+
+def report_note(message: str) -> None:
+    """Print one line on stderr that is worth knowing and no error, once a command."""
+    context = click.get_current_context(silent=True)
+    told = context.meta.setdefault(__name__, set()) if context else set()
+    if message not in told:
+        told.add(message)
+        click.echo(f"Note: {' '.join(message.split())}", err=True)

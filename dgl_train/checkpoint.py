@@ -167,7 +167,9 @@ def read_research_checkpoint(path: Path) -> TunedModel:
     state = _read_research_state(path)
     try:
         return _research_model(state, str(path))
-    except (KeyError, RuntimeError, AttributeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # tensors of other shapes lead to many kinds
         raise ConfigError(
             f"{path} does not fit a DGL model: {reason_of(error)}. "
             "Expected the DGL research code's ckpt.best.pth.tar with all its tensors."
@@ -200,6 +202,7 @@ def _read_research_state(path: Path) -> dict[str, Tensor]:
     plain = {
         str(name).removeprefix("module.").removeprefix("clip."): tensor
         for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
     }
     needed = {"visual.proj", "text_projection", "visual.prompt_embeddings"}
     if absent := sorted(needed - plain.keys()):

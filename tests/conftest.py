@@ -41,7 +41,7 @@ def started_decoders(monkeypatch):
     monkeypatch.setattr(
         DecodeProcess,
         "start",
-        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
+        classmethod(lambda cls, *given: started.append(real(cls, *given)) or started[-1]),
     )
     return started
 
