@@ -12,6 +12,7 @@ from dgl_runtime.shots import SHORTEST_SHOT_S, find_shots
 from dgl_runtime.windows import Span
 
 pytest.importorskip("scenedetect")
+pytest.importorskip("cv2", exc_type=ImportError)  # it needs libraries of the system
 
 SIZE = (64, 48)
 
