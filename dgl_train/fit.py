@@ -166,11 +166,13 @@ class _Run:
         try:
             self._train(progress_bar)
         except MediaError as error:
-            kept = f"after step {self.progress.step} of {self.step.total_steps}"
+            kept = "What was saved last stays"
             if self.processes.is_main:  # the others may be at work on the next step: nobody waits
                 self._write_state()
+                at = f"{self.progress.step} of {self.step.total_steps}"
+                kept = f"What was learned is saved, after step {at}"
             raise MediaError(
-                f"{error} What was learned is saved, {kept}: go on with the same command and --resume."
+                f"{error} {kept}: go on with the same command and --resume."
             ) from error
 
     def _train(self, progress_bar: bool) -> None:

@@ -106,7 +106,7 @@ def find_faults(
 
 def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
     """Write which videos are left out and why: a csv with the columns video and reason."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([("video", "reason"), *faults.items()])
 
 

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,20 @@ def fixtures_dir(tmp_path_factory):
     for name in ("bundle", "int8_bundle", "other_bundle", "gallery"):
         assert (folder / name).is_dir(), f"DGL_TEST_FIXTURES={given} holds no {name}"
     return folder
+
+
+@pytest.fixture
+def no_hang():
+    """A test that waits for more than two minutes fails."""
+
+    def end(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

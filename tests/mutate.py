@@ -31,7 +31,7 @@ VIDEO = (
     "tests/runtime/test_cutting*.py",
 )
 SERVE = ("tests/serve/*.py",)
-BUNDLE = tuple(f"tests/runtime/test_{name}.py" for name in ("bundle", "self_check", "retriever"))
+BUNDLE = tuple(f"tests/runtime/test_{name}.py" for name in ("bundle", "self_check"))
 TESTS_OF = {
     "dgl_runtime/serve/guard.py": ("tests/serve/test_guard*.py", *SERVE),
     "dgl_runtime/serve/app.py": SERVE,

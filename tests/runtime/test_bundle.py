@@ -243,6 +243,25 @@ def test_a_field_of_another_type_is_refused(write, values, name, value):
 
 
 @pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("parity", "max_abs"), "0"),
+        (("source", "version"), 1),
+        (("captions", "file"), None),
+        (("captions", "low_precision_nodes"), 0.5),
+        (("clips", "inputs", 0, "dtype"), 3),
+    ],
+)
+def test_a_field_of_another_type_inside_is_named(write, values, where, value):
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    with pytest.raises(BundleError, match=f"schema_version 2: {where[-1]} is {value!r}\\. Export"):
+        Bundle(write(json.dumps(values)))
+
+
+@pytest.mark.parametrize(
     ("where", "value", "message"),
     [
         (("format",), "tflite", r"format is 'tflite', known are onnx, openvino, trt, trt-rtx"),

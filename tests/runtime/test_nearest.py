@@ -131,6 +131,30 @@ def test_nearly_equal_clips_are_ranked_by_their_exact_similarity():
         np.testing.assert_array_equal(similarity, [exact[expected]] * len(queries))
 
 
+def test_only_clips_that_may_be_hits_are_compared_exactly():
+    embeddings, queries = vectors(1000), vectors(4, seed=1)
+    with (
+        mock.patch.object(nearest, "_ROW_BLOCK", 100),
+        mock.patch.object(nearest, "_similarity", wraps=nearest._similarity) as compared,
+    ):
+        exact_top_k(embeddings, queries, 3, np.ones(1000, np.bool_))
+    assert sum(len(call.args[2]) for call in compared.mock_calls) < 4 * 20  # 3 of each block: 30
+
+
+def test_embeddings_are_copied_only_where_rows_are_left_out():
+    embeddings, among = vectors(250), np.ones(250, np.bool_)
+    among[120], among[200:] = False, False
+    with mock.patch.object(nearest, "_ROW_BLOCK", 100):
+        blocks = list(nearest._blocks(embeddings, among))
+    assert [(rows[0], len(rows), len(block)) for rows, block in blocks] == [
+        (0, 100, 100),
+        (100, 99, 99),
+    ]
+    assert [np.shares_memory(block, embeddings) for _, block in blocks] == [True, False]
+    for rows, block in blocks:
+        np.testing.assert_array_equal(block, embeddings[rows])
+
+
 def test_a_large_exact_search_needs_little_memory():
     embeddings, queries = vectors(70_000, 8), vectors(520, 8, seed=1)
     tracemalloc.start()

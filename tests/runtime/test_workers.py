@@ -17,6 +17,8 @@ from .odd_videos import write_video
 
 PATIENCE_S = 60
 
+pytestmark = pytest.mark.usefixtures("no_hang")
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):

@@ -159,7 +159,7 @@ def test_verification_that_loses_a_process_ends_in_one_line_and_goes_on(
 
 
 @pytest.fixture
-def struck(monkeypatch):
+def struck(monkeypatch, no_hang):
     """Makes processes that are given a task which ``is_it`` fits get a signal, so many times."""
 
     def strike(is_it, how, times):
@@ -199,6 +199,7 @@ def test_a_clip_that_crashes_its_decoder_is_named(clips, struck):
         list(batches)
 
 
+@pytest.mark.usefixtures("no_hang")
 def test_a_run_that_fails_in_its_validation_validates_when_it_goes_on(
     tmp_path, clips, backbone, monkeypatch
 ):
