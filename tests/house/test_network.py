@@ -12,6 +12,12 @@ from tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SCRIPTS = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["scripts"]
 
+try:
+    import cv2  # noqa: F401 - which shots need, and it libraries of the system
+except ImportError:
+    CUT = ""
+else:
+    CUT = "--shots"
 DATA = "--dataset clips.csv --data-root clips --device cpu"
 LEARN = " ".join(f"--set {name}={value}" for name, value in SETTINGS.items())
 # In the order in which each finds what it needs.
@@ -22,7 +28,7 @@ STEPS = {
     "onnx": "dgl-export --ckpt run --out bundle",
     "openvino": "dgl-export --ckpt run --format openvino --out vino",
     "eval": f"dgl-eval run bundle {DATA} --split val",
-    "index": "dgl-index bundle clips --gallery gallery --shots",
+    "index": f"dgl-index bundle clips --gallery gallery {CUT}",
     "index openvino": "dgl-index vino clips --gallery other",
     "search": "dgl-search gallery ant",
     "search openvino": "dgl-search other ant --engine openvino",
