@@ -11,6 +11,7 @@ import pytest
 from made_galleries import unit
 
 from dgl_runtime import nearest
+from dgl_runtime.errors import GalleryError
 from dgl_runtime.nearest import ApproximateIndex, exact_top_k
 
 pytest.importorskip("usearch")
@@ -79,6 +80,26 @@ def test_a_file_is_synced_and_then_takes_its_name(saved):
         index_of(embeddings).save(path, embeddings)
     assert happened == ["sync", "name"]
     assert [one.name for one in path.parent.iterdir()] == ["clips.usearch"]
+
+
+def test_an_opened_file_stays_on_disk_and_is_searched_with_the_breadth_asked_for(saved):
+    path, embeddings = saved
+    mapped = ApproximateIndex.open(path, embeddings)._index
+    loaded = ApproximateIndex.open(path, embeddings, extend=True, breadth=777)._index
+    assert (mapped.expansion_search, loaded.expansion_search) == (512, 777)
+    assert (len(mapped), len(loaded)) == (300, 300)
+    assert mapped.memory_usage < path.stat().st_size / 2 < loaded.memory_usage
+    with mock.patch.object(nearest, "breadth_for", return_value=99) as chosen:
+        assert ApproximateIndex.open(path, embeddings)._index.expansion_search == 99
+    chosen.assert_called_once_with(300)
+
+
+def test_what_usearch_does_not_recognise_is_refused(saved):
+    with (
+        mock.patch("usearch.index.Index.restore", return_value=None),
+        pytest.raises(GalleryError, match=r"clips\.usearch does not fit the gallery: its vectors"),
+    ):
+        ApproximateIndex.open(*saved)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
