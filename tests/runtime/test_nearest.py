@@ -47,6 +47,18 @@ def test_the_file_holds_each_number_rounded_to_127_steps(tmp_path, width, limit)
     assert (held[3], held[width + 3]) == (127, -127)
 
 
+def test_clips_are_added_in_blocks_each_once(saved, tmp_path):
+    path, embeddings = saved
+    with mock.patch.object(nearest, "_ROW_BLOCK", 100):
+        index = index_of(embeddings)
+    assert len(index) == 300
+    index.save(tmp_path / "again.usearch", embeddings)
+    vectors_end = 8 + 300 * 16
+    assert (tmp_path / "again.usearch").read_bytes()[:vectors_end] == path.read_bytes()[
+        :vectors_end
+    ]
+
+
 def test_the_file_ends_in_digests_of_clips_graph_and_vectors(saved):
     path, embeddings = saved
     data = path.read_bytes()
