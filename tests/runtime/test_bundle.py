@@ -5,7 +5,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from dgl_runtime.bundle import Bundle, sha256_of
+from dgl_runtime.bundle import TOKENIZER, Bundle, sha256_of
 from dgl_runtime.errors import BundleError
 from dgl_runtime.manifest import Manifest
 
@@ -78,6 +78,7 @@ def test_every_file_of_a_whole_bundle_is_given(bundle):
         assert opened.path(name) == bundle / name
     for graph in (opened.manifest.captions, opened.manifest.clips):
         assert opened.graph_path(graph) == bundle / graph.file
+    assert opened.path(TOKENIZER).is_file()
     assert opened.golden.frames.dtype == np.uint8
     assert len(opened.golden.tokens) == len(opened.golden.caption_embeddings)
 
@@ -312,6 +313,7 @@ def test_a_field_of_another_type_inside_is_named(write, values, where, value):
             7,
             r"clips\.inputs has frames uint8 \['batch', 7, 3, 32, 32\], ex",
         ),
+        (("clips", "inputs", 0, "shape", 0), 4, r"clips\.inputs has frames uint8 \[4, 'frames', 3"),
         (("mean",), ["a", "b", "c"], r"mean is \('a', 'b', 'c'\), expected 3 numbers"),
         (("mean",), [0.5, "b", 0.5], r"mean is \(0.5, 'b', 0.5\), expected 3 numbers"),
         (("std",), [1, 2], r"std is \(1, 2\), expected 3 numbers"),
