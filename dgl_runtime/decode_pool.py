@@ -130,7 +130,7 @@ class DecodePool:
                 return Clips(look.seen, numbers, self._pixels(process.receive(), len(numbers)))
         except LostWorkerError as loss:
             self._workers.dismiss(worker)
-            return Done(look.job, look.seen, f"{look.job.path} {loss}. {_remedy(loss)}")
+            return Done(look.job, look.seen, f"{look.job.path} {loss}. {loss.remedy}")
         if "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
             content, duration_s = message["content"], message["duration_s"]
@@ -145,9 +145,3 @@ class DecodePool:
     def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:
         num_frames, size = self._form
         return np.frombuffer(data, np.uint8).reshape(count, num_frames, 3, size, size)
-
-
-def _remedy(loss: LostWorkerError) -> str:
-    if loss.is_videos_fault:
-        return "Play it to check, and re-encode it."
-    return "Try it again, with more memory or fewer processes."

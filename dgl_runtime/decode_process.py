@@ -20,7 +20,7 @@ from dgl_runtime.errors import MediaError
 
 @dataclass(frozen=True)
 class Limits:
-    """What one video may cost: bytes of memory, and seconds without a sign of life."""
+    """What one video may cost: bytes of memory, and seconds without a sign of life, which reading is one of."""
 
     most_bytes: int = 6 * 2**30
     silent_s: float = 300.0
@@ -29,7 +29,12 @@ class Limits:
 # What a program gets for what it does itself; others are sent to it, SIGKILL also for want of memory.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 _HERE = Path(__file__).parents[1]
+_READ_AGAIN = 4  # times its size: what a video may cost in reading before anything comes of it
+_READ_AT_LEAST = 2**24
 _HANG_UP_S = 10.0  # for a process that has closed its end of the socket to end
+
+
+_REENCODE = "Play it to check, and re-encode it."
 
 
 class LostWorkerError(Exception):
@@ -37,11 +42,12 @@ class LostWorkerError(Exception):
 
     Attributes:
         is_videos_fault: What it looked into did it, as far as can be told.
+        remedy: What a person can do.
     """
 
-    def __init__(self, what: str, *, is_videos_fault: bool = True) -> None:
+    def __init__(self, what: str, remedy: str = _REENCODE, *, is_videos_fault: bool = True) -> None:
         super().__init__(what)
-        self.is_videos_fault = is_videos_fault
+        self.is_videos_fault, self.remedy = is_videos_fault, remedy
 
 
 @dataclass(eq=False)
@@ -52,6 +58,9 @@ class DecodeProcess:
     line: Connection
     limits: Limits
     heard_at: float = field(default_factory=time.monotonic)
+    _size: int = 0  # bytes of the video
+    _read: int = 0  # bytes by this process, when it was heard last
+    _read_since: int = 0
 
     @classmethod
     def start(cls, limits: Limits, program: str = "dgl_runtime.decode_worker") -> Self:
@@ -87,7 +96,10 @@ class DecodeProcess:
 
     def say(self, message: object) -> None:
         """Send; that the process is not there any more shows when it is heard."""
-        self.heard_at = time.monotonic()
+        self._is_heard()
+        if isinstance(message, dict) and "path" in message:
+            with suppress(OSError, ValueError):
+                self._size = Path(message["path"]).stat().st_size
         with suppress(OSError):
             self.line.send_bytes(json.dumps(message).encode())
 
@@ -99,10 +111,27 @@ class DecodeProcess:
         """
         rest_s = self.heard_at + self.limits.silent_s - time.monotonic()
         if not self.line.poll(max(rest_s, 0.0)):
-            raise self._late()
+            if not self._reads_on():
+                raise self._late()
+            return {"alive": True}
         message: dict[str, Any] = json.loads(self.receive())
-        self.heard_at = time.monotonic()
+        self._is_heard()
         return message
+
+    def _is_heard(self) -> None:
+        self.heard_at = time.monotonic()
+        self._read, self._read_since = _bytes_read_by(self.process.pid), 0
+
+    def _reads_on(self) -> bool:
+        """Whether it says nothing because it reads: 40 GB on a slow share take hours.
+
+        What reads the same bytes again and again hangs.
+        """
+        before, self._read = self._read, _bytes_read_by(self.process.pid)
+        self._read_since += self._read - before
+        self.heard_at = time.monotonic()
+        most = max(_READ_AGAIN * self._size, _READ_AT_LEAST)
+        return before < self._read and self._read_since <= most
 
     def receive(self) -> bytes:
         """The bytes that follow a message.
@@ -131,7 +160,10 @@ class DecodeProcess:
 
     def _late(self) -> LostWorkerError:
         limit = f"{self.limits.silent_s:g} s"
-        return LostWorkerError(f"took more than {limit} without any progress")
+        return LostWorkerError(
+            f"took more than {limit} without any progress: nothing read, nothing shown",
+            "Play it to check, and look at the disk or share it lies on.",
+        )
 
     def _lost(self, error: Exception) -> LostWorkerError:
         """What became of a process that broke off."""
@@ -143,7 +175,11 @@ class DecodeProcess:
             return LostWorkerError("made its decoder hang up")
         if -code in _CRASHES:
             return LostWorkerError(f"crashed the decoder ({signal.Signals(-code).name})")
-        return LostWorkerError(f"lost its decoder ({_how_it_ended(code)})", is_videos_fault=False)
+        return LostWorkerError(
+            f"lost its decoder ({_how_it_ended(code)})",
+            "Try it again, with more memory or fewer processes.",
+            is_videos_fault=False,
+        )
 
     def make(self, job: dict[str, Any]) -> bytes | None:
         """Let it do one job that asks nothing in between; what bytes came of it, if any.
@@ -175,6 +211,15 @@ def _give_up_after(seconds: float, line: Connection) -> None:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
             same.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def _bytes_read_by(pid: int) -> int:
+    """Bytes that a process has read so far; 0 where the system does not tell."""
+    try:
+        told = Path(f"/proc/{pid}/io").read_text()
+    except OSError:
+        return 0
+    return int(told.split()[1])  # rchar: by whatever call, from wherever
 
 
 def _python_path() -> str:
