@@ -30,6 +30,7 @@ VIDEO = (
     "tests/runtime/test_windows.py",
     "tests/runtime/test_cutting*.py",
     "tests/runtime/test_clock.py",
+    "tests/runtime/test_frame_reader.py",
     "tests/runtime/test_reach.py",
     "tests/runtime/test_picture_streams.py",
     "tests/runtime/test_players_clock.py",
