@@ -98,7 +98,9 @@ def test_every_answer_says_what_a_browser_may_do_with_it():
         b"cross-origin-resource-policy": b"same-origin",
         b"cross-origin-opener-policy": b"same-origin",
     }
-    assert ask(guarded()).headers == expected
+    answer = ask(guarded())
+    assert answer.headers == expected
+    assert "headers" not in answer.sent[1]
     refused = ask(guarded(), headers=()).headers
     assert {name: refused[name] for name in expected} == expected
 
