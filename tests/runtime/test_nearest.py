@@ -1,6 +1,7 @@
 """The approximate index as a file, and searches among some rows; through galleries: test_gallery_search.py."""
 
 import hashlib
+import mmap
 import os
 import struct
 import tracemalloc
@@ -101,7 +102,10 @@ def test_a_whole_file_is_synced_and_then_takes_its_name(saved):
 
 def test_an_opened_file_stays_on_disk_and_is_searched_with_the_breadth_asked_for(saved):
     path, embeddings = saved
-    mapped = ApproximateIndex.open(path, embeddings)._index
+    opened = ApproximateIndex.open(path, embeddings)
+    assert isinstance(opened._contents.obj, mmap.mmap)
+    assert len(opened._contents) == path.stat().st_size - 104  # all but the seal
+    mapped = opened._index
     loaded = ApproximateIndex.open(path, embeddings, extend=True, breadth=777)._index
     assert (mapped.expansion_search, loaded.expansion_search) == (512, 777)
     assert (len(mapped), len(loaded)) == (300, 300)
@@ -109,6 +113,13 @@ def test_an_opened_file_stays_on_disk_and_is_searched_with_the_breadth_asked_for
     with mock.patch.object(nearest, "breadth_for", return_value=99) as chosen:
         assert ApproximateIndex.open(path, embeddings)._index.expansion_search == 99
     chosen.assert_called_once_with(300)
+
+
+def test_another_seal_is_refused(saved):
+    path, embeddings = saved
+    path.write_bytes(path.read_bytes().replace(b"dgl-ann2", b"dgl-ann3"))
+    with pytest.raises(GalleryError, match="its checksum differs from its contents"):
+        ApproximateIndex.open(path, embeddings)
 
 
 def test_what_usearch_does_not_recognise_is_refused(saved):
