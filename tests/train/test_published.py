@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -55,6 +56,30 @@ def test_validation_never_sees_the_test_split(roots, name):
     assert val
     assert not tested & {clip.video for clip in [*train, *val]}
     assert not {clip.video for clip in train} & {clip.video for clip in val}
+
+
+def test_sizes_are_those_of_the_documentation():
+    """The documentation was written from the publications; ``dgl-data check`` compares with ours."""
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| \[`([\w-]+)`\]\S* \| (.*?) \|$", text, re.MULTILINE))
+    assert documented.keys() == PUBLISHED.keys()
+    for name, row in documented.items():
+        cells = dict(zip(("train", "val", "test"), row.split(" | "), strict=False))
+        expected = PUBLISHED[name].expected
+        assert expected.keys() == {split for split, cell in cells.items() if cell != "-"}, name
+        for split, counts in expected.items():
+            number = r"([\d,]+) (videos|captions|pairs)"
+            said = {
+                what: int(count.replace(",", ""))
+                for count, what in re.findall(number, cells[split])
+            }
+            assert said or cells[split] == "not checked"
+            pairs = said.get("pairs")
+            assert counts.videos == said.get("videos", pairs), (name, split)
+            assert counts.captions == said.get("captions", pairs), (name, split)
+    without = re.search(r"(\d+) train ids of 10,024 and (\d+) val1 ids", text)
+    for split, count in zip(("train", "test"), without.groups(), strict=True):
+        assert PUBLISHED["activitynet"].expected[split].ids_without_captions == int(count)
 
 
 def first_test_clip(roots, name):
