@@ -201,6 +201,33 @@ def test_a_file_that_is_not_as_published_is_named(tmp_path, name, file, content)
     assert str(caught.value).startswith(f"{root / 'annotations' / file} is not as published (")
 
 
+def test_what_is_not_as_published_is_told_in_one_line(tmp_path):
+    root = write_layout("msrvtt", tmp_path / "set")
+    path = root / "annotations" / "MSRVTT_train.9k.csv"
+    for content, reason in {
+        "id\nvideo0\n": "has no column video_id; its first line has id. Name the columns there",
+        "video_id\nvideo0,x\n": "line 2 has 2 cells, its header has 1. Put a text that has a comma in "
+        "double quotation marks",
+    }.items():
+        path.write_text(content)
+        with pytest.raises(ConfigError) as caught:
+            read_dataset("msrvtt", root)
+        assert str(caught.value) == (
+            f"{path} is not as published ({reason}). Get it again; docs/datasets.md says where."
+        )
+    path = root / "annotations" / "MSRVTT_data.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(
+        ConfigError, match=r"is not as published \(RecursionError: maximum recursion"
+    ):
+        read_dataset("msrvtt", root)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # its first bytes are an error to whoever reads them
+    with pytest.raises(ConfigError) as caught:
+        read_dataset("msrvtt", root)
+    assert str(caught.value) == f"{path} cannot be read: Input/output error. Check it."
+
+
 @pytest.fixture(scope="module")
 def real():
     """The folder of the real annotation files, a folder for each set."""
