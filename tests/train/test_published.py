@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,30 @@ def test_files_may_lie_in_the_data_root_itself(tmp_path):
     assert {clip.video.parent for clip in after} == {root}
 
 
+def test_of_several_files_with_one_name_the_first_counts(tmp_path):
+    root = write_layout("vatex", tmp_path / "set")
+    for folder in ("zz", "aa", "mm"):
+        (root / folder).mkdir()
+        (root / folder / "train_list.txt").write_text(folder)
+    (root / "annotations" / "train_list.txt").rename(root / "train_list.txt.kept")
+    assert list(read_captions("vatex", root)["train"]) == ["aa"]
+    (root / "train_list.txt.kept").rename(root / "train_list.txt")
+    assert len(read_captions("vatex", root)["train"]) == 8
+
+
+def test_videos_are_those_below_the_folder_of_that_name_and_not_behind_links(tmp_path):
+    root = write_layout("vatex", tmp_path / "set")
+    first, second = videos_of(root)[:2]
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / first.name).touch()
+    shutil.move(second, root / "elsewhere")
+    (root / "videos" / "link").symlink_to(root / "elsewhere")
+    clips = read_dataset("vatex", root)
+    assert {clip.video for clip in clips if clip.video.stem == first.stem} == {first}
+    assert {clip.video.parent for clip in clips} == {root / "videos"}
+    assert not second.exists()
+
+
 def test_stems_keep_their_case_and_extensions_do_not(tmp_path):
     root = write_layout("vatex", tmp_path / "set")
     upper, lower = videos_of(root)[:2]
@@ -191,6 +216,8 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, monkeypatch):
         ("didemo", "val_data.json", '[{"video": "a.avi"}]'),
         ("msvd", "raw-captions.pkl", "no pickle"),
         ("vatex", "ref_captions.json", '{"a": "one caption"}'),
+        ("vatex", "ref_captions.json", '{"a": ["one caption", 2]}'),
+        ("vatex", "ref_captions.json", '{"a": {"one": "caption"}}'),
     ],
 )
 def test_a_file_that_is_not_as_published_is_named(tmp_path, name, file, content):
