@@ -29,6 +29,12 @@ VIDEO = (
     "tests/runtime/*video*.py",
     "tests/runtime/test_windows.py",
     "tests/runtime/test_cutting*.py",
+    "tests/runtime/test_clock.py",
+    "tests/runtime/test_reach.py",
+    "tests/runtime/test_picture_streams.py",
+    "tests/runtime/test_players_clock.py",
+    "tests/runtime/test_kept_index.py",
+    "tests/runtime/test_any_media.py",
 )
 SERVE = ("tests/serve/*.py",)
 BUNDLE = tuple(f"tests/runtime/test_{name}.py" for name in ("bundle", "self_check"))
@@ -61,8 +67,13 @@ TESTS_OF = {
     ),
     "dgl_runtime/windows.py": ("tests/runtime/test_windows.py",),
     "dgl_runtime/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
-    "dgl_runtime/packet_index.py": (*VIDEO, "tests/runtime/test_decode_pool.py"),
-    "dgl_runtime/frame_reader.py": (*VIDEO, "tests/runtime/test_decode_pool.py"),
+    "dgl_runtime/packet_index.py": VIDEO,
+    "dgl_runtime/packet_pass.py": VIDEO,
+    "dgl_runtime/clock.py": VIDEO,
+    "dgl_runtime/reach.py": VIDEO,
+    "dgl_runtime/container.py": VIDEO,
+    "dgl_runtime/kept_index.py": VIDEO,
+    "dgl_runtime/frame_reader.py": VIDEO,
     "dgl_runtime/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery_records.py": GALLERY,
     "dgl_runtime/gallery_metadata.py": (
