@@ -37,7 +37,7 @@ def as_shown(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if matrix is None:
         return pixels
     a, b, _, c, d = np.frombuffer(memoryview(matrix), np.int32)[:5].tolist()
-    if is_on_its_side := abs(b) + abs(c) > abs(a) + abs(d):
+    if is_on_its_side := abs(b) > abs(a):
         pixels = pixels.transpose(1, 0, 2)
     across, down = (c, b) if is_on_its_side else (a, d)
     return pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
