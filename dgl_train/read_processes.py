@@ -9,6 +9,7 @@ from dgl_runtime.workers import Workers
 
 Task = TypeVar("Task")
 
+
 def read_workers(count: int) -> Workers[Task]:
     """Some of them, each running ``read_worker.py``."""
     return Workers(count, Limits(), "dgl_train.read_worker")

@@ -11,6 +11,7 @@ import pytest
 from made_galleries import unit
 
 from dgl_runtime import nearest
+from dgl_runtime.errors import GalleryError
 from dgl_runtime.nearest import ApproximateIndex, exact_top_k
 
 pytest.importorskip("usearch")
@@ -46,6 +47,18 @@ def test_the_file_holds_each_number_rounded_to_127_steps(tmp_path, width, limit)
     assert (held[3], held[width + 3]) == (127, -127)
 
 
+def test_clips_are_added_in_blocks_each_once(saved, tmp_path):
+    path, embeddings = saved
+    with mock.patch.object(nearest, "_ROW_BLOCK", 100):
+        index = index_of(embeddings)
+    assert len(index) == 300
+    index.save(tmp_path / "again.usearch", embeddings)
+    vectors_end = 8 + 300 * 16
+    assert (tmp_path / "again.usearch").read_bytes()[:vectors_end] == path.read_bytes()[
+        :vectors_end
+    ]
+
+
 def test_the_file_ends_in_digests_of_clips_graph_and_vectors(saved):
     path, embeddings = saved
     data = path.read_bytes()
@@ -68,17 +81,42 @@ def test_a_file_is_hashed_whole_whatever_the_size_of_a_piece(saved):
             assert len(ApproximateIndex.open(path, embeddings, extend=extend)) == 300
 
 
-def test_a_file_is_synced_and_then_takes_its_name(saved):
+def test_a_whole_file_is_synced_and_then_takes_its_name(saved):
     path, embeddings = saved
-    happened = []
-    replace, fsync = os.replace, os.fsync
-    with (
-        mock.patch("os.fsync", lambda fd: happened.append("sync") or fsync(fd)),
-        mock.patch("os.replace", lambda *a: happened.append("name") or replace(*a)),
-    ):
+    happened, replace, fsync = [], os.replace, os.fsync
+
+    def synced(file):
+        happened.append(("sync", os.fstat(file).st_size))
+        fsync(file)
+
+    def named(*arguments):
+        happened.append("name")
+        replace(*arguments)
+
+    with mock.patch("os.fsync", synced), mock.patch("os.replace", named):
         index_of(embeddings).save(path, embeddings)
-    assert happened == ["sync", "name"]
+    assert happened == [("sync", path.stat().st_size), "name"]
     assert [one.name for one in path.parent.iterdir()] == ["clips.usearch"]
+
+
+def test_an_opened_file_stays_on_disk_and_is_searched_with_the_breadth_asked_for(saved):
+    path, embeddings = saved
+    mapped = ApproximateIndex.open(path, embeddings)._index
+    loaded = ApproximateIndex.open(path, embeddings, extend=True, breadth=777)._index
+    assert (mapped.expansion_search, loaded.expansion_search) == (512, 777)
+    assert (len(mapped), len(loaded)) == (300, 300)
+    assert mapped.memory_usage < path.stat().st_size / 2 < loaded.memory_usage
+    with mock.patch.object(nearest, "breadth_for", return_value=99) as chosen:
+        assert ApproximateIndex.open(path, embeddings)._index.expansion_search == 99
+    chosen.assert_called_once_with(300)
+
+
+def test_what_usearch_does_not_recognise_is_refused(saved):
+    with (
+        mock.patch("usearch.index.Index.restore", return_value=None),
+        pytest.raises(GalleryError, match=r"clips\.usearch does not fit the gallery: its vectors"),
+    ):
+        ApproximateIndex.open(*saved)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
@@ -108,14 +146,17 @@ def test_hits_behind_those_covered_and_dropped_ones_are_as_in_an_exact_search(sa
     np.testing.assert_array_equal(similarity, expected_similarity)
 
 
-def test_as_many_candidates_are_compared_as_hits_are_wanted_twice_and_more(saved):
+def test_the_graph_is_asked_in_full_steps_for_twice_as_many_as_are_wanted(saved):
     path, embeddings = saved
     index, every = ApproximateIndex.open(path, embeddings), np.ones(300, np.bool_)
+    query = unit(np.concatenate([[-3.0], np.linspace(-1, 1, 15)])[None])
     for top_k, wanted in ((1, 128), (64, 128), (70, 140)):
         with mock.patch.object(index, "_index", wraps=index._index) as graph:
             graph.__len__ = lambda self: 300
-            index.top_k(embeddings, vectors(1, seed=1), top_k, every)
-        assert [call.args[1] for call in graph.search.mock_calls] == [wanted]
+            index.top_k(embeddings, query, top_k, every)
+        ((_, (asked, most), options),) = graph.search.mock_calls
+        np.testing.assert_array_equal(asked, np.rint(query[0] / query[0].min() * -127))
+        assert (most, options) == (wanted, {"threads": 1})
 
 
 def test_nearly_equal_clips_are_ranked_by_their_exact_similarity():
