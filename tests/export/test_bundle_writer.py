@@ -123,10 +123,3 @@ def test_captions_longer_than_the_backbone_reads_are_refused(backbone, tmp_path)
 def test_an_existing_folder_is_kept(backbone, tmp_path):
     with pytest.raises(ExportError, match="exists already"):
         write_bundle(request_for(make_model(backbone, "zero-shot"), "zero-shot"), tmp_path)
-
-
-def test_rank_agreement_counts_orders_and_forgives_ties():
-    gold = np.array([[0.9, 0.5, 0.1], [0.3, 0.3 + 1e-6, 0.2]], dtype=np.float32)
-    swapped = np.array([[0.5, 0.9, 0.1], [0.3 + 1e-6, 0.3, 0.2]], dtype=np.float32)
-    assert parity.rank_agreement(gold, gold) == 1
-    assert parity.rank_agreement(swapped, gold) == 0.5

@@ -157,33 +157,6 @@ def test_a_graph_that_stays_float32_is_refused(request_, calibration, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("cosine", "first", "fault"),
-    [
-        (0.98, 0, r"smallest cosine 0\.98"),
-        (1, 1, r"the same first clip for 0\.0%.*R@1 falls from 100\.0 to 0\.0"),
-        (float("nan"), 0, "smallest cosine nan"),
-    ],
-)
-def test_each_bound_counts(cosine, first, fault):
-    axes = np.eye(2, dtype=np.float32)
-    exact = quality.Embeddings(axes[[0] * 100], axes)
-    turned = np.array([[cosine, np.sqrt(1 - cosine**2)]] * 100, np.float32)
-    ours = quality.Embeddings(turned, axes[[first, 1 - first]])
-    measured = quality.compare(ours, exact, np.zeros(100, np.int64))
-    with pytest.raises(ExportError, match=fault):
-        quality.require(measured, "int8", "none")
-
-
-@pytest.mark.parametrize(
-    ("captions", "lost", "passes"), [(32, 2, True), (32, 3, False), (8, 2, False)]
-)
-def test_one_or_two_captions_of_a_small_set_are_chance(captions, lost, passes):
-    after = 100 * (captions - lost) / captions
-    measured = Quality(1.0, 1.0, 1.0, 100.0, after, num_captions=captions, num_clips=8)
-    assert (quality.faults(measured, "int8") == []) == passes
-
-
 @pytest.mark.parametrize("method", SETTINGS)
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_int8_takes_every_method_that_folds(method, form, tmp_path, monkeypatch):
