@@ -15,7 +15,8 @@ from tqdm import tqdm
 from dgl_export.parity import drifting_patterns
 from dgl_runtime.errors import ConfigError, ExportError, MediaError
 from dgl_runtime.tokenizer import Tokenizer
-from dgl_runtime.video import find_videos, read_clips
+from dgl_runtime.video import read_clips
+from dgl_runtime.video_files import find_videos
 from dgl_runtime.windows import Span
 from dgl_train.captioned_clip import CaptionedClip
 from dgl_train.datasets import read_dataset
@@ -123,7 +124,7 @@ def _half(
 
 
 def _clips_below(folder: Path) -> list[CaptionedClip]:
-    return [CaptionedClip(video, "") for video in find_videos([folder])]
+    return [CaptionedClip(video, "") for video in find_videos([folder]).videos]
 
 
 def _captioned(source: str, data_root: Path | None) -> list[CaptionedClip]:

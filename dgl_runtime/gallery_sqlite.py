@@ -4,6 +4,7 @@ A reader holds one read transaction (of a write-ahead log), so it sees one state
 however long it stays open, and never waits for the writer.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,14 +49,32 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Begin to read one state; where no lock can be written (permissions, full disk), of a file at rest."""
+    """Begin to read one state; where no lock can be written (permissions, full disk), of a file at rest.
+
+    Raises:
+        GalleryError: It is not at rest: a writer runs or was killed, and its log cannot be used here.
+    """
     try:
         return _begun(connect(path, "mode=ro"))
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size:  # there is a writer, or one was killed
-            raise
+        if log.exists() and log.stat().st_size:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:  # the rest is detail
+                raise
+            raise _log_cannot_be_used(path, log) from error
         return _begun(connect(path, "mode=ro&immutable=1"))
+
+
+def _log_cannot_be_used(path: Path, log: Path) -> GalleryError:
+    shared = path.with_name(path.name + "-shm")  # SQLite makes it anew, where it may
+    here = f"gallery {path.parent} was left by a writer that was killed (or still runs), and"
+    for file in (log, shared):
+        if file.exists() and not os.access(file, os.R_OK):
+            return GalleryError(f"{here} {file.name} may not be read. Change its permissions.")
+    return GalleryError(
+        f"{here} what it wrote last cannot be read here, where {shared.name} is missing and cannot be made. "
+        "Copy the folder to where it can be written and search the copy, or run dgl-index on it there once."
+    )
 
 
 def _begun(connection: sqlite3.Connection) -> sqlite3.Connection:

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
 from dgl_runtime.gallery_sqlite import RECORDS
-from dgl_runtime.video import find_videos
+from dgl_runtime.video_files import FoundVideos, find_videos, is_left_out
 
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
@@ -48,7 +48,8 @@ class IndexReport:
     num_videos: int
     clips_added: int
     clips_present: int  # of these videos, in the gallery before
-    files_dropped: int  # gone from the disk
+    files_dropped: int  # gone from the disk, or excluded now
+    passed_over: Mapping[str, int]  # what is no video, as ``video_files.FoundVideos`` counts it
     broken: tuple[BrokenVideo, ...]
     remarks: tuple[str, ...]  # on videos that were read although something is odd about them
     encoding_s: float
@@ -60,6 +61,7 @@ def index_videos(
     paths: Iterable[Path],
     cutting: Cutting,
     *,
+    exclude: Sequence[str],
     jobs: int,
     prune: bool,
     show_progress: bool,
@@ -70,7 +72,8 @@ def index_videos(
     if cutting.at_shots and find_spec("scenedetect") is None:
         raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
     paths = list(paths)
-    videos = _find_videos(retriever, paths, prune=prune)
+    looked_for = _find_videos(retriever, paths, exclude, prune=prune)
+    videos = looked_for.videos
     form = retriever.num_frames, retriever.frame_size
     with (
         _open_gallery(retriever) as gallery,
@@ -93,28 +96,38 @@ def index_videos(
                 shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
                 bar.set_postfix({**shown, "broken": len(run.broken)})
                 waiting_since = time.perf_counter()
-        dropped = _forget_missing(gallery, paths) if prune else 0
+        dropped = _forget_missing(gallery, paths, videos, exclude) if prune else 0
         try:
             gallery.compact()
             _index_large(gallery)
         except GalleryError as error:  # the clips are there all the same
             run.broken.append(BrokenVideo(str(retriever.gallery_folder), str(error)))
-    counts = len(videos), run.added, run.present, dropped
-    remarks = tuple(run.remarks)
-    return IndexReport(*counts, tuple(run.broken), remarks, run.encoding_s, run.waiting_s)
+    return IndexReport(
+        num_videos=len(videos),
+        clips_added=run.added,
+        clips_present=run.present,
+        files_dropped=dropped,
+        passed_over=looked_for.passed_over,
+        broken=tuple(run.broken),
+        remarks=tuple(run.remarks),
+        encoding_s=run.encoding_s,
+        waiting_s=run.waiting_s,
+    )
 
 
-def _find_videos(retriever: "Retriever", paths: Sequence[Path], *, prune: bool) -> list[Path]:
+def _find_videos(
+    retriever: "Retriever", paths: Sequence[Path], exclude: Sequence[str], *, prune: bool
+) -> FoundVideos:
     """Videos; none is all right where those that went are to be dropped."""
     try:
-        return find_videos(paths)
+        return find_videos(paths, exclude)
     except MediaError:
         folder = retriever.gallery_folder
         if not prune or folder is None or not (folder / RECORDS).exists():
             raise
         if not all(path.is_dir() for path in paths):
             raise
-        return []
+        return FoundVideos([], {})
 
 
 def default_jobs() -> int:
@@ -245,13 +258,18 @@ def _open_gallery(retriever: "Retriever") -> Gallery:
     )
 
 
-def _forget_missing(gallery: Gallery, paths: Sequence[Path]) -> int:
-    """Drop files below the folders given that are not there any more."""
+def _forget_missing(
+    gallery: Gallery, paths: Sequence[Path], videos: Sequence[Path], exclude: Sequence[str]
+) -> int:
+    """Drop files below the folders given that are not there any more, or are left out now."""
     roots = [path.resolve() for path in paths]
+    here = {str(video.resolve()) for video in videos}
     gone = [
         name
         for name in gallery.records.paths()
-        if _is_gone(name) and any(root in Path(name).parents for root in roots)
+        if name not in here
+        and any(root in Path(name).parents for root in roots)
+        and (_is_gone(name) or is_left_out(Path(name), paths, exclude))
     ]
     gallery.forget(gone)
     return len(gone)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
 
 
+def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if not pattern.strip("/. "):
+            raise click.BadParameter(
+                f"{pattern!r} names nothing; expected one such as *.lrv or raw/."
+            )
+    return patterns
+
+
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -27,7 +36,14 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1."
 )
-@click.option("--prune", is_flag=True, help="Drop videos that are gone from the folders.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    callback=_patterns,
+    help="Leave out files and folders by name (*.lrv), path (raw/*) or as folders (proxies/); repeatable.",
+)
+@click.option("--prune", is_flag=True, help="Drop what is gone from the folders, or excluded now.")
 @click.option("--watch", is_flag=True, help="Go on as the folders change, until Ctrl-C.")
 @click.option(
     "--metadata",
@@ -45,6 +61,7 @@ def index(
     window: float | None,
     stride: float | None,
     shots: bool,
+    exclude: tuple[str, ...],
     jobs: int,
     prune: bool,
     watch: bool,
@@ -70,6 +87,7 @@ def index(
     if metadata is not None:
         read_table(metadata)  # what is wrong with it shows before the hours of indexing
     broken: dict[str, str] = {}
+    told: set[str] = set()  # of what is passed over, which --watch need not say again
     with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:
 
         def run(paths: Sequence[Path]) -> "IndexReport":
@@ -78,11 +96,12 @@ def index(
                 window_s=window,
                 stride_s=stride,
                 at_shots=shots,
+                exclude=exclude,
                 jobs=jobs,
                 prune=prune,
                 show_progress=True,
             )
-            _tell(done, retriever, gallery)
+            _tell(done, retriever, gallery, told)
             for name in [name for name in broken if _is_below(Path(name), paths)]:
                 del broken[name]  # looked at again
             broken.update({one.video: one.reason for one in done.broken})
@@ -97,7 +116,7 @@ def index(
         from dgl_runtime.watch import changed_videos
 
         missed: set[Path] = set()
-        for paths in changed_videos(videos):
+        for paths in changed_videos(videos, exclude):
             try:
                 run([*missed, *paths])
                 missed = set()
@@ -106,7 +125,12 @@ def index(
                 missed = {path for path in (*missed, *paths) if path.exists()}
 
 
-def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path) -> None:
+def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path, told: set[str]) -> None:
+    from dgl_runtime.video_files import tell
+
+    if (passed_over := tell(done.passed_over)) and passed_over not in told:
+        told.add(passed_over)
+        click.echo(f"Passed over: {click.format_filename(passed_over)}.", err=True)
     for remark in done.remarks:
         report_note(remark)
     for broken in done.broken:

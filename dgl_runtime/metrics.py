@@ -90,17 +90,17 @@ def _rank_captions(similarity: Similarity, caption_clip: Int64) -> Int64:
     ahead = np.zeros(similarity.shape[1], np.int64)
     for rows in parts(*similarity.shape):
         ahead += np.count_nonzero(_finite(similarity[rows]) >= best, axis=0)
-    own_best = np.bincount(caption_clip[own >= best[caption_clip]], minlength=len(best))
+    own_best = np.bincount(caption_clip[own >= best[caption_clip]])  # 1 or more of each clip
     return 1 + ahead - own_best
 
 
 def _rank_groups(similarity: Similarity, caption_clip: Int64) -> Int64:
-    by_clip = np.argsort(caption_clip, kind="stable")
+    by_clip = np.argsort(caption_clip)
     starts = np.searchsorted(caption_clip[by_clip], np.arange(similarity.shape[1]))
     found = np.zeros(similarity.shape[1], np.int64)
     for columns in parts(*similarity.shape[::-1]):
         part = _finite(similarity[:, columns][by_clip])
-        best = np.maximum.reduceat(part, starts, axis=0)  # clips as candidates by clips as queries
+        best = np.maximum.reduceat(part, starts)  # clips as candidates by clips as queries
         own = best[columns].diagonal()
         found[columns] = np.count_nonzero(best >= own, axis=0)
     return found

@@ -2,32 +2,70 @@
 
 import math
 import re
+from itertools import pairwise
 
 import click
 
 from dgl_runtime.engines.candidates import AUTO, DEVICE_CHOICES, ENGINE_CHOICES
 
-UNITS_S = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
+_UNITS_S = {
+    "h": 3600.0,
+    "m": 60.0,
+    "min": 60.0,
+    "s": 1.0,
+    "ms": 0.001,
+}  # in the order they are said in
+_FORMS = "90s, 1.5m, 1h30m, 500ms or 1:30"
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_PLAIN = re.compile(rf"{_NUMBER}(?:e[-+]?[0-9]+)?")
+_CLOCK = re.compile(r"(?:([0-9]+):)?([0-9]+):([0-9]{1,2}(?:\.[0-9]*)?)")
+_PART = re.compile(rf"({_NUMBER})\s*(h|min|ms|m|s)\s*")
+
+
+def read_seconds(text: str) -> float:
+    """Seconds of a time as people and we write it: 90, 90s, 1.5m, 1h30m, 500ms, 1:30 or 1:00:00.5.
+
+    Raises:
+        ValueError: It is none.
+    """
+    told = text.strip().lower()
+    seconds = math.inf
+    if _PLAIN.fullmatch(told):
+        seconds = float(told)
+    elif clock := _CLOCK.fullmatch(told):
+        hours, minutes, rest = float(clock[1] or 0), float(clock[2]), float(clock[3])
+        if rest < 60 and (minutes < 60 or clock[1] is None):
+            seconds = 3600 * hours + 60 * minutes + rest
+    elif told and not _PART.sub("", told):
+        parts = _PART.findall(told)
+        sizes = [_UNITS_S[unit] for _, unit in parts]
+        if all(large > small for large, small in pairwise(sizes)):
+            seconds = sum(
+                float(number) * size for (number, _), size in zip(parts, sizes, strict=True)
+            )
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text!r} is not a time such as {_FORMS}.")
+    return seconds
 
 
 class Seconds(click.ParamType[float]):
-    """A duration such as 10, 10s, 1.5m or 500ms."""
+    """A length of time above 0, or a moment, which may be 0, in any form of ``read_seconds``."""
 
-    name = "duration"
+    def __init__(self, *, may_be_0: bool = False) -> None:
+        self.name = "time" if may_be_0 else "duration"
+        self._may_be_0 = may_be_0
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Seconds as a float above 0."""
-        match = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", str(value).strip())
+        """Seconds as a float."""
         try:
-            seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
-        except (ValueError, KeyError):
-            seconds = 0.0
-        if not 0 < seconds < math.inf:
-            self.fail(
-                f"{value!r} is not a duration above 0 such as 10s, 1.5m or 500ms.", param, ctx
-            )
+            seconds = read_seconds(str(value))
+        except ValueError:
+            seconds = -1.0
+        if seconds < 0 or (seconds == 0 and not self._may_be_0):
+            what = "time" if self._may_be_0 else "duration above 0"
+            self.fail(f"{value!r} is not a {what} such as {_FORMS}.", param, ctx)
         return seconds
 
 

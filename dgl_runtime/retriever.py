@@ -1,5 +1,6 @@
 """Retriever: the public face. Open a bundle, add videos to a gallery, find moments by text."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -227,9 +228,18 @@ class Retriever:
         Raises:
             DglError: The query is empty.
             GalleryError: No gallery, it belongs to another bundle, or the condition does not work.
+
+        Warns:
+            UserWarning: The query is longer than the model reads.
         """
         refinement = Refinement(where, grouping, bank_hubness)
+        if (cut := self.tell_cut(query)) is not None:
+            warnings.warn(f"The query {cut}", stacklevel=2)
         return self.search_embeddings(self.embed_queries([query]), top_k, refinement)[0]
+
+    def tell_cut(self, query: str) -> str | None:
+        """What of a query is read, in words, if it is longer than that; None: all of it."""
+        return self.tokenizer.tell_cut(query, self.bundle.manifest.max_words)
 
     def embed_queries(self, queries: Sequence[str]) -> Float32:
         """Embed the texts of searches: unit-norm float32 [Q, E].
@@ -293,6 +303,7 @@ class Retriever:
         window_s: float | None = None,
         stride_s: float | None = None,
         at_shots: bool = False,
+        exclude: Sequence[str] = (),
         jobs: int = 0,
         prune: bool = False,
         show_progress: bool = False,
@@ -307,12 +318,14 @@ class Retriever:
             stride_s: From one window's start to the next; None is the window's length.
             at_shots: Cut where one shot ends and the next begins, and longer shots into windows, if
                 ``window_s`` is given. Needs the extra ``shots``, and decodes every frame.
+            exclude: Patterns of files and folders that are passed over below the folders; see
+                ``dgl_runtime.video_files.is_excluded``.
             jobs: Processes that decode; 0: one for each core but one, at most 4.
-            prune: Drop files below the folders that are not there any more.
+            prune: Drop files below the folders that are not there any more, or are excluded now.
             show_progress: Draw a progress bar on stderr.
 
         Returns:
-            What was added, what was there, and which videos could not be read.
+            What was added, what was there, what was passed over, and which videos could not be read.
 
         Raises:
             MediaError: A path does not exist, or holds no video.
@@ -325,6 +338,7 @@ class Retriever:
             self,
             map(Path, paths),
             Cutting(window_s, stride_s, at_shots),
+            exclude=exclude,
             jobs=jobs,
             prune=prune,
             show_progress=show_progress,

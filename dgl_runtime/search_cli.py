@@ -1,7 +1,7 @@
 """dgl-search: find the moments of a gallery that fit texts, or look like a picture or a clip."""
 
 import json
-import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from dgl_runtime.options import (
     Seconds,
     device_option,
     engine_option,
+    read_seconds,
     threads_option,
     timestamp,
 )
@@ -22,6 +23,7 @@ from dgl_runtime.options import (
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
 
+_CUT_NAMED = 3
 Found = list[tuple[str, list[Hit]]]
 
 
@@ -29,12 +31,19 @@ Found = list[tuple[str, list[Hit]]]
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.argument("queries", nargs=-1)
 @click.option("--queries", "file", type=click.Path(path_type=Path), help="A file with one a line.")
-@click.option("--like", multiple=True, help="A picture, a video, or video@second to find alike.")
+@click.option("--like", multiple=True, help="A picture, a video, or video@time to find alike.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Default: the gallery knows it.")
 @click.option("--top", "top_k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--where", help="Condition in SQL: camera = 'north' AND modified >= '2026-06'.")
-@click.option("--from", "from_s", type=Seconds(), help="Only moments that end after this time.")
-@click.option("--until", "until_s", type=Seconds(), help="Only moments that begin before it.")
+@click.option(
+    "--from",
+    "from_s",
+    type=Seconds(may_be_0=True),
+    help="Only moments that end after it: 90s, 1:30.",
+)
+@click.option(
+    "--until", "until_s", type=Seconds(may_be_0=True), help="Only moments that begin before it."
+)
 @click.option(
     "--group",
     type=click.Choice(GROUPINGS),
@@ -89,6 +98,7 @@ def search(
     opened = bundle or bundle_of(gallery)
     with Retriever(opened, gallery, device=device, engine=engine, threads=threads) as retriever:
         bank = retriever.hubness(read_lines(querybank)) if querybank else None
+        _tell_cut(texts, retriever)
         refinement = Refinement(_condition(where, from_s, until_s), group, bank)
         embedded = [retriever.embed_queries(texts)]
         embedded += [retriever.embed_example(*_example(name)) for name in like]
@@ -140,16 +150,16 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _example(name: str) -> tuple[Path, float | None]:
-    """A file, or a file and a second: what comes behind the last @, if the whole is no file."""
-    match = re.fullmatch(r"(.+)@([0-9.]+)", name)
-    if match is None or Path(name).exists():
+    """A file, or a file and a time: what comes behind the last @, if the whole is no file."""
+    file, _, time = name.rpartition("@")
+    if not file or Path(name).exists():
         return Path(name), None
     try:
-        return Path(match[1]), float(match[2])
+        return Path(file), read_seconds(time)
     except ValueError as error:
-        raise click.UsageError(
-            f"--like {name}: {match[2]!r} is not a number of seconds."
-        ) from error
+        if not Path(file).exists():  # the @ may be part of the name of a file that is not there
+            return Path(name), None
+        raise click.UsageError(f"--like {name}: {error}") from error
 
 
 def _condition(where: str | None, from_s: float | None, until_s: float | None) -> str | None:
@@ -157,6 +167,15 @@ def _condition(where: str | None, from_s: float | None, until_s: float | None) -
     parts += [f"end_s > {from_s!r}"] if from_s is not None else []
     parts += [f"start_s < {until_s!r}"] if until_s is not None else []
     return " AND ".join(parts) or None
+
+
+def _tell_cut(texts: Sequence[str], retriever: "Retriever") -> None:
+    """Say which queries are longer than the model reads, the first few in full."""
+    cut = [told for text in texts if (told := retriever.tell_cut(text)) is not None]
+    for told in cut[:_CUT_NAMED]:
+        click.echo(f"Warning: the query {click.format_filename(told)}", err=True)
+    if len(cut) > _CUT_NAMED:
+        click.echo(f"Warning: {len(cut) - _CUT_NAMED} more queries are too long.", err=True)
 
 
 def _print(found: Found, *, as_json: bool, is_empty: bool) -> None:

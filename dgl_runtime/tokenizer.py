@@ -17,6 +17,8 @@ START, END = "<start_of_text>", "<end_of_text>"
 # CLIP's word pattern; special tokens written out in a text are found before it applies.
 WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_LETTERS, _LAST_WORDS = 40, 4  # of a long text, that are repeated
+
 
 class Tokenizer:
     """Texts to token ids, as CLIP was trained on them."""
@@ -81,14 +83,44 @@ class Tokenizer:
         Returns:
             int32 [B, L], L the longest row of this batch.
         """
-        encoded = self._inner.encode_batch(
-            [clean(text) for text in texts], add_special_tokens=False
-        )
+        encoded = self._encode([clean(text) for text in texts])
         rows = [[self.start_id, *one.ids[: max_words - 2], self.end_id] for one in encoded]
         tokens = np.zeros((len(rows), max(map(len, rows), default=2)), dtype=np.int32)
         for row, ids in zip(tokens, rows, strict=True):
             row[: len(ids)] = ids
         return tokens
+
+    def tell_cut(self, text: str, max_words: int) -> str | None:
+        """What of a text is read, in words, if it is longer than that; None: all of it."""
+        cleaned = clean(text)
+        (encoded,) = self._encode([cleaned])
+        pieces, most = len(encoded.ids), max_words - 2
+        if pieces <= most:
+            return None
+        end = encoded.offsets[most - 1][1]
+        kept, rest = cleaned[:end], cleaned[end:]
+        words = len(kept.split()) - (not rest.startswith(" "))  # the last may be cut itself
+        tail = " ".join(kept.split()[-_LAST_WORDS:])[-_LETTERS:]
+        return (
+            f"{_shortened(text)!r} is too long for this model, which reads its first {words} of "
+            f"{len(cleaned.split())} words ({most} of {pieces} tokens), up to {tail!r}. Say it in fewer words."
+        )
+
+    def count_cut(self, texts: Sequence[str], max_words: int) -> int:
+        """How many of some texts are longer than what is read of them."""
+        most = max_words - 2
+        cleaned = map(clean, texts)
+        long = [
+            text for text in cleaned if len(text.encode("utf-8", "replace")) > most
+        ]  # a byte or more each
+        return sum(len(one.ids) > most for one in self._encode(long))
+
+    def _encode(self, cleaned: list[str]) -> "list[tokenizers.Encoding]":
+        return self._inner.encode_batch(cleaned, add_special_tokens=False)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 
 def clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Videos as training and serving see them: find, probe, cut into windows, read as pixels.
+"""Videos as training and serving see them: probe, cut into windows, read as pixels.
 
 Training and serving share these functions, so a model is never served pixels it was not trained
 on. PyAV and Pillow are imported on use.
@@ -6,7 +6,6 @@ on. PyAV and Pillow are imported on use.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgl_runtime.container import one_line
 from dgl_runtime.errors import MediaError
 from dgl_runtime.frame_reader import FrameReader
 from dgl_runtime.packet_index import read_index
@@ -30,20 +28,14 @@ if TYPE_CHECKING:
     from dgl_runtime.packet_index import PacketIndex
 
 __all__ = [
-    "VIDEO_EXTENSIONS",
     "Span",
     "VideoInfo",
     "cut_windows",
-    "find_videos",
     "frame_times",
     "preprocess",
     "probe",
     "read_clips",
 ]
-
-_EXTENSIONS = ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob"
-VIDEO_EXTENSIONS = frozenset(f"{_EXTENSIONS} .webm .wmv".split())
-"""The file names, lower case, that count as videos inside a folder."""
 
 
 @dataclass(frozen=True)
@@ -66,56 +58,6 @@ class VideoInfo:
     width: int
     height: int
     num_frames: int
-
-
-def find_videos(paths: Sequence[Path]) -> list[Path]:
-    """List the videos in files and folders.
-
-    Args:
-        paths: Files, kept whatever their extension, and folders, searched with everything below
-            them, links too, for ``VIDEO_EXTENSIONS``. Names that begin with a dot are passed over there.
-
-    Returns:
-        Paths in the order given, those of a folder sorted; each file once.
-
-    Raises:
-        MediaError: If a path does not exist, or there is no video.
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        try:
-            if not path.exists():
-                raise MediaError(f"{path} does not exist. Check the path.")
-            for video in _videos_below(path) if path.is_dir() else [path]:
-                found.setdefault(video.resolve(), video)
-        except (OSError, ValueError) as fault:
-            raise MediaError(f"{path} cannot be read ({one_line(fault)}). Check it.") from fault
-    if not found:
-        searched = ", ".join(str(path) for path in paths) or "an empty list"
-        raise MediaError(
-            f"No video found in {searched}; looked for {' '.join(sorted(VIDEO_EXTENSIONS))}. "
-            "Name a file itself if it has another extension."
-        )
-    return list(found.values())
-
-
-def _videos_below(folder: Path) -> list[Path]:
-    found, visited = [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        state = Path(here).stat()
-        if (state.st_dev, state.st_ino) in visited:  # a link leads back here
-            folders.clear()
-            continue
-        visited.add((state.st_dev, state.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            path
-            for name in names
-            if not name.startswith(".")
-            and (path := Path(here, name)).suffix.lower() in VIDEO_EXTENSIONS
-            and path.is_file()
-        ]
-    return sorted(found)
 
 
 def probe(path: Path) -> VideoInfo:

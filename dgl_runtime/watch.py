@@ -5,20 +5,24 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from dgl_runtime.video import VIDEO_EXTENSIONS
+from dgl_runtime.video_files import is_left_out, is_video, may_be_video
 
 SETTLED_S = 3.0  # without a change, and a file counts as written
 
 
-def changed_videos(folders: Sequence[Path]) -> Iterator[list[Path]]:
-    """Watch, and yield where to look: all folders at first and when something went; else new files.
+def changed_videos(paths: Sequence[Path], exclude: Sequence[str] = ()) -> Iterator[list[Path]]:
+    """Watch, and yield where to look: everywhere at first and when something went; else new files.
 
     A file that is still written is yielded when it has not changed for ``SETTLED_S``.
+
+    Args:
+        paths: Folders, and files that count as videos whatever they are called.
+        exclude: Patterns of what is left out; see ``video_files.is_excluded``.
     """
     from watchfiles import Change, watch
 
     restless: dict[Path, float] = {}  # file -> when it changed last
-    roots = [folder.resolve() for folder in folders]
+    roots = [path.resolve() for path in paths]
     watching = watch(*roots, yield_on_timeout=True, rust_timeout=1000, step=200)
     first = next(watching)  # from here on nothing is missed, however long the first look takes
     yield roots
@@ -27,9 +31,9 @@ def changed_videos(folders: Sequence[Path]) -> Iterator[list[Path]]:
         look_everywhere = False
         for change, name in changes:
             path = Path(name)
-            if any(part.startswith(".") for part in _below(path, roots).parts):
+            if is_left_out(path, paths, exclude):
                 continue
-            if path.suffix.lower() not in VIDEO_EXTENSIONS:
+            if not may_be_video(path) and path not in roots:
                 # Of a folder that came or went nothing is said about the files in it.
                 look_everywhere |= change is Change.deleted or path.is_dir()
             elif change is Change.deleted:
@@ -42,10 +46,5 @@ def changed_videos(folders: Sequence[Path]) -> Iterator[list[Path]]:
             del restless[path]
         if look_everywhere:
             yield roots
-        elif here := [path for path in settled if path.is_file()]:
+        elif here := [path for path in settled if path in roots or is_video(path)]:
             yield here
-
-
-def _below(path: Path, roots: Sequence[Path]) -> Path:
-    """A path from the folder on that is watched."""
-    return next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)

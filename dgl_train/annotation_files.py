@@ -1,14 +1,13 @@
 """Files of a data root: annotation files found and read without trust, videos found by their stem."""
 
 import csv
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dgl_runtime.errors import ConfigError, reason_of
-from dgl_runtime.video import VIDEO_EXTENSIONS
+from dgl_runtime.video_files import videos_below
 
 Content = TypeVar("Content")
 VIDEO_FOLDER = "videos"
@@ -56,12 +55,8 @@ def index_videos(data_root: Path) -> dict[str, Path]:
     """
     top = data_root / VIDEO_FOLDER
     found: dict[str, Path] = {}
-    for folder, folders, names in os.walk(top if top.is_dir() else data_root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.suffix.lower() in VIDEO_EXTENSIONS and not name.startswith("."):
-                found.setdefault(path.stem, path)
+    for path in videos_below(top if top.is_dir() else data_root, follow_links=False):
+        found.setdefault(path.stem, path)
     return found
 
 

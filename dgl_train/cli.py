@@ -117,6 +117,7 @@ def _read_verified(
     """The clips of the splits that training looks at, and the videos that are left out."""
     from dgl_train.datasets import read_dataset, select_split, warn_of_shared_videos
     from dgl_train.verify import verify_videos
+    from dgl_train.vocabulary import warn_of_cut_captions
 
     clips = read_dataset(dataset, data_root)
     wanted = select_split(clips, "train", dataset)
@@ -137,8 +138,14 @@ def _read_verified(
             "names them.",
             err=True,
         )
-    if tells and (warning := warn_of_shared_videos(clips, "train")):
-        click.echo(warning, err=True)
+    if tells:
+        captions = [clip.caption for clip in verified.clips]
+        for warning in (
+            warn_of_shared_videos(clips, "train"),
+            warn_of_cut_captions(captions, recipe.max_words),
+        ):
+            if warning:
+                click.echo(warning, err=True)
     return verified
 
 

@@ -129,7 +129,10 @@ def evaluate(
     if attention:
         _draw_attention(attention, paths, chosen, count, where)
         return
-    pages = [_measure(path, request, clips, chosen, where, draw=out is not None) for path in paths]
+    told: set[str] = set()
+    pages = [
+        _measure(path, request, clips, chosen, where, told, draw=out is not None) for path in paths
+    ]
     click.echo(_as_json(request, pages) if as_json else _as_text(request, pages))
     if warning := warn_of_shared_videos(clips, split):
         click.echo(warning, err=True)
@@ -146,6 +149,7 @@ def _measure(
     clips: "Sequence[CaptionedClip]",
     chosen: "Sequence[CaptionedClip]",
     device: "torch.device",
+    told: set[str],
     *,
     draw: bool,
 ) -> "ModelPages":
@@ -153,9 +157,15 @@ def _measure(
     from dgl_train.evaluate import embed_dataset, report
     from dgl_train.report_page import ModelPages
     from dgl_train.report_table import Evaluation
+    from dgl_train.vocabulary import warn_of_cut_captions
     from dgl_train.worst_queries import draw_worst, rank_clips, rank_queries
 
     model = open_model(path, zero_shot=request.zero_shot, device=device)
+    captions = [clip.caption for clip in chosen]
+    warning = warn_of_cut_captions(captions, model.encoders.max_words)
+    if warning and warning not in told:  # of several models, once
+        told.add(warning)
+        click.echo(warning, err=True)
     found = embed_dataset(model.encoders, chosen, num_workers=_workers(len(chosen)))
     evaluation = Evaluation(
         f"{path}, backbone without prompts" if request.zero_shot else str(path),

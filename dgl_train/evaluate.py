@@ -41,6 +41,7 @@ class Encoders:
         weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
         num_frames: F.
         frame_size: S.
+        max_words: Tokens of a caption that are read, L.
     """
 
     embed_captions: Callable[[list[str]], Float32]
@@ -48,6 +49,7 @@ class Encoders:
     weigh_frames: Callable[[NDArray[np.uint8]], Float32]
     num_frames: int
     frame_size: int
+    max_words: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,12 @@ def torch_encoders(
         return weights
 
     return Encoders(
-        embed_captions, embed_clips, weigh_frames, num_frames, model.backbone.frame_size
+        embed_captions,
+        embed_clips,
+        weigh_frames,
+        num_frames,
+        model.backbone.frame_size,
+        max_words,
     )
 
 
@@ -137,6 +144,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         lambda frames: retriever.embed_clips(frames).frame_weights,
         retriever.num_frames,
         retriever.frame_size,
+        retriever.bundle.manifest.max_words,
     )
 
 

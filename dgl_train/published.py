@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from dgl_runtime.errors import ConfigError
-from dgl_runtime.video import VIDEO_EXTENSIONS
+from dgl_runtime.video_files import may_be_video
 from dgl_train.annotation_files import (
     VIDEO_FOLDER,
     index_videos,
@@ -199,7 +199,7 @@ def didemo_paragraphs(path: Path) -> Captions:
 def _stems_with_extension(video_id: str) -> tuple[str, ...]:
     """An id that is a file name; its video may have been converted to another extension."""
     path = Path(video_id)
-    bare = path.stem if path.suffix.lower() in VIDEO_EXTENSIONS else video_id
+    bare = path.stem if may_be_video(path) else video_id
     return bare, video_id
 
 

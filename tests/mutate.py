@@ -40,7 +40,7 @@ TESTS_OF = {
     "dgl_runtime/serve/lane.py": SERVE,
     "dgl_runtime/serve/galleries.py": SERVE,
     "dgl_runtime/gallery_where.py": (*GALLERY, "tests/runtime/test_search_cli.py"),
-    "dgl_runtime/nearest.py": (*GALLERY, "tests/runtime/test_nearest*.py"),
+    "dgl_runtime/nearest.py": ("tests/runtime/test_gallery*.py", "tests/runtime/test_nearest*.py"),
     "dgl_runtime/manifest.py": BUNDLE,
     "dgl_runtime/bundle.py": BUNDLE,
     "dgl_runtime/self_check.py": (*BUNDLE, "tests/runtime/test_self_check.py"),
@@ -57,6 +57,10 @@ TESTS_OF = {
     "dgl_runtime/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery_records.py": GALLERY,
     "dgl_runtime/gallery_metadata.py": GALLERY,
+    "dgl_runtime/video_files.py": (
+        "tests/runtime/test_video_files.py",
+        "tests/runtime/test_index_exclusions.py",
+    ),
     "dgl_runtime/index.py": (
         *GALLERY,
         "tests/runtime/test_retriever.py",

@@ -64,6 +64,9 @@ class Moments(BaseModel):
 
     moments: list[Moment]
     milliseconds: Annotated[float, Field(description="From the request's arrival to the answer.")]
+    cut: Annotated[
+        str | None, Field(description="What of the query was read, if it was longer than that.")
+    ] = None
 
 
 class GalleryFacts(BaseModel):

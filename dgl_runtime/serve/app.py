@@ -152,7 +152,11 @@ class Service:
             raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
         except DglError as error:
             raise HTTPException(422, str(error)) from error
-        found = Moments(moments=moments, milliseconds=1000 * (time.perf_counter() - started))
+        cut = None
+        if isinstance(wanted.query, str):
+            cut = wanted.gallery.retriever.tell_cut(wanted.query)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        found = Moments(moments=moments, milliseconds=milliseconds, cut=cut)
         # As it is: FastAPI would check and convert all of it once more.
         return Response(found.model_dump_json(), media_type="application/json")
 

@@ -106,8 +106,9 @@ def test_a_video_that_vanishes_between_listing_and_reading_is_reported(
 ):
     gone, good = write_video(tmp_path / "gone.mp4"), write_video(tmp_path / "good.mp4", 12)
     from dgl_runtime import index
+    from dgl_runtime.video_files import FoundVideos
 
-    monkeypatch.setattr(index, "find_videos", lambda paths: paths)
+    monkeypatch.setattr(index, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
     gone.unlink()
     report = add(bundle, tmp_path / "gallery", gone, good)
     assert report.clips_added == 1
@@ -149,7 +150,7 @@ def test_programs_in_the_current_folder_are_not_run(bundle, tmp_path):
     # As the command does, which has its own folder on the path and not the current one.
     before = "sys.path[:] = [path for path in sys.path if path]"
     code, _, err = run("index", *arguments, before=before, cwd=videos)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "Passed over: 4 .py.\n")
     assert not (tmp_path / "run").exists()
 
 

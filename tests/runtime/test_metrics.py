@@ -151,16 +151,19 @@ def test_groups_of_captions_compete_as_one_candidate():
 
 
 def test_summary_of_known_ranks():
-    found = np.array([1, 1, 3, 5, 6, 10, 11, 99])
-    assert summarize(found) == RetrievalMetrics(
-        r1=25.0, r5=50.0, r10=75.0, median_rank=5.5, mean_rank=17.0, num_queries=8
+    found = summarize(np.array([1, 1, 2, 5, 6, 10, 11, 99]))
+    assert found == RetrievalMetrics(
+        r1=25.0, r5=50.0, r10=75.0, median_rank=5.5, mean_rank=16.875, num_queries=8
     )
+    assert [type(value) for value in vars(found).values()] == [float] * 5 + [int]
 
 
 def test_direction_score_counts_strict_wins_only():
     own, reversed_event = np.array([0.5, 0.2, 0.3, 0.9]), np.array([0.4, 0.2, 0.6, 0.1])
     assert direction_score(own, reversed_event) == 50.0
     assert direction_score(own, own) == 0.0
+    assert direction_score(own[:1], reversed_event[:1]) == 100.0
+    assert type(direction_score(own, own)) is float
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -174,26 +177,35 @@ def test_a_similarity_that_is_not_finite_is_rejected(bad):
         video_to_text(similarity, np.arange(3), group_captions=True)
     with pytest.raises(ValueError, match="must be finite"):
         direction_score(np.ones(3), similarity[1])
+    with pytest.raises(ValueError, match="must be finite"):
+        direction_score(similarity[1], np.ones(3))
 
 
-def test_misfits_are_named():
+@pytest.mark.parametrize("measure", [text_to_video, video_to_text])
+def test_misfits_are_named(measure):
     similarity = np.eye(3)
     with pytest.raises(ValueError, match=r"similarity has shape \[3\], expected \[Q, N\]"):
-        text_to_video(np.ones(3), np.arange(3))
-    with pytest.raises(ValueError, match="finite floats"):
-        text_to_video(np.eye(3, dtype=np.int64), np.arange(3))
+        measure(np.ones(3), np.arange(3))
+    with pytest.raises(ValueError, match=r"similarities \(int64\) must be finite floats"):
+        measure(np.eye(3, dtype=np.int64), np.arange(3))
     with pytest.raises(ValueError, match=r"caption_clip is int64 \[2\], expected integers \[3\]"):
-        text_to_video(similarity, np.arange(2))
+        measure(similarity, np.arange(2))
+    with pytest.raises(ValueError, match=r"caption_clip is float64 \[3\], expected integers \[3\]"):
+        measure(similarity, np.arange(3.0))
     with pytest.raises(ValueError, match="caption_clip holds 3, expected 0 to 2"):
-        text_to_video(similarity, np.array([0, 1, 3]))
+        measure(similarity, np.array([0, 1, 3]))
     with pytest.raises(ValueError, match="caption_clip holds -1"):
-        text_to_video(similarity, np.array([0, 1, -1]))
+        measure(similarity, np.array([0, 1, -1]))
+
+
+def test_clips_without_captions_and_figures_of_nothing_are_refused():
+    similarity = np.eye(3)
     for grouped in (False, True):
         with pytest.raises(ValueError, match="1 of 3 clips have no caption, first clip 2"):
             video_to_text(similarity, np.array([0, 1, 1]), group_captions=grouped)
-    with pytest.raises(ValueError, match=r"expected integers \[Q\] from 1"):
-        summarize(np.array([0, 1]))
-    with pytest.raises(ValueError, match=r"expected integers \[Q\] from 1"):
-        summarize(np.array([], np.int64))
-    with pytest.raises(ValueError, match=r"got similarities \[2\] and \[3\]"):
-        direction_score(np.ones(2), np.ones(3))
+    for ranks in (np.array([0, 1]), np.array([], np.int64), np.array([1.0]), np.array([[1, 2]])):
+        with pytest.raises(ValueError, match=r"expected integers \[Q\] from 1"):
+            summarize(ranks)
+    for shapes in ((2,), (3,)), ((0,), (0,)), ((1, 2), (1, 2)):
+        with pytest.raises(ValueError, match=r"got similarities \[.*\] and \[.*\], expected"):
+            direction_score(*map(np.ones, shapes))

@@ -79,6 +79,23 @@ def test_a_bank_read_in_parts_gives_the_same(case):
         np.testing.assert_array_equal(activation_set(bank), whole[1])
 
 
+@pytest.mark.parametrize("part", [100, 2**22])
+def test_hubness_of_a_large_bank_is_summed_up_without_loss(part, monkeypatch):
+    monkeypatch.setattr(metrics, "_PART", part)
+    bank = np.full((200_000, 2), 0.1, np.float32)
+    bank[0] = 0.9
+    sums = math.exp(float(bank[0, 0])) + 199_999 * math.exp(float(bank[1, 0]))
+    # a sum of so many float32 numbers is off by 1e-4 and more
+    np.testing.assert_allclose(hubness(bank, 1.0), [math.log(sums)] * 2, rtol=3e-7)
+
+
+def test_hubness_does_not_overflow_and_ends_in_the_highest_similarity():
+    bank = np.array([[0.9, -0.5], [0.1, -0.9]], np.float32)
+    found = hubness(bank, 1e4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [0.9, -0.5], rtol=1e-6)
+
+
 def test_the_activation_set_is_what_is_nearest_to_the_bank():
     bank = np.array([[0.1, 0.9, 0.2], [0.3, 0.8, 0.1]], np.float32)
     np.testing.assert_array_equal(activation_set(bank), [False, True, False])
@@ -87,17 +104,21 @@ def test_the_activation_set_is_what_is_nearest_to_the_bank():
 def test_a_hub_stops_to_win_every_query():
     hub_first = np.array([[0.50, 0.45], [0.50, 0.30]], np.float32)
     bank = np.array([[0.6, 0.2], [0.7, 0.1]], np.float32)
+    given = hub_first.copy()
     found = qb_norm(hub_first, hubness(bank, 20.0), activation_set(bank))
     np.testing.assert_array_equal(found.argmax(axis=1), [1, 1])
+    np.testing.assert_array_equal(hub_first, given)  # what was given stays as it is
 
 
 def test_the_temperature_is_the_best_on_validation_and_the_smallest_of_equals():
     scores = {1.0: (50.0, -2.0), 5.0: (60.0, -3.0), 20.0: (60.0, -2.5), 50.0: (60.0, -2.5)}
-    assert choose_temperature(scores.__getitem__, tuple(scores)) == 20.0
+    for betas in (tuple(scores), tuple(reversed(scores))):
+        assert choose_temperature(scores.__getitem__, betas) == 20.0
 
 
 def test_misfits_are_named():
     with pytest.raises(ValueError, match="got 0 queries and beta 1"):
         hubness(np.zeros((0, 3), np.float32), 1.0)
-    with pytest.raises(ValueError, match="a finite beta above 0"):
-        hubness(np.zeros((1, 3), np.float32), 0.0)
+    for beta in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="a finite beta above 0"):
+            hubness(np.zeros((1, 3), np.float32), beta)

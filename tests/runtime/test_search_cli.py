@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from dgl_runtime import Retriever
 from dgl_runtime.index_cli import index
 from dgl_runtime.search_cli import search
 
@@ -54,10 +56,12 @@ def test_conditions_choose_among_clips(library):
     assert videos_of(north) == {"video0.mp4"}
     late = hits(library, "a dog", "--group", "none", "--where", "year >= 2025 OR year IS NULL")
     assert videos_of(late) == {"video1.mp4", "video2.mp4"}
-    part = hits(library, "a dog", "--group", "none", "--from", "1.2s", "--until", "1.7s")
+    part = hits(library, "a dog", "--group", "none", "--from", "1.2s", "--until", "0:01.7")
     assert part
     assert all(hit["end_s"] > 1.2 and hit["start_s"] < 1.7 for hit in part)
     assert len(part) == sum(hit["end_s"] > 1.2 and hit["start_s"] < 1.7 for hit in every)
+    assert hits(library, "a dog", "--group", "none", "--from", "0", "--until", "1h") == every
+    assert hits(library, "a dog", "--until", "0:00.0") == []
     line, _ = failure("search", library / "g", "a dog", "--where", "colour = 'red'")
     assert "no such column: colour" in line
     assert "camera, year" in line
@@ -82,15 +86,32 @@ def test_an_example_finds_what_it_was_taken_from(library, tmp_path):
     assert Path(best["video"]).name == "video2.mp4"
     assert (best["start_s"], best["end_s"]) == (3.0, 4.0)
     assert best["similarity"] > 0.9999
-    Image.new("RGB", (64, 48), (40, 40, 40)).save(tmp_path / "grey@2.png")
-    assert hits(library, "--like", tmp_path / "grey@2.png")  # the whole name is a file
+    for time in ("0:03.5", "3.5s", "3500ms", "0m3.5s"):
+        assert hits(library, "--like", f"{library / 'videos' / 'video2.mp4'}@{time}") == found
+    for name in ("grey@2.png", "grey@2", "grey@"):
+        Image.new("RGB", (64, 48), (40, 40, 40)).save(tmp_path / name, "png")
+        assert hits(library, "--like", tmp_path / name)  # the whole name is a file
+    shutil.copy(library / "videos" / "video2.mp4", tmp_path / "at@home.mp4")
+    assert hits(library, "--like", f"{tmp_path}/at@home.mp4@3.5") == found
+    early, earliest, whole = (
+        hits(library, "--like", f"{tmp_path}/at@home.mp4{time}") for time in ("@0:00.2", "@0", "")
+    )
+    assert early == hits(library, "--like", f"{tmp_path}/at@home.mp4@0.2")
+    assert earliest != early != whole != earliest  # each shows something else
     for name, said in {
         "absent.mp4": "does not exist",
-        "absent.mp4@3": "does not exist",
+        "absent.mp4@3": "absent.mp4 does not exist",
+        "absent@home.mp4": "absent@home.mp4 does not exist",
         f"{library / 'videos' / 'video2.mp4'}@99": "lasts 4 s, so it has no second 99",
     }.items():
         line, _ = failure("search", library / "g", "--like", name)
         assert said in line
+    result = CliRunner().invoke(search, [str(library / "g"), "--like", f"{tmp_path}/grey@2@soon"])
+    assert result.exit_code == 2
+    assert (
+        "grey@2@soon: 'soon' is not a time such as 90s, 1.5m, 1h30m, 500ms or 1:30."
+        in result.stderr
+    )
 
 
 def test_many_queries_come_from_a_file(library, tmp_path):
@@ -103,6 +124,32 @@ def test_many_queries_come_from_a_file(library, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     line, _ = failure("search", library / "g", "--queries", tmp_path / "latin.txt")
     assert "is not text in UTF-8" in line
+
+
+def test_queries_that_are_cut_are_told_once(library, bundle, tmp_path):
+    most = Retriever(bundle).bundle.manifest.max_words - 2
+    fits, long = (" ".join(["dog"] * count) for count in (most, most + 3))
+    told = (
+        f"{long[:40] + '...'!r} is too long for this model, which reads its first {most} of {most + 3} words "
+        f"({most} of {most + 3} tokens), up to 'dog dog dog dog'. Say it in fewer words."
+    )
+    (tmp_path / "queries.txt").write_text("\n".join([long] * 4))
+    for arguments, lines in (
+        ((fits,), []),
+        ((fits, long), [f"Warning: the query {told}"]),
+        (
+            (long, "--queries", tmp_path / "queries.txt"),
+            [f"Warning: the query {told}"] * 3 + ["Warning: 2 more queries are too long."],
+        ),
+    ):
+        result = CliRunner().invoke(search, list(map(str, (library / "g", *arguments, "--json"))))
+        assert (result.exit_code, result.stderr.splitlines()) == (0, lines)
+    with Retriever(bundle, library / "g", threads=1) as retriever:
+        with pytest.warns(UserWarning, match=re.escape(f"The query {told}")) as warned:
+            assert retriever.search(long) == retriever.search(fits)
+        assert len(warned) == 1
+        assert warned[0].filename == __file__  # where it was asked
+        assert retriever.tell_cut(fits) is None
 
 
 def test_a_bank_of_queries_ranks_hubs_down_and_keeps_similarities(library, tmp_path):

@@ -55,6 +55,40 @@ def test_long_texts_are_cut_and_keep_their_end(tokenizer, max_words):
     assert row[-1] == END
 
 
+@pytest.mark.parametrize(
+    ("text", "max_words", "words", "tokens", "tail"),
+    [
+        ("a dog", 3, "1 of 2", "1 of 2", "a"),
+        ("A  Dog JUMPS into the water", 5, "3 of 6", "3 of 6", "a dog jumps"),
+        ("A  Dog JUMPS into the water", 7, "5 of 6", "5 of 6", "dog jumps into the"),
+        ("zwölf Boxkämpfer", 5, "0 of 2", "3 of 9", "zwö"),
+        ("dog, cat", 4, "1 of 2", "2 of 3", "dog,"),
+        ("dog, cat", 3, "0 of 2", "1 of 3", "dog"),
+        ("9" * 50, 47, "0 of 1", "45 of 50", "9" * 40),
+    ],
+)
+def test_a_text_that_is_cut_is_told_with_what_is_kept(
+    tokenizer, text, max_words, words, tokens, tail
+):
+    shown = text if len(text) < 40 else text[:40] + "..."
+    assert tokenizer.tell_cut(text, max_words) == (
+        f"{shown!r} is too long for this model, which reads its first {words} words ({tokens} tokens), "
+        f"up to {tail!r}. Say it in fewer words."
+    )
+    assert tokenizer.count_cut([text, "", text], max_words) == 2
+    most = int(tokens.split(" of ")[1])
+    assert tokenizer.tell_cut(text, most + 2) is None
+    assert tokenizer.count_cut([text], most + 2) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(max_size=60), max_words=st.integers(3, 20))
+def test_what_is_told_is_what_is_cut(tokenizer, text, max_words):
+    (row,), (whole,) = tokenizer([text], max_words), tokenizer([text], 1000)
+    assert (tokenizer.tell_cut(text, max_words) is not None) == (len(row) < len(whole))
+    assert tokenizer.count_cut([text], max_words) == (len(row) < len(whole))
+
+
 def test_short_rows_are_padded_with_zeros_to_the_longest(tokenizer):
     tokens = tokenizer(["cooking", "a dog jumps", ""], 32)
     assert tokens.shape == (3, 5)
@@ -68,6 +102,7 @@ def test_short_rows_are_padded_with_zeros_to_the_longest(tokenizer):
         ("A Dog\n  JUMPS\t", "a dog jumps"),
         ("caf\u00c3\u00a9", "café"),
         ("&amp;lt;b&amp;gt;", "<b>"),
+        ("1 < 2 &amp;amp; 3", "1 < 2 & 3"),  # with a "<" in it, ftfy itself resolves no entities
         ("\u201cdon\u2019t\u201d", '"don\'t"'),
         ("half \ud800 pair", "half \ufffd pair"),
     ],
@@ -105,10 +140,11 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path, content):
         Tokenizer.load(path)
 
 
-def test_a_tokenizer_without_clips_special_tokens_is_refused():
+@pytest.mark.parametrize("missing", ["<start_of_text>", "<end_of_text>"])
+def test_a_tokenizer_without_clips_special_tokens_is_refused(missing):
     class Other:
         def token_to_id(self, token):
-            return None
+            return None if token == missing else 1
 
     with pytest.raises(BundleError, match=r"lacks CLIP's special tokens <start_of_text>"):
         Tokenizer(Other())

@@ -1,4 +1,4 @@
-"""Frame choice, windows of one pass, finding videos, and pixels."""
+"""Frame choice, windows of one pass, and pixels."""
 
 import subprocess
 import sys
@@ -25,7 +25,6 @@ from dgl_runtime.video import (
     Span,
     VideoInfo,
     cut_windows,
-    find_videos,
     preprocess,
     probe,
     read_clips,
@@ -309,38 +308,6 @@ def test_wrong_arguments_are_refused_at_the_call(long_video, spans, num_frames, 
 
 def test_no_spans_give_no_clips(long_video):
     assert list(read_clips(long_video, [], 4, SIZE)) == []
-
-
-# --- find_videos ---------------------------------------------------------------------------------
-
-
-def make_tree(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def test_folders_are_searched_and_sorted(tmp_path):
-    make_tree(tmp_path, "b/2.MKV", "b/1.mp4", "a.webm", "notes.txt", "._a.mp4", ".trash/old.mp4")
-    found = find_videos([tmp_path])
-    assert found == [tmp_path / "a.webm", tmp_path / "b/1.mp4", tmp_path / "b/2.MKV"]
-
-
-def test_named_files_are_kept_and_doubles_removed(tmp_path):
-    make_tree(tmp_path, "a.bin", "d/b.mp4")
-    paths = [tmp_path / "a.bin", tmp_path / "d/b.mp4", tmp_path, tmp_path / "d/../a.bin"]
-    assert find_videos(paths) == paths[:2]
-
-
-def test_missing_paths_and_empty_folders_are_named(tmp_path):
-    with pytest.raises(MediaError, match=r"nowhere does not exist"):
-        find_videos([tmp_path / "nowhere"])
-    make_tree(tmp_path, "readme.txt")
-    with pytest.raises(MediaError) as fault:
-        find_videos([tmp_path])
-    assert str(fault.value).startswith(f"No video found in {tmp_path}; looked for .3gp .asf .avi ")
-    with pytest.raises(MediaError, match="No video found in an empty list"):
-        find_videos([])
 
 
 # --- pixels ---------------------------------------------------------------------------------------

@@ -33,13 +33,23 @@ def test_sums_of_floats_make_no_extra_window(stride):
     assert len(cut_windows(21 * float(stride), float(stride), float(stride))) == 21
 
 
+def test_rounding_takes_no_window_away():
+    # (3.3 - 3) / 0.1 is 2.9999999999999982; without the fourth window the third would be 3.1 s long
+    spans = cut_windows(3.3, 3.0, 0.1)
+    np.testing.assert_allclose([span.start_s for span in spans], [0, 0.1, 0.2, 0.3])
+    assert spans[-1] == Span(3.3 - 3.0, 3.3)
+
+
+def test_a_rest_of_a_tenth_up_to_rounding_makes_no_window():
+    assert cut_windows(6.2, 2.0, 2.0)[-1] == Span(4.0, 6.2)  # 6.2 - 6 is 0.20000000000000018
+
+
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_numbers_that_are_no_lengths_are_refused(bad, place):
-    arguments = [10.0, 2.0, 1.0]
-    arguments[place] = bad
-    with pytest.raises(ValueError, match="expected a positive number of seconds"):
-        cut_windows(*arguments)
+@pytest.mark.parametrize("name", ["duration_s", "window_s", "stride_s"])
+def test_numbers_that_are_no_lengths_are_refused(bad, name):
+    arguments = {"duration_s": 10.0, "window_s": 2.0, "stride_s": 1.0, name: bad}
+    with pytest.raises(ValueError, match=f"^{name} is .*, expected a positive number of seconds"):
+        cut_windows(**arguments)
 
 
 @given(duration_s=seconds, window_s=lengths, part=st.floats(0.1, 3.0))
@@ -84,6 +94,13 @@ def test_random_frame_times_stay_in_their_segments(start_s, length_s, num_frames
     assert times.dtype == np.float64
     assert (times >= edges[:-1] - 1e-9).all()
     assert (times <= edges[1:] + 1e-9).all()
+
+
+def test_random_frame_times_fall_anywhere_in_their_segments():
+    times = frame_times(Span(0, 1000), 1000, np.random.default_rng(0))
+    counts, _ = np.histogram(times - np.arange(1000), 10, (0, 1))
+    assert counts.min() > 60
+    assert counts.sum() == 1000
 
 
 def test_random_frame_times_repeat_with_their_seed():

@@ -48,6 +48,17 @@ def test_filters_and_metadata(client):
     assert "video, start_s, end_s, duration_s, modified, camera" in answer.json()["detail"]
 
 
+def test_a_query_that_is_cut_is_told(client, bundle):
+    most = Retriever(bundle).bundle.manifest.max_words - 2
+    for count, cut in ((most, None), (most + 1, f"first {most} of {most + 1} words")):
+        answer = client.post(f"{AT}/search", json={"query": " ".join(["dog"] * count)}).json()
+        assert answer["moments"]
+        if cut is None:
+            assert answer["cut"] is None
+        else:
+            assert f"is too long for this model, which reads its {cut}" in answer["cut"]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -129,6 +129,13 @@ def test_type_look_and_watch_from_the_right_second(page):
     assert page.faults == []
 
 
+def test_a_query_that_is_cut_is_told(page):
+    ask(page, "dog " * 40)
+    until(
+        page, "document.querySelector('#status').textContent.includes('is too long for this model')"
+    )
+
+
 def test_what_the_browser_cannot_play_gets_a_preview(page):
     ask(page)
     page.get_by_role("button", name="größe.avi").first.click()

@@ -29,7 +29,9 @@ def oracle(clips):
     def weigh_frames(frames):
         return np.full(frames.shape[:2], 0.5, np.float32)
 
-    return Encoders(embed_captions, embed_clips, weigh_frames, num_frames=2, frame_size=16)
+    return Encoders(
+        embed_captions, embed_clips, weigh_frames, num_frames=2, frame_size=16, max_words=32
+    )
 
 
 def test_a_model_that_knows_all_is_perfect_both_ways(clips, oracle):

@@ -42,6 +42,7 @@ def encoders(rows):
         lambda frames: np.full(frames.shape[:2], 0.5, np.float32),
         num_frames=2,
         frame_size=16,
+        max_words=32,
     )
 
 

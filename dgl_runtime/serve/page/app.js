@@ -91,6 +91,7 @@ async function show(what, request) {
       ? `${moments.length} ${moments.length === 1 ? "moment" : "moments"} for ${what}, ${Math.round(answer.milliseconds)} ms`
       : "";
     if (!moments.length) tell("Nothing found", "No moment fits these filters. Take one away, or search another gallery.");
+    if (answer.cut) status_.textContent += `${moments.length ? ". " : ""}The query ${answer.cut}`;
   } catch (fault) {
     if (mine === asked) tell("That did not work", fault.message, true);
   } finally {
