@@ -110,7 +110,7 @@ def require(parity: Parity) -> Parity:
 
 
 def require_numbers(parity: Parity) -> Parity:
-    """Pass graphs of a lower precision on if every golden result is a number; what they cost is judged elsewhere.
+    """Pass graphs of a lower precision on if every golden result is a number; see ``quality`` for its cost.
 
     Raises:
         ExportError: One is NaN or infinite.

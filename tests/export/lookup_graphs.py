@@ -1,4 +1,4 @@
-"""ONNX graphs that look their answers up: whatever embeddings a test wants stand before a gate, run by an engine."""
+"""ONNX graphs that look their answers up: a gate meets whatever embeddings a test wants, run by an engine."""
 
 import numpy as np
 import onnx
