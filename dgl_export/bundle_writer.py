@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx
 import torch
 
 from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import fold
 from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
+from dgl_export.graph_files import load_graph
 from dgl_export.lower import lower
 from dgl_export.parity import make_golden, measure, require, require_numbers, rerun
 from dgl_export.request import ExportRequest
@@ -152,7 +152,7 @@ def _write_encoders(
         for path in float32.iterdir():
             path.rename(folder / path.name)
     elif form.precision == "fp32":
-        models = [onnx.load(float32 / graph.file) for graph in graphs]
+        models = [load_graph(float32 / graph.file) for graph in graphs]
         written = [
             write_graph(*pair, form, (folder, ())) for pair in zip(models, graphs, strict=True)
         ]

@@ -16,6 +16,7 @@ from dgl_runtime.engines import Engine, open_engine
 from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import ExportError, reason_of
 from dgl_runtime.manifest import FORMATS, PRECISIONS, Graph
+from dgl_runtime.plain_path import plain_path
 
 # What each format is written in.
 WRITTEN = {
@@ -129,7 +130,8 @@ def _write_openvino(
                 f"OpenVINO {openvino.__version__} does not read {source.name}: {reason_of(error)}. "
                 "Take --format onnx, and please report the method and the precision."
             ) from error
-        openvino.save_model(converted, path, compress_to_fp16=target.precision == "bf16")
+        with plain_path(path) as plain:
+            openvino.save_model(converted, plain, compress_to_fp16=target.precision == "bf16")
     engine = open_engine(
         path, device="cpu", threads=0, engine="openvino", precision=target.precision
     )
@@ -146,7 +148,8 @@ def _count_onnx(path: Path, precision: str) -> int:
 def _count_openvino(path: Path, precision: str) -> int:
     """Matrix products that OpenVINO really runs in that precision, by its own account."""
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    compiled = core().compile_model(path, "CPU", settings)
+    with plain_path(path) as plain:
+        compiled = core().compile_model(plain, "CPU", settings)
     wanted = {"bf16": {"bf16"}, "int8": {"i8", "u8"}}[precision]
     count = 0
     for op in compiled.get_runtime_model().get_ordered_ops():

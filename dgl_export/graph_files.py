@@ -4,6 +4,8 @@ from pathlib import Path
 
 import onnx
 
+from dgl_runtime.plain_path import plain_path
+
 
 def save_graph(model: onnx.ModelProto, path: Path) -> str:
     """Write a graph, and its weights as ``<file>.data``; returns that file's name."""
@@ -11,5 +13,12 @@ def save_graph(model: onnx.ModelProto, path: Path) -> str:
     weights.unlink(missing_ok=True)  # onnx appends to what is there
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    onnx.save_model(copy, path, save_as_external_data=True, location=weights.name)
+    with plain_path(path) as plain:
+        onnx.save_model(copy, plain, save_as_external_data=True, location=weights.name)
     return weights.name
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read a graph with its weights."""
+    with plain_path(path) as plain:
+        return onnx.load(plain)

@@ -9,6 +9,7 @@ import onnx
 from dgl_export import quality
 from dgl_export.calibration import Calibration
 from dgl_export.formats import Target, WrittenGraph, write_graph
+from dgl_export.graph_files import load_graph
 from dgl_export.mixed import LOW_TYPES, halve_token_table, round_to, to_mixed
 from dgl_export.observe import (
     Feeds,
@@ -117,7 +118,7 @@ def lower(
 
 
 def _prepare(folder: Path, graph: Graph, target: Target, feeds: Iterable[Feeds]) -> Prepared:
-    model = onnx.load(folder / graph.file)
+    model = load_graph(folder / graph.file)
     rows = observe(model, feeds)
     if target.precision not in LOW_TYPES:
         model = halve_token_table(model)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_runtime.manifest import Graph, TensorSpec
+from dgl_runtime.plain_path import plain_path
 
 # The oldest that torch's exporter writes without converting; LayerNormalization needs 17.
 OPSET = 18
@@ -57,7 +58,8 @@ def _write(
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # the tracer's call stacks: file paths of this machine
     weights = f"{path.name}.data"
-    onnx_ir.save(model, path, external_data=weights)
+    with plain_path(path) as plain:
+        onnx_ir.save(model, plain, external_data=weights)
     return Graph(
         file=path.name,
         weights=weights,

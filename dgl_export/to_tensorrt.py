@@ -35,6 +35,7 @@ from dgl_runtime.engines.tensorrt_library import (
 )
 from dgl_runtime.errors import DglError, EngineError, ExportError
 from dgl_runtime.manifest import Graph
+from dgl_runtime.plain_path import plain_path
 from dgl_runtime.self_check import GRAPHS, check_graph
 
 WORKSPACE_BYTES = 4 << 30  # what a kernel may use beside its tensors, at most
@@ -227,7 +228,9 @@ def build_engine(graph: Path, profiles: Sequence[Profile], library: Any) -> byte
         ) from error
     network = builder.create_network(_network_flags(library))
     parser = library.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
+    with plain_path(graph) as plain:
+        is_read = parser.parse_from_file(str(plain))
+    if not is_read:
         faults = "; ".join(_fault(parser.get_error(i)) for i in range(parser.num_errors))
         raise ExportError(
             f"{library.__name__} {library.__version__} cannot read {graph}: {faults or said_by(log)}."

@@ -1,9 +1,11 @@
 """What every command shares: errors on one line of stderr, missing extras named, Ctrl-C without a traceback."""
 
+import codecs
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -36,6 +38,7 @@ _EXTRAS = {
     "onnx_ir": "export",
 }
 INTERRUPTED = 130
+_AS_IT_IS = "dgl-as-it-is"
 
 
 class Command(click.Command):
@@ -43,6 +46,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         """Run the command; only usage errors (exit code 2) are left to click."""
+        _print_any_name()
         try:
             with _sigterm_unwinds():
                 return super().invoke(ctx)
@@ -68,6 +72,26 @@ class Command(click.Command):
             sys.exit(INTERRUPTED)
 
 
+def _print_any_name() -> None:
+    """Print the bytes of a file name that is no text, and ? for letters that the terminal does not know."""
+
+    def as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        letters = error.object[error.start : error.end]
+        return b"".join(_byte_of(letter) for letter in letters), error.end
+
+    codecs.register_error(_AS_IT_IS, as_it_is)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=_AS_IT_IS)
+
+
+def _byte_of(letter: str) -> bytes:
+    number = ord(letter) - 0xDC00  # Python's way to hold a byte that is no text
+    return bytes([number]) if 0x80 <= number <= 0xFF else b"?"
+
+
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
     """SIGTERM ends the command as an exception does, so that unfinished folders are removed."""
@@ -91,11 +115,15 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def report_note(message: str) -> None:
-    """Print one line on stderr of what is odd and was dealt with."""
-    click.echo(f"Note: {' '.join(message.split())}", err=True)
-
-
 def report_error(message: str) -> None:
     """Print one line on stderr and go on."""
     click.echo(f"Error: {' '.join(message.split())}", err=True)
+
+
+def report_note(message: str) -> None:
+    """Print one line on stderr that is worth knowing and no error, once a command."""
+    context = click.get_current_context(silent=True)
+    told = context.meta.setdefault(__name__, set()) if context else set()
+    if message not in told:
+        told.add(message)
+        click.echo(f"Note: {' '.join(message.split())}", err=True)

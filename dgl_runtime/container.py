@@ -27,6 +27,9 @@ _FORMATS = ",".join(
 """Containers that hold their pictures themselves. Playlists of any kind (concat, hls, dash, sdp) are left out:
 they make FFmpeg open other files, which whoever wrote the playlist chose."""
 
+_HEADER = 0x80
+"""Bit of the first byte of a Theora packet that is no frame."""
+
 _NO_FILM = "attached_pic timed_thumbnails still_image dependent metadata".split()
 """Dispositions of streams that accompany the pictures: covers, thumbnails, layers of another stream."""
 
@@ -139,8 +142,8 @@ def packets_of(
 ) -> Iterator[Packet[Any]]:
     """Yield the packets of some streams that hold data, up to where the file can be read.
 
-    Packets of no bytes ("show the last frame again") are left out: a decoder takes one as the
-    end of the stream.
+    Packets of no bytes ("show the last frame again") are left out, since a decoder takes one as the
+    end of the stream; so are the headers with which a second recording begins in an ogg.
 
     Args:
         container: The open file.
@@ -148,6 +151,9 @@ def packets_of(
         end: Filled in as the reading ends.
     """
     end = end or End()
+    theora = {
+        one.index for one in streams if one.type == "video" and one.codec_context.name == "theora"
+    }
     packets = container.demux(list(streams))
     while True:
         try:
@@ -161,7 +167,7 @@ def packets_of(
         except media_faults() as fault:
             end.fault = one_line(fault)
             return
-        if packet.size:
+        if packet.size and not (packet.stream_index in theora and memoryview(packet)[0] & _HEADER):
             end.is_other = False
             yield packet
 

@@ -3,10 +3,8 @@
 What they have read waits in their sockets until it is taken, so memory is bounded by their number.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Self
 
@@ -14,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_process import DecodeProcess, Limits, LostWorkerError
+from dgl_runtime.decode_process import Limits, LostWorkerError
 from dgl_runtime.windows import Span
+from dgl_runtime.workers import Worker, Workers
 
 __all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
 
@@ -63,11 +62,10 @@ Choose = Callable[[Seen], Sequence[int]]  # which spans to read
 
 
 @dataclass
-class _Worker:
-    """A process, and the video it looks into."""
+class _Look:
+    """A video that a worker looks into."""
 
-    process: DecodeProcess
-    job: Job | None = None
+    job: Job
     seen: Seen | None = None
 
 
@@ -85,24 +83,18 @@ class DecodePool:
             jobs: Processes, 1 or more.
             limits: Of one video.
         """
-        self._cutting, self._form, self._jobs = cutting, form, jobs
-        self._limits = limits or Limits()
-        self._workers: list[_Worker] = []
-        self._is_stopped = False
+        self._cutting, self._form = cutting, form
+        self._workers = Workers[_Look](jobs, limits or Limits())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.process.close()
-        self._workers.clear()
+        self._workers.__exit__()
 
     def stop(self) -> None:
         """End the processes, and so a :meth:`read` in another thread."""
-        self._is_stopped = True
-        for worker in self._workers:
-            worker.process.process.kill()
+        self._workers.stop()
 
     def read(self, jobs: Iterable[Job], choose: Choose) -> Iterator[Found]:
         """Look into videos; of one video ``Seen`` comes first, then ``Clips``, then ``Done``.
@@ -110,64 +102,44 @@ class DecodePool:
         Args:
             jobs: The videos; taken one by one as processes come free.
             choose: Says which clips of a video to read, as numbers of its spans, ascending.
+
+        Raises:
+            MediaError: No process can be started.
         """
-        waiting, busy = iter(jobs), list[_Worker]()
-        while not self._is_stopped:
-            while len(busy) < self._jobs and (job := next(waiting, None)) is not None:
-                busy.append(self._begin(job, busy))
-            if not busy:
+        waiting = iter(jobs)
+        while not self._workers.is_stopped:
+            while self._workers.have_room and (job := next(waiting, None)) is not None:
+                self._begin(job)
+            if not self._workers.are_busy:
                 return
-            for worker in self._with_something_to_say(busy):
+            for worker in self._workers.speaking():
                 if (found := self._hear(worker, choose)) is not None:
                     yield found
-                if worker.job is None:
-                    busy.remove(worker)
 
-    def _begin(self, job: Job, busy: list[_Worker]) -> _Worker:
-        idle = [worker for worker in self._workers if worker not in busy]
-        if not idle:
-            idle = [_Worker(DecodeProcess.start(self._limits))]
-            self._workers += idle
-        worker = idle[0]
-        worker.job, worker.seen = job, None
+    def _begin(self, job: Job) -> None:
         asked = {"path": str(job.path), "content": job.content, "cutting": str(self._cutting)}
-        worker.process.say({**asked, "form": self._form})
-        return worker
+        self._workers.begin(_Look(job), {**asked, "form": self._form})
 
-    def _with_something_to_say(self, busy: list[_Worker]) -> list[_Worker]:
-        """Wait for some; those that have said nothing for too long are among them."""
-        now = time.monotonic()
-        patience_s = min(one.process.heard_at for one in busy) + self._limits.silent_s - now
-        ready = wait([one.process.line for one in busy], timeout=max(patience_s, 0.0))
-        late = time.monotonic() - self._limits.silent_s
-        return [one for one in busy if one.process.line in ready or one.process.heard_at <= late]
-
-    def _hear(self, worker: _Worker, choose: Choose) -> Found | None:
-        job = worker.job
-        assert job is not None
+    def _hear(self, worker: Worker[_Look], choose: Choose) -> Found | None:
+        look, process = worker.task, worker.process
         try:
-            message = worker.process.hear()
+            message = process.hear()
             if "clips" in message:
-                assert worker.seen is not None
+                assert look.seen is not None
                 numbers = tuple(message["clips"])
-                return Clips(
-                    worker.seen, numbers, self._pixels(worker.process.receive(), len(numbers))
-                )
+                return Clips(look.seen, numbers, self._pixels(process.receive(), len(numbers)))
         except LostWorkerError as loss:
-            worker.process.close()
-            self._workers.remove(worker)
-            worker.job = None
-            fault = f"{job.path} {loss}. Play it to check, and re-encode it."
-            return Done(job, worker.seen, fault)
+            self._workers.dismiss(worker)
+            return Done(look.job, look.seen, f"{look.job.path} {loss}. {loss.remedy}")
         if "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
             content, duration_s = message["content"], message["duration_s"]
-            worker.seen = Seen(job, content, duration_s, spans, tuple(message["remarks"]))
-            worker.process.say(list(choose(worker.seen)))
-            return worker.seen
+            look.seen = Seen(look.job, content, duration_s, spans, tuple(message["remarks"]))
+            process.say(list(choose(look.seen)))
+            return look.seen
         if "done" in message:
-            worker.job = None
-            return Done(job, worker.seen, message["done"], message["unreadable"])
+            self._workers.release(worker)
+            return Done(look.job, look.seen, message["done"], message["unreadable"])
         return None  # a sign of life
 
     def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:

@@ -19,11 +19,12 @@ its parent over one socket, in JSON and raw bytes: nothing it says can make the 
 """
 
 import json
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -58,6 +59,11 @@ class Line:
         self.connection.send_bytes(json.dumps(message).encode())
         self.last = time.monotonic()
 
+    def pour(self, data: memoryview) -> None:
+        """Send bytes as they are; the parent knows how many come."""
+        while data:
+            data = data[os.write(self.connection.fileno(), data) :]
+
     def sign(self) -> None:
         """Show that work goes on, but not all the time."""
         if time.monotonic() - self.last > _SIGN_EVERY_S:
@@ -72,13 +78,17 @@ class Line:
         return json.loads(self.connection.recv_bytes())
 
 
-def work(line: Line) -> None:
+LookInto = Callable[[Line, dict[str, Any]], str | None]
+"""Does one job and says what comes of it; returns what is wrong with the video."""
+
+
+def work(line: Line, look_into: LookInto) -> None:
     """Look into one video after another, until the parent hangs up."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job, is_unreadable = line.hear(), False
             try:
-                fault = _look_into(line, job)
+                fault = look_into(line, job)
             except MediaError as error:
                 fault, is_unreadable = str(error), True
             except DglError as error:
@@ -150,7 +160,7 @@ def _send_batch(line: Line, batch: list[tuple[int, NDArray[np.uint8]]]) -> None:
         batch.clear()
 
 
-def main() -> None:
+def main(look_into: LookInto = _look_into) -> None:
     """Run as a process: the socket's number and the most memory in bytes are its arguments."""
     socket, most_bytes = map(int, sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
@@ -158,7 +168,7 @@ def main() -> None:
     most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    work(Line(Connection(socket)))
+    work(Line(Connection(socket)), look_into)
 
 
 if __name__ == "__main__":

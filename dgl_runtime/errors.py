@@ -1,18 +1,35 @@
 """The errors a user can meet: each message says what is wrong, the value seen, the one expected, the remedy."""
 
+_REASON_LETTERS = 200
+
 
 class DglError(Exception):
     """Base of every error that is the input's fault; the command line prints it on one line."""
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of another library's error, short enough to stand inside one of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    """Another library's error in a line short enough to stand inside one of ours.
+
+    Its first line, with the next one where the first is only a heading; a KeyError's text is the
+    name alone.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{lines[0]} is missing"[:_REASON_LETTERS]
+    told = 1
+    while lines[told - 1].endswith(":") and told < len(lines):
+        told += 1
+    return " ".join(lines[:told])[:_REASON_LETTERS].rstrip(" .")
 
 
 class ConfigError(DglError):
     """A setting, recipe, data set or checkpoint does not fit."""
+
+
+class TextError(ConfigError):
+    """A file of text, such as a table or a list, does not hold what it should."""
 
 
 class MediaError(DglError):

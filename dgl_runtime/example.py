@@ -1,5 +1,6 @@
 """An example to search by: a picture, a video, or a moment of one, as an embedding."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from dgl_runtime.cutting import Cutting
 from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job
 from dgl_runtime.decode_process import Limits
 from dgl_runtime.errors import MediaError
+from dgl_runtime.names import find_path, form_hint, similar_path
 
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
@@ -23,6 +25,9 @@ def read_example(
     Raises:
         MediaError: It cannot be read within the limits.
     """
+    path = find_path(path)
+    if hint := form_hint(None if os.path.lexists(path) else similar_path(path)):
+        raise MediaError(f"{path} does not exist{hint}. Check the path.")
     form = retriever.num_frames, retriever.frame_size
     with DecodePool(cutting, form, jobs=1, limits=limits) as pool:
         # The content's hash names clips of a gallery; here nobody asks for it.

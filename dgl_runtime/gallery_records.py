@@ -229,7 +229,8 @@ class Records:
 
     def metadata_columns(self) -> list[str]:
         """What is known of videos beside the files."""
-        return [name for (name,) in self.rows("SELECT name FROM pragma_table_info('metadata')")][1:]
+        found = self.rows("SELECT name FROM pragma_table_info('metadata')")[1:]
+        return [name.strip() for (name,) in found]
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.names import nfc
 
 RECORDS = "gallery.sqlite"
 SCHEMA_VERSION = 2
@@ -38,6 +39,14 @@ CREATE TABLE cuts (video_id INTEGER NOT NULL REFERENCES videos, cutting TEXT NOT
 CREATE TABLE dead_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE metadata (video_id INTEGER PRIMARY KEY REFERENCES videos);
 """
+
+
+def stored_as(name: str) -> str:
+    """The name that a column of the metadata has in its table, which has a column of its own.
+
+    Names are given without spaces around them, so a space keeps the two apart.
+    """
+    return f"{name} " if name.lower() == "video_id" else name
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -91,13 +100,23 @@ def _begun(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 def connect(path: Path, options: str) -> sqlite3.Connection:
     """Open in autocommit: transactions are said in so many words. As a URI a path may hold any bytes."""
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{options}",
         uri=True,
         timeout=_WAIT_S,
         isolation_level=None,
         check_same_thread=False,
     )
+    connection.create_function("composed", 1, _composed, deterministic=True)
+    return connection
+
+
+def _composed(path: bytes) -> bytes:
+    """A path with its names in NFC, as filters have them; one that is no text stays as it is."""
+    try:
+        return path if path.isascii() else nfc(path.decode()).encode()
+    except UnicodeDecodeError:
+        return path
 
 
 def require_ours(path: Path, connection: sqlite3.Connection) -> None:

@@ -1,8 +1,10 @@
 """Filters of a search: an SQL condition on moments, run by SQLite, which may read and nothing else."""
 
+import difflib
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,26 +12,37 @@ from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery_records import Records
+from dgl_runtime.gallery_sqlite import stored_as
+from dgl_runtime.names import nfc
 
 COLUMNS = ("video", "start_s", "end_s", "duration_s", "modified")
 """What a condition may name beside the columns of the metadata."""
 
-_STEPS = 1000  # of SQLite's machine between looks at the clock
+LONGEST_TEXT = 32_000
+"""Bytes of a text that a function may make, and so of one that the metadata may hold."""
+
+_STEPS = 100  # of SQLite's machine between looks at the clock; one function may take 0.1 s
 _MOST_S = 2.0
-_LONGEST_TEXT = 10_000  # bytes that a function may make
 _LONGEST_PATTERN = 200  # bytes of a LIKE or GLOB pattern
 _MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION}
 _MAY_READ = {"clips", "videos", "files", "metadata", ""}  # "": of no table, as in count(*)
+_ROW = " row"  # no name of the metadata begins with a space
 _MOMENTS = """
-SELECT clips.row AS "row",
-    CAST((SELECT path FROM files WHERE files.video_id = clips.video_id ORDER BY rowid LIMIT 1) AS TEXT)
-        AS "video",
-    start_s, end_s, duration_s,
-    (SELECT datetime(max(mtime_ns) / 1000000000, 'unixepoch') FROM files
+SELECT clips.row AS "{row}",
+    CAST(composed((
+        SELECT files.path FROM files WHERE files.video_id = clips.video_id ORDER BY files.rowid LIMIT 1
+    )) AS TEXT) AS "video",
+    clips.start_s AS "start_s", clips.end_s AS "end_s", videos.duration_s AS "duration_s",
+    (SELECT datetime(max(files.mtime_ns) / 1000000000, 'unixepoch') FROM files
         WHERE files.video_id = clips.video_id) AS "modified"
     {metadata}
 FROM clips JOIN videos ON videos.id = clips.video_id LEFT JOIN metadata ON metadata.video_id = videos.id
 """
+# What SQLite takes in one piece: texts, quoted names of four kinds, comments.
+_QUOTED = re.compile(
+    r"""'(?:[^']|'')*' | "((?:[^"]|"")*)" | `(?:[^`]|``)*` | \[[^\]]*\] | --[^\n]* | /\*.*?(?:\*/|\Z)""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def select_rows(records: Records, where: str) -> NDArray[np.int64]:
@@ -44,9 +57,12 @@ def select_rows(records: Records, where: str) -> NDArray[np.int64]:
         GalleryError: It is not SQL, names an unknown column, or takes too long.
     """
     columns = records.metadata_columns()
-    metadata = "".join(f", metadata.{quoted(name)}" for name in columns)
-    query = f'SELECT "row" FROM ({_MOMENTS.format(metadata=metadata)}) WHERE (\n{where}\n)'
-    known = ", ".join((*COLUMNS, *columns))
+    metadata = "".join(
+        f", metadata.{quoted(stored_as(name))} AS {quoted(nfc(name))}" for name in columns
+    )
+    moments = _MOMENTS.format(row=_ROW, metadata=metadata)
+    query = f"SELECT {quoted(_ROW)} FROM ({moments}) WHERE (\n{_names_only(nfc(where))}\n)"
+    known = [*COLUMNS, *columns]
     try:
         num_rows = records.header().num_rows
         with records.reading() as connection, _limited(connection):
@@ -55,12 +71,40 @@ def select_rows(records: Records, where: str) -> NDArray[np.int64]:
             raise ValueError("it gives many more rows than there are clips")
         rows = np.array(found, np.int64).reshape(-1)
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
-        reason = "it takes too long" if "interrupted" in str(error) else str(error)
         raise GalleryError(
-            f"the filter {where!r} does not work: {reason}. Give a condition in SQL on {known}; "
-            "texts stand in 'single quotes'."
+            f"the filter {where!r} does not work: {_reason(error, known)}. Give a condition in SQL on "
+            f"{', '.join(known)}; texts stand in 'single quotes'."
         ) from error
     return rows[(rows >= 0) & (rows < num_rows)]
+
+
+def _names_only(where: str) -> str:
+    """A condition whose double quotes are names: SQLite takes "yaer" for a text if no column has that name.
+
+    Names in backticks mean the same and are never texts.
+    """
+    return _QUOTED.sub(
+        lambda found: found[0] if found[1] is None else _in_backticks(found[1]), where
+    )
+
+
+def _in_backticks(inside: str) -> str:
+    name = inside.replace('""', '"').replace("`", "``")
+    return f"`{name}`"
+
+
+def _reason(error: Exception, known: Sequence[str]) -> str:
+    reason = str(error)
+    if "interrupted" in reason:
+        return "it takes too long"
+    if "too big" in reason:
+        return f"it makes or reads a text of more than {LONGEST_TEXT:,} bytes"
+    name = reason.partition("no such column: ")[2]
+    close = (
+        difflib.get_close_matches(name.lower(), [one.lower() for one in known], 1) if name else []
+    )
+    meant = [one for one in known if one.lower() in close]
+    return f"{reason}, did you mean {meant[0]}?" if meant else reason
 
 
 def quoted(name: str) -> str:
@@ -81,7 +125,7 @@ def _limited(connection: sqlite3.Connection) -> Iterator[None]:
         return sqlite3.SQLITE_OK if may else sqlite3.SQLITE_DENY
 
     limits = {
-        sqlite3.SQLITE_LIMIT_LENGTH: _LONGEST_TEXT,
+        sqlite3.SQLITE_LIMIT_LENGTH: LONGEST_TEXT,
         sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: _LONGEST_PATTERN,
     }
     before = {kind: connection.setlimit(kind, limit) for kind, limit in limits.items()}

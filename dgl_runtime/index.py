@@ -5,15 +5,13 @@ is looked into at all: a file of the same size and time is not opened, a known c
 """
 
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
 from dgl_runtime.gallery_sqlite import RECORDS
+from dgl_runtime.read_ahead import read_ahead
 from dgl_runtime.video_files import FoundVideos, find_videos, is_left_out
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 CLIPS_PER_BATCH = 8
 _UNINDEXED_PART = 0.02
 _AHEAD = 8  # things found that wait to be taken
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def index_videos(
         run = _Run(retriever, gallery, cutting)
         unknown = [job for path in videos if (job := run.look_up(path)) is not None]
         bar.update(len(videos) - len(unknown))
-        with closing(_ahead(pool.read(unknown, run.choose), pool.stop)) as found:
+        with closing(read_ahead(pool.read(unknown, run.choose), pool.stop, most=_AHEAD)) as found:
             started = waiting_since = time.perf_counter()
             for items in found:
                 run.waiting_s += time.perf_counter() - waiting_since
@@ -297,53 +295,3 @@ def _index_large(gallery: Gallery) -> None:
         if gallery.count_unindexed() <= _UNINDEXED_PART * len(gallery):
             return
     gallery.build_approximate_index()
-
-
-def _ahead(items: Iterator[Item], end: Callable[[], None]) -> Generator[list[Item], None, None]:
-    """Run an iterator in a thread, a few items ahead; yield all that wait; its errors come out here.
-
-    ``end`` makes the iterator end where it waits.
-    """
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_AHEAD)
-    stop = threading.Event()
-    worker = threading.Thread(target=_fill, args=(items, ready, stop), daemon=True)
-    worker.start()
-    try:
-        waiting: list[Item | BaseException | None] = []
-        while None not in waiting:
-            waiting = [ready.get(), *(ready.get_nowait() for _ in range(ready.qsize()))]
-            here: list[Item] = []
-            for item in waiting:
-                if isinstance(item, BaseException):
-                    raise item
-                here += [item] if item is not None else []
-            yield here
-    finally:
-        stop.set()
-        end()
-        worker.join(timeout=10)
-
-
-def _fill(
-    items: Iterator[Item],
-    ready: "queue.Queue[Item | BaseException | None]",
-    stop: threading.Event,
-) -> None:
-    """Put items into a queue, then None; or what went wrong, in place of None."""
-
-    def put(item: Item | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    try:
-        for item in items:
-            put(item)
-            if stop.is_set():
-                return
-        put(None)
-    except BaseException as error:  # handed to the consumer
-        put(error)

@@ -10,6 +10,7 @@ import click
 
 from dgl_runtime.command import Command, report_error, report_note
 from dgl_runtime.errors import DglError
+from dgl_runtime.names import find_path
 from dgl_runtime.options import Seconds, device_option, engine_option, threads_option
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
-    help="A csv with a column 'video' and others that dgl-search --where can name.",
+    help="A csv or jsonl with a column 'video' and others that dgl-search --where can name.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write what failed into this csv.")
 @device_option
@@ -79,13 +80,14 @@ def index(
 
     Example: dgl-index bundle ~/Videos --gallery gallery --window 10s --stride 5s
     """
-    from dgl_runtime.gallery_metadata import read_table
+    from dgl_runtime.gallery_metadata import parse_metadata
     from dgl_runtime.retriever import Retriever
 
     if stride is not None and window is None:
         raise click.UsageError("--stride needs --window.")
     if metadata is not None:
-        read_table(metadata)  # what is wrong with it shows before the hours of indexing
+        parse_metadata(metadata)  # what is wrong with it shows before the hours of indexing
+    videos = tuple(find_path(path) for path in videos)
     broken: dict[str, str] = {}
     told: set[str] = set()  # of what is passed over, which --watch need not say again
     with Retriever(bundle, gallery, device=device, engine=engine, threads=threads) as retriever:

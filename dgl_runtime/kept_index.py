@@ -21,11 +21,11 @@ def find_index(path: str, size_bytes: int, modified_ns: int) -> dict[str, Any] |
     """What :func:`keep_index` kept of this state of a file; None: nothing that can be read."""
     file = _file(path, size_bytes, modified_ns)
     try:
-        with np.load(file) as held:
+        with file.open("rb") as opened, np.load(opened) as held:
             found: dict[str, Any] = {name: held[name] for name in held.files if name != _FACTS}
             found |= json.loads(bytes(held[_FACTS]))
         file.touch()  # the ones used last stay
-    except (OSError, ValueError, KeyError, BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return None
     found["remarks"] = tuple(found["remarks"])
     return found

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.plain_path import plain_path
 
 if TYPE_CHECKING:
     from usearch.index import Index
@@ -217,7 +218,8 @@ class ApproximateIndex:
             embeddings: What was added, float32 [N, E].
         """
         temporary = path.with_name(path.name + ".tmp")
-        self._index.save(temporary)
+        with plain_path(temporary) as plain:
+            self._index.save(plain)
         with temporary.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             start = _graph_start(file, size)

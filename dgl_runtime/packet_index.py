@@ -73,7 +73,8 @@ class PacketIndex:
     @property
     def start_s(self) -> float:
         """The second, by a player's clock, at which the first frame is shown."""
-        return max(int(self.shown[0]) * self.tick_s - self.zero_s, 0.0)
+        late_s = int(self.shown[0]) * self.tick_s - self.zero_s
+        return late_s if late_s > _SAME_S else 0.0
 
     @property
     def end_s(self) -> float:
@@ -174,7 +175,7 @@ def _make_index(path: Path) -> PacketIndex:
     jumps = find_jumps(times, is_key, step, tick_s, forward=read.may_jump)
     if any(jump.after > jump.before for jump in jumps):
         jumps = without_stills(jumps, read_others(path)[0], tick_s)
-    last_s = (int(times.max()) + step) * tick_s  # by the file's clock
+    latest = int(times.max())  # before jumps are taken out
     moved = shifts(jumps, len(times), step)
     times += moved
     shown = np.unique(times[~np.frombuffer(bytes(packets.hidden), np.bool_)])
@@ -182,7 +183,7 @@ def _make_index(path: Path) -> PacketIndex:
     from_first = shown[shown >= first] if np.any(shown >= first) else shown
     last = _last_step(times, durations, from_first) or step
     duration_s = (int(from_first[-1]) - int(from_first[0]) + last) * tick_s
-    zero_s = int(shown[0]) * tick_s - read.late_s
+    zero_s = _zero_s(read, int(from_first[0]) * tick_s)
     remarks = (
         read.remark,
         _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
@@ -202,7 +203,12 @@ def _make_index(path: Path) -> PacketIndex:
         duration_s=duration_s,
         is_counted=bool(np.all(pts == NOT_GIVEN))
         or (read.may_lie and bool(np.all(np.diff(times) > 0))),
-        missing=what_is_missing(read, last_s, duration_s, has_jumps=bool(jumps)),
+        missing=what_is_missing(
+            read,
+            (latest + last) * tick_s,
+            (int(shown[-1]) + last - int(shown[0])) * tick_s,
+            has_jumps=bool(jumps),
+        ),
         remarks=tuple(remark for remark in remarks if remark is not None),
     )
 
@@ -246,6 +252,14 @@ def _last_step(
     if steps.size == 0 or (said[-1] > 0 and np.mean(np.abs(said[:-1] - steps) <= 1) > 0.5):
         return int(said[-1])
     return int(np.median(steps))
+
+
+def _zero_s(read: Pass, first_s: float) -> float:
+    """The second of the file's clock that is 0 to a player."""
+    if read.begins_s is None:
+        return first_s
+    # Sound before 0 fills a decoder and is not heard.
+    return min(max(read.begins_s, 0.0), first_s)
 
 
 def _remark_on_jumps(

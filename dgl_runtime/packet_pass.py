@@ -33,6 +33,9 @@ NOT_GIVEN = np.iinfo(np.int64).min
 _DEFAULT_STEP_S = 1 / 25
 """Time between frames when neither the packets nor the stream say anything about time."""
 
+_SAME_S = 0.001
+"""Durations this near are one, in another unit."""
+
 _MOST_UNDECODED = 3000
 """Packets that are tried until a frame comes out: two minutes at 25 frames a second."""
 
@@ -47,6 +50,7 @@ class Packets:
     keys: bytearray = field(default_factory=bytearray)
     hidden: bytearray = field(default_factory=bytearray)  # by an edit list
     end: int = 0  # bytes of the file up to the end of the last one
+    last_but_one: int = 0  # bytes up to the end of the one before it
 
     def add(self, packet: Packet[Any]) -> None:
         """Take down one packet."""
@@ -55,7 +59,8 @@ class Packets:
         self.durations.append(max(packet.duration or 0, 0))
         self.keys.append(packet.is_keyframe)
         self.hidden.append(packet.is_discard)
-        self.end = max(self.end, (packet.pos or 0) + packet.size)
+        if (end := (packet.pos or 0) + packet.size) > self.end:
+            self.last_but_one, self.end = self.end, end
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,9 @@ class Pass:
         packets: Those of that stream.
         tick_s: Seconds per tick.
         step_s: From frame to frame, seconds, as the file states it.
-        stated_s: How long the picture stream lasts, seconds, as the file states it.
+        stated_s: How long the picture stream lasts, seconds, as the file states it of this stream alone.
         all_s: How long the longest stream lasts, seconds, as the file states it.
-        late_s: How long after the first stream of the file the pictures begin, seconds.
+        begins_s: Where the first stream begins, seconds of the file's clock; None: that is not known.
         may_jump: The clock of this format may jump forward.
         may_lie: Times may be those of decoding, although frames are shown in another order.
         end: How the reading ended.
@@ -84,7 +89,7 @@ class Pass:
     step_s: float
     stated_s: float | None
     all_s: float | None
-    late_s: float
+    begins_s: float | None
     may_jump: bool
     may_lie: bool
     end: End
@@ -105,6 +110,7 @@ def read_pass(path: Path) -> Pass:
         for packet in packets_of(container, films, end):
             packets[packet.stream_index].add(packet)
         film = _film(films, packets)
+        stated_s, all_s = _stated(container, film)
         own, rate, tick_s = packets[film.index], film.guessed_rate, float(film.time_base or 1)
         if all(own.hidden):
             raise MediaError(
@@ -116,9 +122,9 @@ def read_pass(path: Path) -> Pass:
             packets=own,
             tick_s=tick_s,
             step_s=float(1 / rate) if rate else _DEFAULT_STEP_S,
-            stated_s=film.duration * tick_s if film.duration else None,
-            all_s=_seconds(container.duration),
-            late_s=_late_s(container, film),
+            stated_s=stated_s,
+            all_s=all_s,
+            begins_s=_begins_s(container),
             may_jump=bool(container.format.flags & cast("int", Flags.ts_discont.value)),
             # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
             may_lie=container.format.name == "avi" and bool(film.codec_context.has_b_frames),
@@ -127,16 +133,22 @@ def read_pass(path: Path) -> Pass:
         )
 
 
-def _seconds(microseconds: int | None) -> float | None:
-    return None if microseconds is None else microseconds / 1_000_000
+def _stated(container: InputContainer, film: VideoStream) -> tuple[float | None, float | None]:
+    """How long the picture stream and the longest stream last, seconds, as the file states it."""
+    all_s = None if container.duration is None else container.duration / 1_000_000
+    if film.duration is None or film.time_base is None:
+        return None, all_s
+    stated_s = float(film.duration * film.time_base)
+    # Where a container states one duration for all streams, FFmpeg gives it to each.
+    is_own = all_s is None or abs(stated_s - all_s) > _SAME_S
+    return stated_s if is_own else None, all_s
 
 
-def _late_s(container: InputContainer, film: VideoStream) -> float:
-    """Sound before 0 fills a decoder and is not heard."""
-    if film.start_time is None or film.time_base is None or container.start_time is None:
-        return 0.0
-    first_s = max(container.start_time / 1_000_000, 0.0)
-    return max(float(film.start_time * film.time_base) - first_s, 0.0)
+def _begins_s(container: InputContainer) -> float | None:
+    # An avi counts from 0 in order of decoding, whatever is shown first.
+    if container.start_time is None or container.format.name == "avi":
+        return None
+    return container.start_time / 1_000_000
 
 
 def _film(films: Sequence[VideoStream], packets: dict[int, Packets]) -> VideoStream:

@@ -16,9 +16,12 @@ _FROM_S, _PART = 0.5, 0.02
 """Something is missing if more than this is: seconds, and of what is there; of bytes, the part alone."""
 
 _BEGINNINGS = re.compile(
-    rb"\0\0\0[\x08-\xff]ftyp|FLV\x01[\x01\x04\x05]|\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9|OggS\0\x02"
+    rb"\0\0\0[\x08-\xff]ftyp|FLV\x01[\x01\x04\x05]|\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9|OggS\0\x02|"
+    rb"RIFF....AVI |\x1a\x45\xdf\xa3",
+    re.DOTALL,
 )
-"""How a recording begins in formats of which only the first in a file is read: mp4, flv, asf, ogg."""
+"""How a recording begins in formats of which at times only the first in a file is read: mp4, flv, asf, ogg,
+avi, mkv."""
 
 _BLOCK, _LONGEST_BEGINNING = 2**22, 16
 
@@ -29,7 +32,7 @@ def what_is_missing(read: Pass, last_s: float, duration_s: float, *, has_jumps: 
     Args:
         read: The pass over it.
         last_s: Where its pictures end, seconds of the file's clock.
-        duration_s: How long they last.
+        duration_s: How long they last, those that cannot be shown among them.
         has_jumps: The clock jumps, so that what a file says of its duration says nothing.
     """
     if has_jumps:
@@ -54,7 +57,10 @@ def _is_short(reached_s: float, stated_s: float) -> bool:
 
 
 def _unread(read: Pass, duration_s: float) -> str | None:
-    """What lies behind the last packet, if that is more than tables."""
+    """What lies behind the last packet, if that is more than tables.
+
+    A second recording may begin before it: FFmpeg takes the first frame of a second avi for one of the first.
+    """
     size, end = read.path.stat().st_size, read.packets.end
     if size - end <= _PART * size:
         return None
@@ -62,7 +68,7 @@ def _unread(read: Pass, duration_s: float) -> str | None:
         reason = f"reading it stops there ({read.end.fault}). Copy or download it again"
     elif read.end.is_other:
         reason = "streams follow that its beginning does not announce, as of another recording. Split it there"
-    elif _has_beginning(read.path, end):
+    elif _has_beginning(read.path, read.packets.last_but_one):
         reason = "another recording follows, which no player reaches. Split it there"
     else:
         return None
@@ -75,7 +81,7 @@ def _unread(read: Pass, duration_s: float) -> str | None:
 def _has_beginning(path: Path, offset: int) -> bool:
     """Whether a recording begins somewhere behind ``offset``."""
     with path.open("rb") as file:
-        file.seek(offset)
+        file.seek(max(offset, _LONGEST_BEGINNING))  # not that of the file itself
         before = b""
         while block := file.read(_BLOCK):
             if _BEGINNINGS.search(before + block):

@@ -23,6 +23,7 @@ from dgl_runtime.example import read_example
 from dgl_runtime.gallery import Gallery
 from dgl_runtime.index import IndexReport, index_videos
 from dgl_runtime.moments import Hit
+from dgl_runtime.names import find_path
 from dgl_runtime.search import Refinement, bank_hubness, find_moments
 from dgl_runtime.self_check import GRAPHS, check_graph
 from dgl_runtime.tokenizer import Tokenizer
@@ -336,7 +337,7 @@ class Retriever:
         self.close()
         return index_videos(
             self,
-            map(Path, paths),
+            [find_path(Path(path)) for path in paths],
             Cutting(window_s, stride_s, at_shots),
             exclude=exclude,
             jobs=jobs,

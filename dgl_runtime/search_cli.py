@@ -11,6 +11,7 @@ import click
 from dgl_runtime.command import Command
 from dgl_runtime.errors import BundleError, ConfigError
 from dgl_runtime.moments import GROUPINGS, Hit
+from dgl_runtime.names import find_path
 from dgl_runtime.options import (
     Seconds,
     device_option,
@@ -19,6 +20,7 @@ from dgl_runtime.options import (
     threads_option,
     timestamp,
 )
+from dgl_runtime.text_files import read_list
 
 if TYPE_CHECKING:
     from dgl_runtime.retriever import Retriever
@@ -92,12 +94,12 @@ def search(
     from dgl_runtime.retriever import Retriever
     from dgl_runtime.search import Refinement
 
-    texts = [*queries, *(read_lines(file) if file else [])]
+    texts = [*queries, *(read_queries(file) if file else [])]
     if not texts and not like:
         raise click.UsageError("Give a query, --queries FILE or --like FILE.")
     opened = bundle or bundle_of(gallery)
     with Retriever(opened, gallery, device=device, engine=engine, threads=threads) as retriever:
-        bank = retriever.hubness(read_lines(querybank)) if querybank else None
+        bank = retriever.hubness(read_queries(querybank)) if querybank else None
         _tell_cut(texts, retriever)
         refinement = Refinement(_condition(where, from_s, until_s), group, bank)
         embedded = [retriever.embed_queries(texts)]
@@ -134,30 +136,27 @@ def bundle_of(gallery: Path) -> Path:
     return bundle
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty.
+def read_queries(path: Path) -> list[str]:
+    """The lines of a text file that are not blank.
 
     Raises:
         ConfigError: There are none, or it is not UTF-8.
     """
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8 ({error}). Save it as such.") from error
-    if not any(lines):
+    if not (lines := read_list(path)):
         raise ConfigError(f"{path} has no line with a query in it.")
-    return [line for line in lines if line]
+    return lines
 
 
 def _example(name: str) -> tuple[Path, float | None]:
     """A file, or a file and a time: what comes behind the last @, if the whole is no file."""
     file, _, time = name.rpartition("@")
-    if not file or Path(name).exists():
+    if not file or find_path(Path(name)).exists():
         return Path(name), None
     try:
         return Path(file), read_seconds(time)
     except ValueError as error:
-        if not Path(file).exists():  # the @ may be part of the name of a file that is not there
+        # The @ may be part of the name of a file that is not there.
+        if not find_path(Path(file)).exists():
             return Path(name), None
         raise click.UsageError(f"--like {name}: {error}") from error
 

@@ -40,7 +40,7 @@ class Tokenizer:
         import tokenizers
 
         try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
+            inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
         return cls(inner)

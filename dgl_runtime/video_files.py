@@ -6,7 +6,6 @@ Everything that looks for videos looks here.
 
 import codecs
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from dgl_runtime.container import one_line
 from dgl_runtime.errors import MediaError
+from dgl_runtime.names import form_hint, nfc, similar_path
 
 _ALWAYS_VIDEO = frozenset(
     ".3g2 .3gp .3gp2 .3gpp .amv .asf .avi .divx .f4v .flv .ismv .m2ts .m4v .mk3d .mkv .mov .mp4 .mp4v .mpeg "
@@ -78,7 +78,8 @@ def find_videos(paths: Sequence[Path], exclude: Sequence[str] = ()) -> FoundVide
     for path in paths:
         try:
             if not path.exists():
-                raise MediaError(f"{path} does not exist. Check the path.")
+                hint = form_hint(similar_path(path))
+                raise MediaError(f"{path} does not exist{hint}. Check the path.")
             here = videos_below(path, exclude, passed_over) if path.is_dir() else [path]
             for video in sorted(here):
                 found.setdefault(video.resolve(), video)
@@ -195,7 +196,7 @@ def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _is_like(name: str, pattern: str) -> bool:
-    return fnmatchcase(unicodedata.normalize("NFC", name), unicodedata.normalize("NFC", pattern))
+    return fnmatchcase(nfc(name), nfc(pattern))
 
 
 def _is_system_folder(name: str) -> bool:

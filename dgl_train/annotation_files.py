@@ -1,12 +1,11 @@
 """Files of a data root: annotation files found and read without trust, videos found by their stem."""
 
-import csv
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from dgl_runtime.errors import ConfigError, reason_of
+from dgl_runtime.errors import ConfigError, TextError, reason_of
 from dgl_runtime.video_files import videos_below
 
 Content = TypeVar("Content")
@@ -14,7 +13,8 @@ VIDEO_FOLDER = "videos"
 
 # Whatever Python raises when a file does not hold what was expected.
 _UNEXPECTED = (
-    ValueError, LookupError, TypeError, AttributeError, EOFError, csv.Error, pickle.PickleError,
+    ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError, pickle.PickleError,
+    TextError,
 )  # fmt: skip
 
 
@@ -30,9 +30,13 @@ def read_annotation(data_root: Path, name: str, parse: Callable[[Path], Content]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Check it.") from error
     except _UNEXPECTED as error:
+        reason = (
+            str(error).removeprefix(f"{path} ").rstrip(".")
+            if isinstance(error, TextError)
+            else f"{type(error).__name__}: {reason_of(error)}"
+        )
         raise ConfigError(
-            f"{path} is not as published ({type(error).__name__}: {reason_of(error)}). "
-            "Get it again; docs/datasets.md says where."
+            f"{path} is not as published ({reason}). Get it again; docs/datasets.md says where."
         ) from error
 
 

@@ -7,6 +7,7 @@ backbone can come from a model name, a folder, a weight file or a research check
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dgl_runtime.errors import ConfigError, reason_of
+from dgl_runtime.plain_path import plain_path
 
 Result = TypeVar("Result")
 
@@ -314,14 +316,15 @@ def load_backbone(source: BackboneSource) -> Backbone:
 
     from dgl_train.openclip_support import unsupported_parts
 
-    folder = Path(source.name).is_dir()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), ExitStack() as links:
+            name, pretrained = source.name, source.pretrained
+            if Path(name).is_dir():
+                name = f"local-dir:{links.enter_context(plain_path(Path(name)))}"
+            if Path(pretrained).is_file():
+                pretrained = str(links.enter_context(plain_path(Path(pretrained))))
             torch.manual_seed(0)  # a model without pretrained weights is the same each time
-            model: Any = open_clip.create_model(
-                f"local-dir:{source.name}" if folder else source.name,
-                pretrained=source.pretrained or None,
-            )
+            model: Any = open_clip.create_model(name, pretrained=pretrained or None)
     except Exception as error:  # open_clip, torch and safetensors raise many kinds
         raise ConfigError(
             f"backbone {source.name!r} with pretrained {source.pretrained!r} does not load: "

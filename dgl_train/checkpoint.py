@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dgl_runtime.errors import ConfigError, reason_of
+from dgl_runtime.plain_path import plain_path
 from dgl_train.backbone import Backbone, BackboneSource, load_backbone, rename_block
 from dgl_train.methods import (
     PROMPT_METHODS,
@@ -45,8 +46,8 @@ def save_checkpoint(path: Path, tuned: TunedModel) -> None:
     }
     trained = trained_parameters(tuned.model)
     tensors = {name: tensor.detach().contiguous() for name, tensor in trained.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    with replacing(path) as temporary, plain_path(temporary) as plain:
+        save_file(tensors, plain, metadata=header)
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path} is not a readable safetensors file: {error}") from error
@@ -167,7 +168,9 @@ def read_research_checkpoint(path: Path) -> TunedModel:
     state = _read_research_state(path)
     try:
         return _research_model(state, str(path))
-    except (KeyError, RuntimeError, AttributeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # tensors of other shapes lead to many kinds
         raise ConfigError(
             f"{path} does not fit a DGL model: {reason_of(error)}. "
             "Expected the DGL research code's ckpt.best.pth.tar with all its tensors."
@@ -200,6 +203,7 @@ def _read_research_state(path: Path) -> dict[str, Tensor]:
     plain = {
         str(name).removeprefix("module.").removeprefix("clip."): tensor
         for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
     }
     needed = {"visual.proj", "text_projection", "visual.prompt_embeddings"}
     if absent := sorted(needed - plain.keys()):

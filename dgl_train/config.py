@@ -18,6 +18,9 @@ from dgl_runtime.errors import ConfigError
 from dgl_train.methods import METHODS, PROJECTIONS
 from dgl_train.model import VISUAL_OUTPUTS
 
+AS_PATHS = "surrogateescape"
+"""How recipes are read and written: a path in one may hold bytes that are no UTF-8."""
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 _RECIPES = files("dgl_train") / "recipes"
@@ -139,8 +142,8 @@ def _recipe_text(name_or_path: str | Path) -> str:
     if str(name_or_path) in recipe_names():
         return (_RECIPES / f"{name_or_path}.toml").read_text("utf-8")
     try:
-        return Path(name_or_path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(name_or_path).read_text("utf-8", errors=AS_PATHS)
+    except OSError as error:
         raise ConfigError(
             f"recipe {str(name_or_path)!r} is neither a readable TOML file nor one of "
             f"{', '.join(recipe_names())}{_close_match(str(name_or_path), recipe_names())}."
@@ -189,5 +192,10 @@ def _close_match(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write every setting of a recipe, to be read by ``read_recipe``."""
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in asdict(recipe).items()]
-    path.write_text("".join(lines), "utf-8")
+    lines = [f"{key} = {_as_toml(value)}\n" for key, value in asdict(recipe).items()]
+    path.write_text("".join(lines), "utf-8", errors=AS_PATHS)
+
+
+def _as_toml(value: Any) -> str:  # noqa: ANN401
+    # JSON's escapes of letters beyond 16 bits are none in TOML, and it does not escape DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,40 +1,33 @@
-"""From captioned clips to batches of frames: one Dataset and one collate for every data set.
+"""From captioned clips to batches of frames: one reader for every data set.
 
 All that is random is a function of (seed, epoch, number of the clip), so a run that was stopped and
-resumed sees the very frames it would have seen, whatever the number of workers.
+resumed sees the very frames it would have seen, whatever the number of processes.
 """
 
-import math
-import multiprocessing
-import os
-import signal
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
-from multiprocessing.context import BaseContext
+from contextlib import closing
+from dataclasses import dataclass, field
 
+import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from dgl_runtime.decode_process import LostWorkerError
 from dgl_runtime.errors import MediaError
-from dgl_runtime.video import Span, read_clips
-from dgl_train.datasets import CaptionedClip
-from dgl_train.frame_cache import FrameCache, clip_key
+from dgl_runtime.read_ahead import read_ahead
+from dgl_runtime.workers import Worker, Workers
+from dgl_train.captioned_clip import CaptionedClip
+from dgl_train.clip_frames import CHOICES, FrameFormat, Look, read_frames
+from dgl_train.read_processes import lost_at, read_workers
+
+__all__ = ["CHOICES", "Batch", "FrameFormat", "read_batches"]
 
 Item = tuple[int, int | None]
 """Number of a clip and the epoch, which decides its frame times; None: the centres of segments."""
 
-ReadClip = tuple[int, Tensor | MediaError]
-
-_ORDER, _TIMES = 0, 1  # the streams of random numbers
-
-CHOICES = 3
-"""Moments of a segment that training chooses from where frames are kept on disk, so that all it can
-see is kept. Odd, so that the middle one is the segment's centre, which evaluation looks at."""
+_ORDER = 0  # a stream of random numbers; 1 are the times of frames
 
 
 @dataclass(frozen=True)
@@ -48,78 +41,6 @@ class Batch:
 
     numbers: list[int]
     frames: Tensor
-
-    def pin_memory(self) -> "Batch":
-        """The same in memory that a GPU copies from by itself; DataLoader asks for it."""
-        return Batch(self.numbers, self.frames.pin_memory())
-
-
-@dataclass(frozen=True)
-class FrameFormat:
-    """How a clip is looked at.
-
-    Attributes:
-        num_frames: Frames of a clip, F.
-        frame_size: Height and width of a frame, S pixels.
-        seed: Decides the times of frames while training.
-        cache: Where decoded frames are kept; then training chooses among ``CHOICES`` moments of
-            a segment, also for clips there is no room for. None: it sees any moment.
-    """
-
-    num_frames: int
-    frame_size: int
-    seed: int = 0
-    cache: FrameCache | None = None
-
-
-class ClipDataset(Dataset[ReadClip]):
-    """Reads one clip at a time, with the runtime's own video reader."""
-
-    def __init__(self, clips: Sequence[CaptionedClip], form: FrameFormat) -> None:
-        self.clips = clips
-        self.form = form
-
-    def __getitem__(self, item: Item) -> ReadClip:
-        """The clip's number and its frames, or why it cannot be read."""
-        number, epoch = item
-        rng = None
-        if epoch is not None:
-            rng = np.random.default_rng((self.form.seed, _TIMES, epoch, number))
-        try:
-            frames = _frames(self.clips[number], self.form, rng)
-        except MediaError as error:
-            return number, error
-        return number, torch.from_numpy(frames)
-
-
-def _frames(
-    clip: CaptionedClip, form: FrameFormat, rng: np.random.Generator | None
-) -> NDArray[np.uint8]:
-    """Frames uint8 [F, 3, S, S] at the times ``rng`` draws; None: the centres of segments."""
-    span = Span(clip.start_s or 0.0, math.inf if clip.end_s is None else clip.end_s)
-    size, count = form.frame_size, form.num_frames
-    if form.cache is None:
-        return next(read_clips(clip.video, [span], count, size, rng=rng))
-    chosen = np.full(count, CHOICES // 2) if rng is None else rng.integers(CHOICES, size=count)
-    rows = CHOICES * np.arange(count) + chosen
-    key = clip_key(clip.video, span, CHOICES * count, size)
-    frames = form.cache.get(key, rows, size)
-    if frames is None:
-        # The centres of F * CHOICES segments are those of each segment's CHOICES parts.
-        every = next(read_clips(clip.video, [span], CHOICES * count, size))
-        form.cache.put(key, every)
-        frames = every[rows]
-    return frames
-
-
-def collate(items: Sequence[ReadClip]) -> Batch | MediaError:
-    """Stack clips, or pass on the first error among them."""
-    frames = []
-    for _, read in items:
-        if isinstance(read, MediaError):
-            return read
-        frames.append(read)
-    return Batch([number for number, _ in items], torch.stack(frames))
 
 
 def read_batches(
@@ -140,53 +61,132 @@ def read_batches(
         pin_memory: Whether frames wait in memory that a GPU can copy from by itself.
 
     Raises:
-        MediaError: If a video cannot be read.
+        MediaError: If a video cannot be read, or a process is lost.
     """
-    batches = iter(batches)
-    first = list(islice(batches, num_workers))
-    num_workers = len(first)  # a process without a batch of its own would start for nothing
-    loader: DataLoader[ReadClip] = DataLoader(
-        ClipDataset(clips, form),
-        batch_sampler=chain(first, batches),  # type: ignore[arg-type]
-        collate_fn=collate,
-        num_workers=num_workers,
-        multiprocessing_context=_worker_context() if num_workers else None,
-        worker_init_fn=_follow_main,
-        pin_memory=pin_memory,
-    )
-    for batch in loader:
-        if isinstance(batch, MediaError):
-            raise batch
-        yield batch
+    if num_workers == 0:
+        for items in batches:
+            batch = _Filling.of(items, clips, form, pin_memory)
+            for row, look in enumerate(batch.looks):
+                batch.frames[row] = torch.from_numpy(read_frames(look, form))
+            yield batch.filled()
+        return
+    workers: Workers[_Place] = read_workers(num_workers)
+    with workers:
+        unread = (_Filling.of(items, clips, form, pin_memory) for items in batches)
+        batches_read = _fill(workers, unread, form)
+        with closing(read_ahead(batches_read, workers.stop, most=1)) as found:
+            for some in found:
+                yield from some
 
 
-def _worker_context() -> BaseContext:
-    """How workers start: not forked from this process, whose threads' locks a fork would copy.
+@dataclass
+class _Filling:
+    """A batch whose clips arrive in any order."""
 
-    They are forked from one that has imported torch and does nothing else: to import it in each
-    worker of each epoch's evaluation costs 2 s of a core. Windows has no such thing.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+    numbers: list[int]
+    looks: list[Look]
+    frames: Tensor
+    begun: int = 0
+    read: int = 0
+    faults: dict[int, str] = field(default_factory=dict)  # row -> why it cannot be read
+
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[Item],
+        clips: Sequence[CaptionedClip],
+        form: FrameFormat,
+        pin_memory: bool,
+    ) -> "_Filling":
+        looks = [Look.at(clips[number], number, epoch) for number, epoch in items]
+        shape = len(items), form.num_frames, 3, form.frame_size, form.frame_size
+        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+        return cls([number for number, _ in items], looks, frames)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether each of its clips was given to a process."""
+        return self.begun == len(self.looks)
+
+    @property
+    def is_read(self) -> bool:
+        return self.read == len(self.looks)
+
+    def filled(self) -> Batch:
+        """The batch.
+
+        Raises:
+            MediaError: A clip of it cannot be read; the first one is told.
+        """
+        if self.faults:
+            raise MediaError(self.faults[min(self.faults)])
+        return Batch(self.numbers, self.frames)
 
 
-def _follow_main(_worker: int) -> None:
-    """Leave Ctrl-C to the main process, and end when it ends, also if it is killed.
-
-    torch's own watch over the parent process sees the one a worker was forked from.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_main, daemon=True).start()
+_Place = tuple[_Filling, int]  # a row of a batch
 
 
-def _end_with_main() -> None:
-    main = multiprocessing.parent_process()
-    assert main is not None
-    main.join()
-    os._exit(1)
+def _fill(
+    workers: "Workers[_Place]", unread: Iterator[_Filling], form: FrameFormat
+) -> Iterator[Batch]:
+    """Read the clips of batches, each by whichever process is free; batches come in order."""
+    sent = _describe(form)
+    begun: deque[_Filling] = deque()
+    while not workers.is_stopped:
+        while workers.have_room and (place := _next_place(begun, unread, workers.count)):
+            batch, row = place
+            workers.begin(place, _describe_look(batch.looks[row]) | {"form": sent})
+        if not begun:
+            return
+        if workers.are_busy:
+            for worker in workers.speaking():
+                _hear(workers, worker)
+        while begun and begun[0].is_read:
+            yield begun.popleft().filled()
+
+
+def _next_place(
+    begun: deque[_Filling], unread: Iterator[_Filling], most_ahead: int
+) -> _Place | None:
+    """The next row to read; None: there is none, or enough is read ahead of the first batch."""
+    if not begun or begun[-1].is_begun:
+        ahead = sum(len(batch.looks) for batch in begun) - (len(begun[0].looks) if begun else 0)
+        if ahead >= most_ahead or (batch := next(unread, None)) is None:
+            return None
+        begun.append(batch)
+    batch = begun[-1]
+    batch.begun += 1
+    return batch, batch.begun - 1
+
+
+def _describe_look(look: Look) -> dict[str, object]:
+    """A clip as ``read_worker.py`` takes it."""
+    span = look.span.start_s, look.span.end_s
+    return {"path": str(look.video), "span": span, "seeds": look.seeds}
+
+
+def _describe(form: FrameFormat) -> dict[str, object]:
+    """A format as ``read_worker.py`` takes it."""
+    cache = form.cache and (str(form.cache.folder), form.cache.limit_gb)
+    numbers = {"num_frames": form.num_frames, "frame_size": form.frame_size, "seed": form.seed}
+    return {**numbers, "cache": cache}
+
+
+def _hear(workers: "Workers[_Place]", worker: "Worker[_Place]") -> None:
+    batch, row = worker.task
+    try:
+        message = worker.process.hear()
+        if "frames" in message:
+            worker.process.receive_into(batch.frames[row].numpy().data.cast("B"))
+    except LostWorkerError as loss:
+        raise lost_at(batch.looks[row].video, loss, "num_workers") from loss
+    if "warning" in message:
+        click.echo(message["warning"], err=True)
+    if "done" in message:
+        workers.release(worker)
+        batch.read += 1
+        if message["done"] is not None:
+            batch.faults[row] = message["done"]
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dgl_runtime.command import Command
+from dgl_runtime.command import Command, report_note
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.names import Files, Named, form_hint
 from dgl_train.options import data_root_option
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ class Found:
         protocol: How it is evaluated; empty for a file of one's own.
         splits: Split -> what of it is there.
         missing: Videos that are not there.
+        similar: Missing video -> one that is there, whose name differs in case or form only.
         broken: Video -> why it cannot be used.
         odd: Video -> what is odd about it, although it is used.
         differences: What is not as published, in words.
         shared: Videos in more than one split; figures on those are too good.
+        notes: What of its file is not read, or perhaps not as it was meant.
         all_usable: Nothing is missing, broken or different.
     """
 
@@ -56,10 +59,12 @@ class Found:
     protocol: str
     splits: dict[str, SplitFound]
     missing: list[str]
+    similar: dict[str, str]
     broken: dict[str, str]
     odd: dict[str, str]
     differences: list[str]
     shared: list[str]
+    notes: list[str]
     all_usable: bool
 
 
@@ -104,7 +109,10 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
             "data set 'shapes' is made on the spot, so there is nothing to check. "
             "Check shapes that are there by their file: dgl-data check shapes/captions.csv."
         )
-    clips = read_dataset(name, data_root)
+    notes: list[str] = []
+    clips = read_dataset(name, data_root, tell=notes.append)
+    for note in notes:
+        report_note(note)
     verified = find_faults(clips, jobs=jobs)
     published = PUBLISHED.get(name)
     expected = published.expected if published else {}
@@ -120,18 +128,35 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
     }
     differences = [text for split, part in splits.items() for text in _differences(split, part)]
     shared = [video for split in splits for video in shared_videos(clips, split)]
+    missing = [video for video in verified.faults if not video.exists()]
     return Found(
         dataset=name,
         data_root=str(data_root or Path(name).parent),
         protocol=published.protocol if published else "",
         splits=splits,
-        missing=[str(video) for video in verified.faults if not video.exists()],
+        missing=[str(video) for video in missing],
+        similar=_similar(missing, data_root if published else None),
         broken={str(video): why for video, why in verified.faults.items() if video.exists()},
         odd={str(video): said for video, said in verified.remarks.items()},
         differences=differences,
         shared=[str(video) for video in dict.fromkeys(shared)],
+        notes=notes,
         all_usable=not verified.faults and not differences,
     )
+
+
+def _similar(missing: Sequence[Path], data_root: Path | None) -> dict[str, str]:
+    """Videos that are there under nearly the name of a missing one: below a data root by their stem."""
+    from dgl_train.annotation_files import index_videos
+
+    files, videos = Files(), Named(index_videos(data_root) if data_root and missing else {})
+    found: dict[str, str] = {}
+    for video in missing:
+        stem = videos.similar(video.stem)
+        similar = files.similar(video) if stem is None else videos.find(stem)
+        if similar is not None:
+            found[str(video)] = str(similar)
+    return found
 
 
 def _find_split(
@@ -173,7 +198,7 @@ def format_found(found: Found) -> str:
     lines = [
         f"{title}: {found.protocol}" if found.protocol else title,
         *_table(found.splits),
-        *_named("missing videos", found.missing),
+        *_named("missing videos", [_with_similar(name, found.similar) for name in found.missing]),
         *_named("broken videos", [f"{video}: {why}" for video, why in found.broken.items()]),
         *_named(
             "odd videos, used as they are", [f"{one}: {odd}" for one, odd in found.odd.items()]
@@ -189,7 +214,12 @@ def format_found(found: Found) -> str:
 def _verdict(found: Found) -> str:
     if unusable := len(found.missing) + len(found.broken):
         return f"{unusable:,} videos cannot be used; training and evaluation leave them out."
-    return "Every video can be used." if found.differences else "Everything is there."
+    is_all = not (found.differences or found.notes)
+    return "Everything is there." if is_all else "Every video can be used."
+
+
+def _with_similar(name: str, similar: Mapping[str, str]) -> str:
+    return f"{name}{form_hint(similar.get(name))}"
 
 
 def _table(splits: Mapping[str, SplitFound]) -> list[str]:

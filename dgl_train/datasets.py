@@ -1,16 +1,18 @@
 """Data sets by name, their splits, and the reader of any csv or jsonl file of captioned clips."""
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dgl_runtime.errors import ConfigError, reason_of
+from dgl_runtime.command import report_note
+from dgl_runtime.errors import ConfigError
+from dgl_runtime.names import Files, find_path
+from dgl_runtime.tables import Table, Words, read_table
+from dgl_runtime.text_files import BREAK, is_text
 from dgl_train.captioned_clip import CaptionedClip
 from dgl_train.published import PUBLISHED, check_data_root, read_published
 from dgl_train.synthetic import SPLITS, make_shapes
@@ -26,10 +28,26 @@ __all__ = [
     "warn_of_shared_videos",
 ]
 
+COLUMNS: Words = {
+    "video": ("file", "filename", "path", "clip", "name"),
+    "caption": ("captions", "text", "sentence", "description", "title"),
+    "start_s": ("start", "begin", "from", "onset"),
+    "end_s": ("end", "stop", "to", "until", "offset"),
+    "split": ("subset", "partition", "set", "fold"),
+    "reversed_caption": ("reversed", "reverse", "backwards"),
+}
+"""Columns of a file of captioned clips, each with other words that people name it by."""
+
+_ROWS = (".csv", ".jsonl")
 SHAPES_FOLDER = Path("shapes")  # where the moving shapes are made unless told otherwise
 
 
-def read_dataset(name: str, data_root: Path | None = None) -> list[CaptionedClip]:
+def read_dataset(
+    name: str,
+    data_root: Path | None = None,
+    *,
+    tell: Callable[[str], None] = report_note,
+) -> list[CaptionedClip]:
     """Read all splits of a data set, whether its videos are there or not.
 
     ``dgl_train.verify.verify_videos`` keeps the clips that can be read.
@@ -41,18 +59,21 @@ def read_dataset(name: str, data_root: Path | None = None) -> list[CaptionedClip
             are train without it) and ``reversed_caption``.
         data_root: The folder of the data set, or the one that videos in a file are relative to;
             None: ``./shapes``, or the folder of the file; a public data set needs it.
+        tell: Takes what a user should know of a file of one's own, such as columns that are not read.
 
     Raises:
         ConfigError: Unknown data set, no data root, or an annotation file is missing or has a
             fault.
     """
     path = Path(name)
+    if data_root is not None:
+        data_root = find_path(data_root)
     if name in _NAMED:
         clips = _NAMED[name](data_root)
     elif path.suffix.lower() in _ROWS:
         if data_root is not None:
             check_data_root(data_root)
-        clips = _read_file(path, data_root or path.parent)
+        clips = _read_file(path, data_root or path.parent, tell)
     else:
         raise ConfigError(
             f"data set {name!r} is not known. Give {', '.join(_NAMED)}, or a file that ends in "
@@ -139,7 +160,7 @@ def _read_shapes(data_root: Path | None) -> list[CaptionedClip]:
     folder = data_root or SHAPES_FOLDER
     if not (folder / "captions.csv").is_file():
         make_shapes(folder)
-    return _read_file(folder / "captions.csv", folder)
+    return _read_file(folder / "captions.csv", folder, report_note)
 
 
 _NAMED: dict[str, Callable[[Path | None], list[CaptionedClip]]] = {
@@ -148,93 +169,72 @@ _NAMED: dict[str, Callable[[Path | None], list[CaptionedClip]]] = {
 }
 
 
-def _read_file(path: Path, folder: Path) -> list[CaptionedClip]:
+def _read_file(path: Path, folder: Path, tell: Callable[[str], None]) -> list[CaptionedClip]:
     try:
-        clips = [
-            _make_clip(row, folder, f"{path} line {line}")
-            for line, row in _ROWS[path.suffix.lower()](path)
-        ]
+        table = read_table(path, ("video", "caption"), COLUMNS)
     except OSError as error:
         raise ConfigError(
             f"data set {path} cannot be read: {error.strerror}. Check the path."
         ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(
-            f"data set {path} cannot be read: {reason_of(error)}. Save it as plain text in UTF-8."
-        ) from error
-    return clips
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if absent := [name for name in ("video", "caption") if name not in columns]:
+    for cell in table.long_cells:
+        if cell.key in COLUMNS:
             raise ConfigError(
-                f"{path} has no column {' and no column '.join(absent)}; its first line has "
-                f"{', '.join(columns) or 'nothing'}. Name the columns there."
+                f"{path} line {cell.line}: {cell.key} goes on to line {cell.last_line}. Close its quotation "
+                "mark on its line; a text may hold line breaks in a .jsonl file."
             )
-        for row in reader:
-            if any(row.pop(None, ())):
-                raise ConfigError(
-                    f"{path} line {reader.line_num} has more fields than the first line, which has "
-                    f"{len(columns)}. Put a text that has a comma in double quotation marks."
-                )
-            yield reader.line_num, row
+    for note in [*table.notes(COLUMNS), *_broken_captions(table)]:
+        tell(note)
+    files = Files()
+    return [_make_clip(row.cells, folder, files, f"{path} line {row.line}") for row in table.rows]
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{path} line {line} is not JSON: {error}. Give one object a line."
-                ) from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{path} line {line} is {text.strip()[:40]}, expected an object.")
-            yield line, row
+def _broken_captions(table: Table) -> list[str]:
+    lines = [
+        row.line for row in table.rows if BREAK.search(str(row.cells.get("caption", "")).strip())
+    ]
+    if not lines:
+        return []
+    return [
+        f"{table.path} has captions with line breaks, {len(lines):,} of them, the first on line {lines[0]}; "
+        "a line break is read as a space."
+    ]
 
 
-_ROWS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".csv": _csv_rows,
-    ".jsonl": _jsonl_rows,
-}
-
-
-def _make_clip(row: dict[str, Any], folder: Path, where: str) -> CaptionedClip:
+def _make_clip(row: dict[str, Any], folder: Path, files: Files, where: str) -> CaptionedClip:
     start_s, end_s = (_seconds(row, key, where) for key in ("start_s", "end_s"))
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ConfigError(
             f"{where}: end_s is {end_s:g}, expected more than start_s {start_s or 0:g}."
         )
-    split = _text(row, "split", where) or "train"
+    split = (_text(row, "split", where) or "train").casefold()
     if split not in SPLITS:
         raise ConfigError(f"{where}: split is {split!r}, expected one of {', '.join(SPLITS)}.")
     video, caption = (_text(row, key, where) for key in ("video", "caption"))
     if video is None or caption is None:
         raise ConfigError(f"{where} has no {'caption' if video else 'video'}. Fill it in.")
     reversed_caption = _text(row, "reversed_caption", where)
-    return CaptionedClip(folder / video, caption, start_s, end_s, split, reversed_caption)
+    path = files.find(folder / video)
+    return CaptionedClip(path, caption, start_s, end_s, split, reversed_caption)
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str | None:
     value = row.get(key)
-    if value is None or isinstance(value, str):
-        return (value or "").strip() or None
-    raise ConfigError(f"{where}: {key} is {value!r}, expected a text.")
+    if not (value is None or isinstance(value, str)):
+        raise ConfigError(f"{where}: {key} is {value!r}, expected a text.")
+    text = (value or "").strip()
+    # A path may hold bytes that are no text, as Python writes them; a caption may not.
+    if "\0" in text or (key != "video" and not is_text(text)):
+        raise ConfigError(f"{where}: {key} is {value!r}, which holds a character that no text has.")
+    return text or None
 
 
 def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
     value = row.get(key)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        seconds = float(value)
-    except (TypeError, ValueError):
+        seconds = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise ConfigError(f"{where}: {key} is {value!r}, expected seconds from 0.")

@@ -10,6 +10,7 @@ import torch
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.checkpoint import load_checkpoint, untuned_backbone
+from dgl_train.config import AS_PATHS
 from dgl_train.evaluate import Encoders, bundle_encoders, torch_encoders
 from dgl_train.methods import TunedModel
 from dgl_train.model import FrameMeanModel
@@ -74,7 +75,7 @@ def selection_line(model: Path, *, zero_shot: bool = False) -> str:
     if file is None:
         return "selection not recorded: no recipe.toml beside the checkpoint"
     try:
-        recipe = tomllib.loads(file.read_text("utf-8"))
+        recipe = tomllib.loads(file.read_text("utf-8", errors=AS_PATHS))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"recipe {file} cannot be read: {error}. Give a run folder as dgl-train left it."

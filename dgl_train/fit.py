@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from dgl_runtime.cache_folder import cache_folder
-from dgl_runtime.errors import ConfigError
+from dgl_runtime.errors import ConfigError, MediaError
 from dgl_train.backbone import Backbone
 from dgl_train.checkpoint import save_checkpoint
 from dgl_train.config import Recipe
@@ -82,7 +82,7 @@ def fit(
 
     Raises:
         ConfigError: If the folder, the clips or the recipe do not fit, or the loss is not finite.
-        MediaError: If a video cannot be read.
+        MediaError: If a video cannot be read, or a process that reads is lost; what was learned is saved.
     """
     processes = Processes(device.type)
     _check_batch(batch_clips(recipe, clips_train), processes.count)
@@ -158,7 +158,24 @@ class _Run:
         return batch_clips(self.recipe, self.clips_train)
 
     def go_on(self, progress_bar: bool) -> None:
-        """Train from the step the run is at to its end, or until asked to stop."""
+        """Train from the step the run is at to its end, or until asked to stop.
+
+        Raises:
+            MediaError: If a video cannot be read; what was learned is saved first.
+        """
+        try:
+            self._train(progress_bar)
+        except MediaError as error:
+            kept = "What was saved last stays"
+            if self.processes.is_main:  # the others may be at work on the next step: nobody waits
+                self._write_state()
+                at = f"{self.progress.step} of {self.step.total_steps}"
+                kept = f"What was learned is saved, after step {at}"
+            raise MediaError(
+                f"{error} {kept}: go on with the same command and --resume."
+            ) from error
+
+    def _train(self, progress_bar: bool) -> None:
         progress = self.progress
         bar = tqdm(
             total=self.step.total_steps * self.batch_size,
@@ -172,6 +189,9 @@ class _Run:
             stop = stack.enter_context(StopRequest())
             events = self._events(stack)
             self._start_epoch()
+            if progress.awaits_validation:
+                self._end_epoch(events)
+                self._save()
             for batch in self._timed(self._batches()):
                 result = self._train_on(batch)
                 best = f"{max(0, progress.best_recall):.1f}"
@@ -180,7 +200,7 @@ class _Run:
                 if events:
                     events.add(progress.step, {f"train/{k}": v for k, v in vars(result).items()})
                 is_stopped = self.processes.any(stop.is_set)
-                is_epoch_end = progress.step % self.epoch_steps == 0
+                is_epoch_end = progress.awaits_validation
                 if is_epoch_end:
                     self._end_epoch(events)
                 if is_epoch_end or is_stopped or progress.step % self.recipe.save_every_steps == 0:
@@ -239,6 +259,7 @@ class _Run:
                 f"{videos}."
             )
         progress.step += 1
+        progress.awaits_validation = progress.step % self.epoch_steps == 0
         self.epoch_clips += self.batch_size
         progress.loss_sum += result.loss
         return result
@@ -267,7 +288,7 @@ class _Run:
             "clips_per_s_without_waiting": round(clips / (training_s - self.epoch_waited_s), 1),
             "validation": asdict(report),
         }
-        progress.loss_sum = 0.0
+        progress.loss_sum, progress.awaits_validation = 0.0, False
         if self.processes.is_main:
             if is_best:
                 save_checkpoint(self.folder.best, self.tuned)
@@ -297,10 +318,12 @@ class _Run:
 
     def _save(self) -> None:
         if self.processes.is_main:
-            trained = {
-                name: tensor.detach()
-                for name, tensor in trained_parameters(self.tuned.model).items()
-            }
-            state = self.step.state_dict()
-            self.folder.save(SavedRun(self.clips_sha256, self.progress, trained, state))
+            self._write_state()
         self.processes.wait()
+
+    def _write_state(self) -> None:
+        trained = {
+            name: tensor.detach() for name, tensor in trained_parameters(self.tuned.model).items()
+        }
+        state = self.step.state_dict()
+        self.folder.save(SavedRun(self.clips_sha256, self.progress, trained, state))

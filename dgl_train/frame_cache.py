@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -54,11 +55,16 @@ class FrameCache:
     Attributes:
         folder: Where the files are; made when there is something to store.
         limit_gb: Most that may lie there, 1e9 bytes.
+
+    ``tell`` takes warnings; None: they go to stderr.
     """
 
-    def __init__(self, folder: Path, limit_gb: float) -> None:
+    def __init__(
+        self, folder: Path, limit_gb: float, *, tell: Callable[[str], None] | None = None
+    ) -> None:
         self.folder = folder
         self.limit_gb = limit_gb
+        self._tell = tell or _warn
         self._takes_more = True
         self._used: float | None = None  # bytes, as far as this process knows
         self._written = 0  # bytes since it last looked
@@ -90,7 +96,7 @@ class FrameCache:
     def put(self, key: str, frames: NDArray[np.uint8]) -> None:
         """Store all frames of a clip, if there is room; a damaged file is replaced.
 
-        A disk that is full or fails costs a warning on stderr, and this process stores no more.
+        A disk that is full or fails costs a warning, and this process stores no more.
 
         Args:
             key: The clip, a ``clip_key``.
@@ -105,10 +111,9 @@ class FrameCache:
                 self._written += len(data)
         except OSError as error:
             self._takes_more = False
-            click.echo(
+            self._tell(
                 f"Warning: frames cannot be kept in {self.folder} ({reason_of(error)}), so their "
-                "videos are decoded again each epoch. Free some space, or lower frame_cache_gb.",
-                err=True,
+                "videos are decoded again each epoch. Free some space, or lower frame_cache_gb."
             )
 
     def _path(self, key: str) -> Path:
@@ -119,6 +124,10 @@ class FrameCache:
         if self._used is None or self._written >= _LOOK_AGAIN * limit:
             self._used, self._written = _measure(self.folder), 0
         return self._used + self._written + num_bytes <= limit
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _sum_of(pixels: bytes | memoryview) -> bytes:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgl_runtime.errors import ConfigError, reason_of
+
 _PATIENCE = timedelta(hours=12)
 
 
@@ -47,13 +49,15 @@ class Processes:
         if self.count == 1:
             return tensor.detach()
         parts = [torch.empty_like(tensor) for _ in range(self.count)]
-        torch.distributed.all_gather(parts, tensor.detach().contiguous())
+        with _while_all_are_there():
+            torch.distributed.all_gather(parts, tensor.detach().contiguous())
         return torch.cat(parts)
 
     def sum(self, tensor: Tensor) -> None:
         """Add up a tensor over all processes, in place."""
         if self.count > 1:
-            torch.distributed.all_reduce(tensor)
+            with _while_all_are_there():
+                torch.distributed.all_reduce(tensor)
 
     def any(self, is_set: bool) -> bool:
         """Whether it is set in any process; all get the same answer."""
@@ -75,4 +79,17 @@ class Processes:
     def wait(self) -> None:
         """Go on when every process is here."""
         if self.count > 1:
-            self._state.wait_for_everyone()
+            with _while_all_are_there():
+                self._state.wait_for_everyone()
+
+
+@contextmanager
+def _while_all_are_there() -> Iterator[None]:
+    """One that is waited for and has ended is an error on one line."""
+    try:
+        yield
+    except RuntimeError as error:  # of gloo or NCCL
+        raise ConfigError(
+            f"another process of this run has ended: {reason_of(error)}. Its own message says why; "
+            "then go on with the same command and --resume."
+        ) from error

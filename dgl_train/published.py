@@ -4,14 +4,17 @@ A set is a function from a data root to its captions; finding videos, counting, 
 training are shared by all. ``docs/datasets.md`` says where files come from and where they lie.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dgl_runtime.command import report_note
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.names import Named
+from dgl_runtime.tables import Words, read_table
+from dgl_runtime.text_files import numbered_lines, read_list, read_text
 from dgl_runtime.video_files import may_be_video
 from dgl_train.annotation_files import (
     VIDEO_FOLDER,
@@ -69,7 +72,7 @@ def read_published(name: str, data_root: Path | None) -> list[CaptionedClip]:
         ConfigError: No data root, or an annotation file is missing or not as published.
     """
     captions, folder = read_captions(name, data_root), data_root or Path()
-    published, videos = PUBLISHED[name], index_videos(folder)
+    published, videos = PUBLISHED[name], Named(index_videos(folder))
     return [
         CaptionedClip(video, caption, end_s=published.end_s, split=split)
         for split, captions_of in captions.items()
@@ -104,11 +107,11 @@ def check_data_root(data_root: Path) -> None:
         raise ConfigError(f"data root {data_root} is not a folder. Check --data-root.")
 
 
-def _video_of(stems: Iterable[str], videos: Mapping[str, Path], data_root: Path) -> Path:
+def _video_of(stems: Iterable[str], videos: Named[Path], data_root: Path) -> Path:
     first, *others = stems
     for stem in (first, *others):
-        if stem in videos:
-            return videos[stem]
+        if video := videos.find(stem):
+            return video
     return data_root / VIDEO_FOLDER / f"{first}.mp4"
 
 
@@ -121,20 +124,28 @@ def _read_msrvtt(train_list: str, data_root: Path) -> dict[str, Captions]:
 
 def msrvtt_ids(path: Path) -> list[str]:
     """MSRVTT_train.*.csv: one column, video_id."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [row["video_id"].strip() for row in csv.DictReader(file)]
+    return [video_id for (video_id,) in _columns(path, "video_id")]
 
 
 def msrvtt_test(path: Path) -> Captions:
     """MSRVTT_JSFUSION_test.csv: key, vid_key, video_id, sentence."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return _grouped((row["video_id"], row["sentence"]) for row in csv.DictReader(file))
+    rows = _columns(path, "video_id", "sentence", passed_over=("key", "vid_key"))
+    return _grouped((video_id, sentence) for video_id, sentence in rows)
 
 
 def msrvtt_captions(path: Path) -> Captions:
     """MSRVTT_data.json: sentences of video_id and caption; the rest is not read."""
-    with path.open(encoding="utf-8-sig") as file:
-        return _grouped((row["video_id"], row["caption"]) for row in json.load(file)["sentences"])
+    rows = json.loads(read_text(path))["sentences"]
+    return _grouped((row["video_id"], row["caption"]) for row in rows)
+
+
+def _columns(path: Path, *names: str, passed_over: Iterable[str] = ()) -> list[list[str]]:
+    """The cells of some columns of a csv, in the order of the names."""
+    words: Words = dict.fromkeys(names, ())
+    table = read_table(path, names, words)
+    for note in table.notes(words, passed_over):
+        report_note(note)
+    return [[row.cells[name].strip() for name in names] for row in table.rows]
 
 
 def _read_lsmdc(data_root: Path) -> dict[str, Captions]:
@@ -148,13 +159,12 @@ def _read_lsmdc(data_root: Path) -> dict[str, Captions]:
 
 def lsmdc_rows(path: Path) -> Captions:
     """A table of 6 columns between tabs without a header: the clip, four times, the sentence."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        # Quotation marks are text here: not all of them are closed.
-        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    for line, row in enumerate(rows, start=1):
+    # Quotation marks are text here: not all of them are closed.
+    rows = [(line, text.split("\t")) for line, text in numbered_lines(path)]
+    for line, row in rows:
         if len(row) != 6:
             raise ValueError(f"line {line} has {len(row)} columns, expected 6")
-    return _grouped((row[0], row[5]) for row in rows)
+    return _grouped((row[0], row[5]) for _, row in rows)
 
 
 def _read_activitynet(data_root: Path) -> dict[str, Captions]:
@@ -170,19 +180,19 @@ def _read_activitynet(data_root: Path) -> dict[str, Captions]:
 
 def activitynet_ids(path: Path) -> list[str]:
     """train_ids.json, val_ids.json: a list of ids that begin with v_."""
-    return _texts(json.loads(path.read_text(encoding="utf-8-sig")))
+    return _texts(json.loads(read_text(path)))
 
 
 def activitynet_paragraphs(path: Path) -> Captions:
     """train.json, val_1.json: id -> duration, timestamps, sentences; the sentences are joined."""
-    entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    entries = json.loads(read_text(path))
     return _grouped((key, " ".join(_texts(entry["sentences"]))) for key, entry in entries.items())
 
 
 def _read_didemo(data_root: Path) -> dict[str, Captions]:
     return {
         split: _captions_of(
-            read_annotation(data_root, f"{split}_list.txt", id_lines),
+            read_annotation(data_root, f"{split}_list.txt", read_list),
             read_annotation(data_root, f"{split}_data.json", didemo_paragraphs),
         )
         for split in ("train", "val", "test")
@@ -191,7 +201,7 @@ def _read_didemo(data_root: Path) -> dict[str, Captions]:
 
 def didemo_paragraphs(path: Path) -> Captions:
     """*_data.json: a list of description and video; a video's descriptions are joined."""
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    rows = json.loads(read_text(path))
     described = _grouped((row["video"], row["description"]) for row in rows)
     return {video: [" ".join(texts)] for video, texts in described.items() if texts}
 
@@ -206,15 +216,9 @@ def _stems_with_extension(video_id: str) -> tuple[str, ...]:
 def _read_msvd(data_root: Path) -> dict[str, Captions]:
     captions = read_annotation(data_root, "raw-captions.pkl", msvd_captions)
     return {
-        split: _captions_of(read_annotation(data_root, f"{split}_list.txt", id_lines), captions)
+        split: _captions_of(read_annotation(data_root, f"{split}_list.txt", read_list), captions)
         for split in ("train", "val", "test")
     }
-
-
-def id_lines(path: Path) -> list[str]:
-    """*_list.txt: one id a line."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 def msvd_captions(path: Path) -> Captions:
@@ -229,14 +233,14 @@ def msvd_captions(path: Path) -> Captions:
 def _read_vatex(data_root: Path) -> dict[str, Captions]:
     captions = read_annotation(data_root, "ref_captions.json", vatex_captions)
     return {
-        split: _captions_of(read_annotation(data_root, f"{split}_list.txt", id_lines), captions)
+        split: _captions_of(read_annotation(data_root, f"{split}_list.txt", read_list), captions)
         for split in ("train", "test")
     }
 
 
 def vatex_captions(path: Path) -> Captions:
     """ref_captions.json: id -> captions."""
-    entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    entries = json.loads(read_text(path))
     return _grouped((key, text) for key, texts in entries.items() for text in _texts(texts))
 
 
@@ -251,7 +255,8 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> Captions:
 
 
 def _captions_of(ids: Iterable[str], captions: Captions) -> Captions:
-    return {video_id: captions.get(video_id, []) for video_id in ids}
+    named = Named(captions)
+    return {video_id: named.find(video_id) or [] for video_id in ids}
 
 
 def _texts(values: object) -> list[str]:

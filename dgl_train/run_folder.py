@@ -34,12 +34,14 @@ class Progress:
         loss_sum: Sum of the losses of this epoch.
         best_epoch: The epoch with the best recall so far, from 1; 0: none yet.
         best_recall: Its validation R@1, percent.
+        awaits_validation: The epoch that this step ended has not been validated.
     """
 
     step: int = 0
     loss_sum: float = 0.0
     best_epoch: int = 0
     best_recall: float = -1.0
+    awaits_validation: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from dgl_runtime.plain_path import plain_path
 from dgl_train.synthetic import COLOURS, SIZE, SPLITS, Look, build_once, draw, looks, read_made_from
 
 MODEL_CONFIG: dict[str, Any] = {
@@ -78,7 +79,8 @@ def make_backbone(folder: Path, *, seed: int = 0, steps: int = 400, progress: bo
             model = open_clip.CLIP(**MODEL_CONFIG)
             _raise_embeddings(model)
         loss = _pretrain(model, seed, steps, progress)
-        save_file(model.state_dict(), staging / "open_clip_model.safetensors")
+        with plain_path(staging / "open_clip_model.safetensors") as plain:
+            save_file(model.state_dict(), plain)
         published = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}
         (staging / "open_clip_config.json").write_text(json.dumps(published, indent=2), "utf-8")
         return {"loss": loss, **stills_recall(model, seed)}

@@ -1,22 +1,23 @@
 """Videos are verified before they are used: each is really decoded, and one that fails is left out by name."""
 
 import csv
-import multiprocessing
 import os
-import signal
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from dgl_runtime.container import media_faults, one_line, open_container
 from dgl_runtime.content_hash import content_hash
+from dgl_runtime.decode_process import LostWorkerError
 from dgl_runtime.errors import ConfigError, MediaError
 from dgl_runtime.frame_reader import FrameReader
+from dgl_runtime.names import form_hint, similar_path
 from dgl_runtime.packet_index import read_index
+from dgl_runtime.workers import Worker, Workers
 from dgl_train.captioned_clip import CaptionedClip
+from dgl_train.read_processes import lost_at, read_workers
 from dgl_train.verify_cache import FileState, Finding, open_cache, state_of
 
 _REASONS_NAMED = 3
@@ -63,7 +64,8 @@ def _why_nothing_is_left(split: str, videos: Sequence[Path], faults: Mapping[Pat
     if not any(video.exists() for video in videos):
         return (
             f"no video of split {split} is there, of {len(videos)}; the first is looked for as "
-            f"{videos[0]}. Check --data-root; docs/datasets.md says where videos lie."
+            f"{videos[0]}{form_hint(similar_path(videos[0]))}. Check --data-root; docs/datasets.md "
+            "says where videos lie."
         )
     reasons = " ".join(f"{video}: {faults[video]}" for video in videos[:_REASONS_NAMED])
     return (
@@ -86,7 +88,7 @@ def find_faults(
 
     Raises:
         ConfigError: The cache of findings cannot be used.
-        MediaError: A process that decodes died.
+        MediaError: A process that decodes was killed; what it looked into is not to blame.
     """
     videos = list(dict.fromkeys(clip.video for clip in clips))
     found = _examine_all(videos, jobs or os.cpu_count() or 1, progress=progress)
@@ -104,12 +106,38 @@ def find_faults(
 
 def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
     """Write which videos are left out and why: a csv with the columns video and reason."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([("video", "reason"), *faults.items()])
 
 
-def examine_video(path: Path) -> Finding:
-    """Decode a whole video.
+def examine(
+    path: Path,
+    is_file: bool,
+    known: Callable[[str], Finding | None],
+    sign: Callable[[], None] = lambda: None,
+) -> tuple[str | None, Finding]:
+    """Examine a video unless its content is known.
+
+    Args:
+        path: The video.
+        is_file: Whether it is a regular file, which has a content.
+        known: Content -> what was found in it before.
+        sign: Called now and then, to show that work goes on.
+
+    Returns:
+        The sha256 of its content, if there is one, and what was found.
+    """
+    if not is_file:
+        return None, examine_video(path, sign)
+    try:
+        content = content_hash(path, sign)
+    except MediaError as error:
+        return None, Finding(0.0, str(error).replace(str(path), _IT))
+    return content, known(content) or examine_video(path, sign)
+
+
+def examine_video(path: Path, sign: Callable[[], None] = lambda: None) -> Finding:
+    """Decode a whole video; ``sign`` is called with every frame.
 
     Returns:
         Where it ends and what is odd about it, or its fault.
@@ -119,7 +147,7 @@ def examine_video(path: Path) -> Finding:
         _require_moving(path)
         # Every frame: training looks at any moment, and a damaged stretch may lie between any two.
         for _ in FrameReader(path, index).read(range(len(index.shown))):
-            pass
+            sign()
     except MediaError as error:
         return Finding(0.0, str(error).replace(str(path), _IT))
     except media_faults() as error:
@@ -171,6 +199,7 @@ def _examine_all(videos: Sequence[Path], jobs: int, *, progress: bool) -> dict[P
                 state = states[video]
                 if state is not None and content is not None:
                     cache.store(state, content, finding)
+                    findings[content] = finding
                 found[video] = finding
                 bar.update()
     return found
@@ -179,51 +208,59 @@ def _examine_all(videos: Sequence[Path], jobs: int, *, progress: bool) -> dict[P
 def _examined(
     states: Mapping[Path, FileState | None], findings: Mapping[str, Finding], jobs: int
 ) -> Generator[Examined, None, None]:
-    """Examine videos in this process or several, in any order."""
-    _start(findings)
-    if jobs == 1 or len(states) < _FEW:
-        yield from (_examine(video, state is not None) for video, state in states.items())
+    """Examine videos in this process or several, in any order; ``findings`` may grow meanwhile."""
+    if jobs > 1 and len(states) >= _FEW:
+        yield from _examined_apart(states, findings, min(jobs, len(states)))
         return
-    # Not forked: this process may run threads of torch; a fork copies their locks.
-    with ProcessPoolExecutor(
-        min(jobs, len(states)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_process,
-        initargs=(findings,),
-    ) as pool:
-        try:
-            waiting = [
-                pool.submit(_examine, video, state is not None) for video, state in states.items()
-            ]
-            for done in as_completed(waiting):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise MediaError(
-                "a process that decodes videos died, perhaps for want of memory. Run it again with "
-                "fewer --jobs; what was verified is kept."
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    for video, state in states.items():
+        content, finding = examine(video, state is not None, findings.get)
+        yield video, content, finding
 
 
-_known: dict[str, Finding] = {}  # by content; every process that examines has its own copy
+def _examined_apart(
+    states: Mapping[Path, FileState | None], findings: Mapping[str, Finding], jobs: int
+) -> Generator[Examined, None, None]:
+    waiting, crashed = deque(states), set[Path]()
+    workers: Workers[Path] = read_workers(jobs)
+    with workers:
+        while waiting or workers.are_busy:
+            while waiting and workers.have_room:
+                video = waiting.popleft()
+                workers.begin(video, {"path": str(video), "is_file": states[video] is not None})
+            for worker in workers.speaking():
+                video = worker.task
+                try:
+                    found, is_done = _hear(worker, findings)
+                except LostWorkerError as loss:
+                    workers.dismiss(worker)
+                    fault = lost_at(video, loss, "--jobs of dgl-data check")
+                    if not loss.is_videos_fault:
+                        raise MediaError(
+                            f"{fault} Run it again: what was verified is kept."
+                        ) from loss
+                    if video in crashed:
+                        yield video, None, Finding(0.0, str(fault).replace(str(video), _IT))
+                    else:  # once may be chance
+                        waiting.append(video)
+                        crashed.add(video)
+                    continue
+                if is_done:
+                    workers.release(worker)
+                if found is not None:
+                    yield video, *found
 
 
-def _start(findings: Mapping[str, Finding]) -> None:
-    _known.clear()
-    _known.update(findings)
-
-
-def _start_process(findings: Mapping[str, Finding]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    _start(findings)
-
-
-def _examine(path: Path, is_file: bool) -> Examined:
-    if not is_file:
-        return path, None, examine_video(path)
-    try:
-        content = content_hash(path)
-    except MediaError as error:
-        return path, None, Finding(0.0, str(error).replace(str(path), _IT))
-    return path, content, _known.get(content) or examine_video(path)
+def _hear(
+    worker: Worker[Path], findings: Mapping[str, Finding]
+) -> tuple[tuple[str | None, Finding] | None, bool]:
+    """What a worker found, if anything, and whether it is done with its video."""
+    message = worker.process.hear()
+    if "content" in message:
+        known = findings.get(message["content"])
+        worker.process.say(known and astuple(known))
+    if "found" in message:
+        content, *finding = message["found"]
+        return (content, Finding(*finding)), False
+    if (fault := message.get("done")) is not None:  # of this machine, such as too little memory
+        return (None, Finding(0.0, fault.replace(str(worker.task), _IT))), True
+    return None, "done" in message

@@ -4,6 +4,7 @@ Two steps: a file that has not changed has the content it had, so that a known f
 opened; a content keeps what was found whatever its file is called.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -63,7 +64,7 @@ class VerifyCache:
         # A power cut may cost the cache, not a wait for the disk after every video.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size_bytes INTEGER, "
+            "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size_bytes INTEGER, "
             "modified_ns INTEGER, changed_ns INTEGER, content TEXT)"
         )
         connection.execute(
@@ -79,7 +80,7 @@ class VerifyCache:
     def contents(self) -> dict[FileState, str]:
         """File -> its content, for every file as it was when it was examined."""
         rows = self._connection.execute("SELECT * FROM files")
-        return {FileState(*state): content for *state, content in rows}
+        return {FileState(os.fsdecode(path), *facts): content for path, *facts, content in rows}
 
     def store(self, state: FileState, content: str, finding: Finding) -> None:
         """Keep what was found in a file."""
@@ -89,7 +90,13 @@ class VerifyCache:
         )
         self._connection.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-            (state.path, state.size_bytes, state.modified_ns, state.changed_ns, content),
+            (
+                os.fsencode(state.path),
+                state.size_bytes,
+                state.modified_ns,
+                state.changed_ns,
+                content,
+            ),
         )
 
 

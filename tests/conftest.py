@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,20 @@ def fixtures_dir(tmp_path_factory):
 
 
 @pytest.fixture
+def no_hang():
+    """A test that waits for more than two minutes fails."""
+
+    def end(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
 def started_decoders(monkeypatch):
     """The processes that decode, as they are started."""
     started = []
@@ -41,7 +56,7 @@ def started_decoders(monkeypatch):
     monkeypatch.setattr(
         DecodeProcess,
         "start",
-        classmethod(lambda cls, limits: started.append(real(cls, limits)) or started[-1]),
+        classmethod(lambda cls, *given: started.append(real(cls, *given)) or started[-1]),
     )
     return started
 

@@ -12,6 +12,7 @@ from dgl_runtime.engines import Arrays
 from dgl_runtime.engines.cuda_device import CudaDevice
 from dgl_runtime.engines.device_arrays import LEGACY_DEFAULT_STREAM, DeviceArray
 from dgl_runtime.errors import EngineError, reason_of
+from dgl_runtime.plain_path import plain_path
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -54,13 +55,14 @@ class OnnxEngine:
             ort.preload_dlls()  # NVIDIA's libraries out of their pip packages
         try:
             # Without enable_fallback=0 it goes on on the CPU when a GPU fails, even in mid-run.
-            self._session = ort.InferenceSession(
-                str(graph),
-                session_options(device, threads),
-                providers=[provider],
-                provider_options=[_CUDA_OPTIONS if device == "cuda" else {}],
-                enable_fallback=0,
-            )
+            with plain_path(graph) as plain:
+                self._session = ort.InferenceSession(
+                    str(plain),
+                    session_options(device, threads),
+                    providers=[provider],
+                    provider_options=[_CUDA_OPTIONS if device == "cuda" else {}],
+                    enable_fallback=0,
+                )
         except Exception as error:  # ONNX Runtime raises classes of its own without a base
             raise EngineError(
                 f"{graph} does not load in ONNX Runtime: {reason_of(error)}"

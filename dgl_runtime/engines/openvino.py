@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgl_runtime.engines import Arrays
 from dgl_runtime.errors import EngineError, reason_of
+from dgl_runtime.plain_path import plain_path
 
 if TYPE_CHECKING:
     import openvino
@@ -74,7 +75,9 @@ class OpenVinoEngine:
 
         require_precision(precision)
         try:
-            model = core().compile_model(str(graph), "CPU", compile_options(precision, threads))
+            with plain_path(graph) as plain:
+                options = compile_options(precision, threads)
+                model = core().compile_model(str(plain), "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError and its own
             raise EngineError(f"{graph} does not load in OpenVINO: {reason_of(error)}") from error
         # One request for all threads: each run uses all cores, so several at once are no faster.

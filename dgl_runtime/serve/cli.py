@@ -69,7 +69,7 @@ def serve(
     import uvicorn
 
     from dgl_runtime.retriever import Retriever
-    from dgl_runtime.search_cli import bundle_of, read_lines
+    from dgl_runtime.search_cli import bundle_of, read_queries
     from dgl_runtime.serve.app import ServeSettings, create_app
     from dgl_runtime.serve.batching import BatchSettings
     from dgl_runtime.serve.galleries import ServedGallery, names_of
@@ -81,7 +81,7 @@ def serve(
             f"--host {host} can be reached from other machines, so a token is needed. Make one with: "
             "python -c 'import secrets; print(secrets.token_urlsafe())' > token; then: --token-file token"
         )
-    bank = tuple(read_lines(querybank)) if querybank else ()
+    bank = tuple(read_queries(querybank)) if querybank else ()
     retrievers: dict[Path, Retriever] = {}
     served = []
     for name, folder in zip(names_of(galleries), galleries, strict=True):

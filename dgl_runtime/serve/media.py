@@ -136,6 +136,9 @@ class _Processes:
         """Wait for a process and let it do a job; one that is lost is replaced by the next."""
         process = self._free.get()
         try:
+            if process is not None and not process.is_running:  # killed while nobody asked
+                process.close()
+                process = None
             process = process or DecodeProcess.start(_LIMITS)
             return process.make(job)
         except MediaError:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from reference import CASES, Case, assert_gold, weights
 
+from dgl_runtime.errors import ConfigError
 from dgl_train.checkpoint import load_checkpoint
 from dgl_train.contrastive import contrastive_loss
 from dgl_train.model import DglModel
@@ -42,6 +43,27 @@ def case(request):
 @pytest.fixture(scope="module")
 def model(case, tmp_path_factory):
     return load_checkpoint(case.write_checkpoint(tmp_path_factory.mktemp("research"))).model
+
+
+def test_why_a_checkpoint_does_not_fit_is_told(tmp_path):
+    path = Case("a_linear").write_checkpoint(tmp_path)
+    saved = torch.load(path, weights_only=True)
+    whole = saved.pop("state_dict")
+    prefix = next(name for name in whole if name.endswith("visual.proj")).removesuffix(
+        "visual.proj"
+    )
+    for name, tensor, told in (
+        (
+            "visual.ln_post.weight",
+            torch.zeros(3),
+            r"size mismatch for vision\.ln_post\.weight: .*\[3\]",
+        ),
+        ("visual.proj", torch.zeros(()), r"DGL model: tuple index out of range\. Expected"),
+    ):
+        torch.save({**saved, "state_dict": {**whole, prefix + name: tensor}}, path)
+        with pytest.raises(ConfigError, match=told) as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

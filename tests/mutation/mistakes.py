@@ -181,7 +181,8 @@ class _Search(ast.NodeVisitor):
     visit_ImportFrom = visit_Import  # noqa: N815
 
     def visit_Assign(self, node):
-        if ast.unparse(node.targets[0]) not in ("__all__", "__slots__"):
+        is_type = re.match(r"(dict|list|tuple|NDArray|Callable)\[", ast.unparse(node.value))
+        if ast.unparse(node.targets[0]) not in ("__all__", "__slots__") and not is_type:
             self.visit(node.value)
             for target in node.targets:
                 self.visit(target)

@@ -231,6 +231,7 @@ class Suite:
         child = os.fork()
         if not child:
             code = 70
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:
                 _, hard = resource.getrlimit(resource.RLIMIT_CPU)
                 resource.setrlimit(resource.RLIMIT_CPU, (int(CPU_S + CPU_TIMES * usual_s), hard))
@@ -239,15 +240,17 @@ class Suite:
                 os._exit(code)
         end = time.monotonic() + WALL_S + WALL_TIMES * usual_s
         status = None
-        while status is None and time.monotonic() < end:
-            done, raw = os.waitpid(child, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(raw) if done else None
-            time.sleep(0.02)
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # and what the tests left running
-        if status is None:
-            os.waitpid(child, 0)
-        shutil.rmtree(self.scratch / "temporary", ignore_errors=True)
+        try:
+            while status is None and time.monotonic() < end:
+                done, raw = os.waitpid(child, os.WNOHANG)
+                status = os.waitstatus_to_exitcode(raw) if done else None
+                time.sleep(0.02)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # and what the tests left running
+            if status is None:
+                os.waitpid(child, 0)
+            shutil.rmtree(self.scratch / "temporary", ignore_errors=True)
         return status
 
     def _in_fork(

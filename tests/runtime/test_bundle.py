@@ -1,5 +1,6 @@
 import json
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ FILES = (
     "clip.onnx.data",
     "golden.npz",
     "tokenizer.json",
+)
+
+MEASURED = (
+    *("min_cosine", "mean_cosine", "top1_agreement"),
+    *("recall_at_1_before", "recall_at_1_after", "num_captions", "num_clips"),
 )
 
 
@@ -74,6 +80,16 @@ def test_every_file_of_a_whole_bundle_is_given(bundle):
         assert opened.graph_path(graph) == bundle / graph.file
     assert opened.golden.frames.dtype == np.uint8
     assert len(opened.golden.tokens) == len(opened.golden.caption_embeddings)
+
+
+def test_a_file_is_hashed_when_it_is_first_used_and_no_more(bundle):
+    opened = Bundle(bundle)
+    with mock.patch("dgl_runtime.bundle.sha256_of", wraps=sha256_of) as hashed:
+        for _ in range(2):
+            opened.graph_path(opened.manifest.clips)
+            assert opened.golden is opened.golden
+    used = [call.args[0].name for call in hashed.mock_calls]
+    assert used == ["clip.onnx.data", "clip.onnx", "golden.npz"]
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
@@ -139,6 +155,24 @@ def test_golden_inputs_that_do_not_fit_are_the_bundles_fault(
         Bundle(folder).golden  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (("tokens", "caption_embeddings"), "tokens is int32 "),
+        (("frames", "clip_embeddings", "frame_weights"), "frames is uint8 "),
+    ],
+)
+def test_golden_inputs_without_captions_or_clips_check_nothing_and_are_refused(
+    bundle, tmp_path, names, first
+):
+    def empty(golden):
+        golden.update({name: golden[name][:0] for name in names})
+
+    folder = changed_bundle(bundle, tmp_path / "copy", golden=empty)
+    with pytest.raises(BundleError, match=rf"does not hold the golden inputs: {first}\[0, "):
+        Bundle(folder).golden  # noqa: B018
+
+
 def test_the_golden_inputs_are_checked_before_they_are_read(copy):
     (copy / "golden.npz").write_bytes(b"no archive")
     with pytest.raises(BundleError, match=r"golden.npz has sha256"):
@@ -197,6 +231,9 @@ def test_a_missing_and_an_unknown_field_are_named(write, values, where):
         ("source", None),
         ("logit_scale", None),
         ("method", 3),
+        ("quality", []),
+        ("quality", {**dict.fromkeys(MEASURED, 1), "num_clips": 0.5}),
+        ("quality", {**dict.fromkeys(MEASURED, 1), "mean_cosine": None}),
     ],
 )
 def test_a_field_of_another_type_is_refused(write, values, name, value):
@@ -206,18 +243,40 @@ def test_a_field_of_another_type_is_refused(write, values, name, value):
 
 
 @pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("parity", "max_abs"), "0"),
+        (("source", "version"), 1),
+        (("captions", "file"), None),
+        (("captions", "low_precision_nodes"), 0.5),
+        (("clips", "inputs", 0, "dtype"), 3),
+    ],
+)
+def test_a_field_of_another_type_inside_is_named(write, values, where, value):
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    with pytest.raises(BundleError, match=f"schema_version 2: {where[-1]} is {value!r}\\. Export"):
+        Bundle(write(json.dumps(values)))
+
+
+@pytest.mark.parametrize(
     ("where", "value", "message"),
     [
         (("format",), "tflite", r"format is 'tflite', known are onnx, openvino, trt, trt-rtx"),
-        (("precision",), "int4", r"precision is 'int4', known are fp32, .*, fp8"),
+        (("precision",), "int4", r"precision is 'int4', known are fp32, fp16, bf16, int8, fp8"),
         (("precision",), "int8", r"captions is fp32, precision is int8"),
         (("clips", "precision"), "fp16", r"clips is fp16, precision is fp32"),
         (("embed_dim",), 0, r"embed_dim is 0, it must be 1 or more"),
         (("embed_dim",), 16, r"captions\.outputs has embedding float32 \['batch', 32\], expected"),
-        (("num_frames",), -1, r"num_frames is -1, it must be 1"),
+        (("num_frames",), 0, r"num_frames is 0, it must be 1"),
+        (("frame_size",), 0, r"frame_size is 0, it must be 1"),
         (("frame_size",), 64, r"clips\.inputs has frames .*, expected uint8 .* 3, 64, 64"),
         (("max_words",), 2, r"max_words is 2, it must be 3 or more"),
         (("logit_scale",), float("nan"), r"logit_scale is nan, it must be a positive number"),
+        (("logit_scale",), float("inf"), r"logit_scale is inf, it must be a positive number"),
+        (("logit_scale",), 0, r"logit_scale is 0, it must be a positive number"),
         (("files", "clip.onnx"), 3, r"files has 'clip.onnx': 3, expected the name of a file"),
         (("files", "../clip.onnx"), "0" * 64, r"files has '\.\./clip.onnx': '0+', expected"),
         (("captions", "inputs"), [], r"captions\.inputs are \[\], expected \['tokens'\]"),
@@ -240,6 +299,29 @@ def test_a_value_that_no_runtime_can_work_with_is_refused(write, values, where, 
 
 
 @pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("clips", "inputs", 0, "shape", 1), 4),  # a graph with prompts for each frame
+        (("clips", "outputs", 1, "shape", 1), 4),
+        (("captions", "inputs", 0, "shape"), ["a", "b"]),
+        (("logit_scale",), 1),
+        (("logit_scale",), 0.5),
+        (("mean",), [0, 0.5, 1]),
+        (("max_words",), 3),
+        (("quality",), dict.fromkeys(MEASURED, 1)),
+        (("quality",), {**dict.fromkeys(MEASURED, 0.5), "num_captions": 2, "num_clips": 3}),
+        (("quality",), {**dict.fromkeys(MEASURED, 1), "recall_at_1_before": None}),
+    ],
+)
+def test_a_value_that_a_runtime_can_work_with_is_read_as_it_stands(write, values, where, value):
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    assert json.loads(Bundle(write(json.dumps(values))).manifest.to_json()) == values
+
+
+@pytest.mark.parametrize(
     "text", ["", "{", "[" * 100_000, "[]", "3", "null", '"x"', "{}", "\0", "no json"]
 )
 def test_what_is_no_manifest_is_refused(write, text):
@@ -252,9 +334,17 @@ def test_a_manifest_that_is_not_utf_8_is_refused(write):
         Bundle(write(b'{"schema_version": 2, "method": "\xff"}'))
 
 
-@pytest.mark.parametrize("name", ["missing", "file", "empty", "n" * 300])
+@pytest.mark.parametrize("name", ["missing", "file", "empty", "folder"])
 def test_what_is_no_bundle_folder_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(BundleError, match=r"is not a bundle: it has no|cannot be read"):
+    with pytest.raises(
+        BundleError, match=rf"{name} is not a bundle: it has no manifest\.json\. Give"
+    ):
         Bundle(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read: .*Check the path"):
+        Bundle(tmp_path / ("n" * 300))

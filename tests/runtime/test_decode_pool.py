@@ -63,8 +63,18 @@ def broken(found):
     return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_dies_costs_its_video_alone(videos, how, started_decoders):
+LOST = "lost its decoder ({}). Try it again, with more memory or fewer processes."
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (signal.SIGSEGV, "crashed the decoder (SIGSEGV). Play it to check, and re-encode it."),
+        (signal.SIGKILL, LOST.format("SIGKILL")),
+        (signal.SIGRTMIN + 6, LOST.format("signal 40")),  # has no name
+    ],
+)
+def test_a_worker_that_dies_costs_its_video_alone(videos, how, told, started_decoders):
     def choose(seen):
         if seen.job.path == videos[2]:
             os.kill(started_decoders[-1].process.pid, how)
@@ -72,11 +82,7 @@ def test_a_worker_that_dies_costs_its_video_alone(videos, how, started_decoders)
 
     found = read_all(videos, jobs=1, choose=choose)
     assert len(started_decoders) == 2
-    assert broken(found) == {
-        videos[
-            2
-        ]: f"{videos[2]} crashed the decoder ({how.name}). Play it to check, and re-encode it."
-    }
+    assert broken(found) == {videos[2]: f"{videos[2]} {told}"}
     assert sum(isinstance(one, Done) for one in found) == len(videos)
 
 
@@ -104,7 +110,7 @@ def test_no_process_is_left_behind(videos):
     with DecodePool(Cutting(), FORM, jobs=3) as pool:
         reading = pool.read(map(Job, videos), lambda seen: [0])
         next(reading)
-        processes = [worker.process.process for worker in pool._workers]
+        processes = [process.process for process in pool._workers._all]
         assert processes
     assert all(process.poll() is not None for process in processes)
 

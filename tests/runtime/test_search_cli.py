@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from dgl_runtime import Retriever
 from dgl_runtime.index_cli import index
 from dgl_runtime.search_cli import search
 
-from .commands import failure, invoke
+from .commands import failure, invoke, run
 from .odd_videos import write_video
 
 
@@ -184,3 +185,60 @@ def test_what_failed_is_written_as_a_table(bundle, tmp_path):
     assert header == "video,reason"
     assert line.startswith(f'"{videos}/bad, really.mp4",')
     assert "is not a video or is damaged" in line
+
+
+def test_names_may_be_typed_in_either_form_of_unicode(bundle, videos, tmp_path):
+    there, asked = (unicodedata.normalize(form, "größe.mp4") for form in ("NFD", "NFC"))
+    folder = tmp_path / unicodedata.normalize("NFD", "Überwachung")
+    folder.mkdir()
+    shutil.copy(videos / "video0.mp4", folder / there)
+    typed = tmp_path / unicodedata.normalize("NFC", "Überwachung") / asked
+    out = invoke_with_errors(
+        index, bundle, typed, "--gallery", tmp_path / "g", "--report", tmp_path / "r"
+    )
+    assert "1 videos: 1 clips added, 0 were there, 0 videos broken" in out
+    out = invoke_with_errors(index, bundle, typed.parent, "--gallery", tmp_path / "g", "--prune")
+    assert "1 videos: 0 clips added, 1 were there, 0 videos broken" in out
+    for example in (typed, f"{typed}@0.5"):
+        assert invoke(search, tmp_path / "g", "--like", example, "--json")
+    (hit,) = json.loads(
+        invoke(search, tmp_path / "g", "a", "--where", f"video = '{typed}'", "--json")
+    )[0]["hits"]
+    assert hit["video"] == str(folder / there)
+    upper = folder / asked.upper()
+    for command in (
+        ("search", tmp_path / "g", "--like", upper),
+        ("index", bundle, upper, "--gallery", tmp_path / "g"),
+    ):
+        line, _ = failure(*command)
+        assert line == (
+            f"{upper} does not exist; there is {folder / there}, whose name differs only in case or in "
+            "Unicode's form. Check the path."
+        )
+
+
+def test_what_may_not_be_meant_in_metadata_is_told_once_and_before_indexing(
+    bundle, videos, tmp_path
+):
+    (tmp_path / "list.csv").write_text(f'video,title\n{videos}/video0.mp4,"a\nb"\n')
+    asked = (
+        bundle,
+        videos / "video0.mp4",
+        "--gallery",
+        tmp_path / "g",
+        "--metadata",
+        tmp_path / "list.csv",
+    )
+    code, out, err = run("index", *map(str, asked))
+    assert (code, err.count("Note: ")) == (0, 1)
+    assert f"Note: {tmp_path}/list.csv has cells with line breaks, 1 of them" in err
+    assert "metadata of 1 videos taken" in out
+    (tmp_path / "list.csv").write_text(
+        f"video,title\n{videos}/video0.mp4,a\n{videos}/video0.mp4,b\n"
+    )
+    line, out = failure("index", bundle, videos / "video1.mp4", *asked[2:])
+    assert (
+        line
+        == f"{tmp_path}/list.csv lines 2 and 3 are both about {videos}/video0.mp4. Keep one of them."
+    )
+    assert out == ""

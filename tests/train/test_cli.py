@@ -111,6 +111,14 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(arguments, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_captions_that_are_cut_are_counted_once(arguments, tmp_path):
+    for max_words, lines in ((5, []), (3, ["Warning: 8 of 8 captions are longer than max_words, 3 tokens, "
+                                          "and only their beginning is read."])):  # fmt: skip
+        settings = ("--method", "dgl-linear", "--set", f"max_words={max_words}")
+        result = invoke(train, *arguments, *settings, "--out", tmp_path / "run", "--dry-run")
+        assert (result.exit_code, result.stderr.splitlines()) == (0, lines)
+
+
 @pytest.fixture
 def three_splits(captions, clips, arguments, tmp_path):
     """Arguments for a data set of 3 clips to train on, 2 to validate on and 3 to test with, or no val."""
@@ -139,8 +147,7 @@ WITHOUT_VAL = ["train"] * 5 + ["test"] * 3
     ],
 )
 def test_test_clips_choose_no_epoch_unless_asked_to(three_splits, tmp_path, splits, on_test, parts):
-    choice = [f"select_on_test={str(on_test).lower()}"] if on_test else []
-    settings = [part for item in choice for part in ("--set", item)]
+    settings = ["--set", "select_on_test=true"] if on_test else []
     plan = invoke(train, *three_splits(*splits), "--dry-run", *settings)
     assert plan.exit_code == 0, plan.output
     assert f"  {parts[0]} captioned clips to train on, {parts[1]} to validate on" in plan.stdout

@@ -1,6 +1,5 @@
 """Batches of frames: the order of clips and the times of frames."""
 
-import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -92,11 +91,15 @@ def test_shares_of_a_batch_are_the_batch_and_about_equal(world):
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_no_more_workers_start_than_there_are_batches(clips):
-    batches = read_batches(clips, FORM, evaluation_batches(8, 4), num_workers=8)
-    next(batches)
-    assert len(multiprocessing.active_children()) == 2
-    assert len(list(batches)) == 1
+@pytest.mark.parametrize(("num_clips", "num_workers", "expected"), [(3, 8, 3), (8, 2, 2)])
+def test_no_more_workers_start_than_there_are_clips(
+    clips, started_decoders, num_clips, num_workers, expected
+):
+    plan = evaluation_batches(num_clips, 2)
+    batches = list(read_batches(clips, FORM, plan, num_workers=num_workers))
+    assert [number for batch in batches for number in batch.numbers] == list(range(num_clips))
+    assert len(started_decoders) <= expected
+    assert all(one.process.poll() is not None for one in started_decoders)
 
 
 ENDLESS = """

@@ -119,7 +119,8 @@ def test_faults_of_jsonl(folder):
 def test_missing_columns_are_named(folder):
     path = folder / "clips.csv"
     assert error_of(path, "file,caption\n") == (
-        f"{path} has no column video; its first line has file, caption. Name the columns there."
+        f"{path} has no column video; its first line has file, caption ('file' looks like video). Name the "
+        "columns there."
     )
     assert error_of(path, "") == (
         f"{path} has no column video and no column caption; its first line has nothing. "
@@ -135,7 +136,7 @@ def test_a_file_without_clips_or_that_cannot_be_read(folder):
     with pytest.raises(ConfigError, match=r"absent\.csv cannot be read: .*No such file"):
         read_dataset(str(folder / "absent.csv"))
     path.write_bytes(b"video,caption\n\xff\xfe,a\n")
-    with pytest.raises(ConfigError, match="cannot be read: 'utf-8' codec"):
+    with pytest.raises(ConfigError, match=r"clips\.csv line 2 is not text in UTF-8 \(byte 0xff"):
         read_dataset(str(path))
 
 

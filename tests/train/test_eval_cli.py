@@ -52,6 +52,17 @@ def test_a_report_begins_with_how_the_epoch_was_chosen(run_folder, data):
     assert [line[-1] for line in lines[-2:]] == ["8", "8"]
 
 
+def test_captions_that_are_cut_are_counted_once(run_folder, clips, tmp_path):
+    long = replace(clips[0], caption="dog " * 23)
+    data = write_csv(
+        tmp_path / "clips.csv", [replace(clip, split="test") for clip in (long, *clips)]
+    )
+    result = invoke(run_folder, run_folder, "--dataset", data, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    told = "Warning: 1 of 9 captions are longer than max_words, 24 tokens, and only their beginning is read.\n"
+    assert result.stderr.count(told) == 1
+
+
 def test_an_epoch_chosen_on_test_is_shouted(backbone_folder, data, tmp_path):
     run = write_run(tmp_path / "run", backbone_folder, select_on_test=True)
     first = printed(run, *data).splitlines()[0]

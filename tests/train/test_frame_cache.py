@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dgl_runtime.video import Span
-from dgl_train import data
+from dgl_train import clip_frames, data
 from dgl_train.data import CHOICES, FrameFormat, evaluation_batches, read_batches, training_batches
 from dgl_train.frame_cache import FrameCache, clip_key
 
@@ -76,7 +76,7 @@ def test_the_second_epoch_and_evaluation_open_no_video(clips, cache, monkeypatch
     form = FrameFormat(2, 16, cache=cache)
     plan = list(training_batches(8, batch_size=4, epochs=2, seed=1))
     read(clips, form, plan[:2])
-    monkeypatch.delattr(data, "read_clips")
+    monkeypatch.delattr(clip_frames, "read_clips")
     read(clips, form, [*plan[2:], *evaluation_batches(8, 4)])
 
 
@@ -159,6 +159,14 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path, capsys):
     assert cache.get(KEY, ROWS, 16) is None
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Warning: frames cannot be kept in {cache.folder}")
+
+
+def test_a_process_that_reads_passes_its_warning_on(clips, tmp_path, capsys):
+    tmp_path.joinpath("file").write_text("in the way")
+    form = FrameFormat(2, 16, cache=FrameCache(tmp_path / "file", 1.0))
+    assert len(list(read_batches(clips, form, evaluation_batches(8, 4), num_workers=1))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: frames cannot be kept in {form.cache.folder}")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -112,6 +112,46 @@ def test_a_run_of_two_processes_ends_where_that_of_one_does(tmp_path, captions, 
         np.testing.assert_allclose(two[name], one[name], rtol=0, atol=2e-3, err_msg=name)
 
 
+ENDS_EARLY = """
+import os, torch
+from dgl_train.processes import Processes
+processes = Processes()
+processes.wait()
+if not processes.is_main:
+    os._exit(1)
+try:
+    processes.gather(torch.ones(2, 2))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_process_that_has_ended_is_told_to_those_who_wait_for_it():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDS_EARLY],
+            env={**ENVIRONMENT, **place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        told = both[0].communicate(timeout=120)[0]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    assert told.startswith("ConfigError another process of this run has ended: ")
+    assert told.endswith("then go on with the same command and --resume.\n")
+    assert told.count("\n") == 1
+
+
 def test_killed_at_five_moments_and_resumed_a_run_equals_an_undisturbed_one(
     tmp_path, captions, backbone_folder
 ):

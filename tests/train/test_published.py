@@ -9,12 +9,12 @@ import pytest
 from annotations import videos_of, write_layout
 
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.text_files import read_list
 from dgl_train.datasets import read_dataset, training_parts
 from dgl_train.published import (
     PUBLISHED,
     activitynet_ids,
     activitynet_paragraphs,
-    id_lines,
     lsmdc_rows,
     msrvtt_ids,
     msrvtt_test,
@@ -213,5 +213,5 @@ def test_activitynet_as_published(real):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_msvd_as_published(real, split):
-    ids = id_lines(real / f"msvd/{split}_list.txt")
+    ids = read_list(real / f"msvd/{split}_list.txt")
     assert len(set(ids)) == len(ids) == PUBLISHED["msvd"].expected[split].videos
