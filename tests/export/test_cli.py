@@ -35,14 +35,13 @@ def test_a_run_becomes_a_bundle(checkpoint, tmp_path):
     assert result.exit_code == 0, result.output
     assert "100% of 9 rankings equal" in result.stdout
     retriever = Retriever(tmp_path / "bundle")
-    assert retriever.num_frames == NUM_FRAMES
+    assert (retriever.num_frames, retriever.bundle.manifest.max_words) == (NUM_FRAMES, 20)
     assert retriever.bundle.manifest.source.checkpoint_sha256
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), (NUM_FRAMES, 20)),  # as it was trained
         (("--num-frames", 5, "--max-words", 10), (5, 10)),
         (("--zero-shot", "--max-words", 24), (NUM_FRAMES, 24)),
     ],
@@ -59,8 +58,7 @@ def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
     ("options", "expected"),
     [
         ((), (12, 24)),  # as many words as the backbone reads
-        (("--num-frames", 5), (5, 24)),
-        (("--max-words", 20), (12, 20)),
+        (("--num-frames", 5, "--max-words", 20), (5, 20)),
     ],
 )
 def test_frames_and_words_of_a_backbone_alone(checkpoint, tmp_path, options, expected):
