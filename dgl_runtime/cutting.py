@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.packet_index import PacketIndex, read_index
+from dgl_runtime.shots import find_shots
 from dgl_runtime.windows import Span, cut_windows
 
 _SHOTS = "shots"
-SHORTEST_SHOT_S = 0.6
 _TOGETHER_S = 0.1  # pictures so long after the sound begin with it: encoders lead sound in
 _MOST_WINDOWS = 1000  # for each frame; a picture every hour has 360 windows of 10 s
-_SECONDS_AT_ONCE = 10.0  # of a video, between signs of life
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,10 @@ class Cutting:
                 f"{_MOST_WINDOWS} windows of {step:g} s or more for each: its timestamps are damaged, or "
                 "the windows too short. Give a longer --window, or re-encode it."
             )
-        whole = find_shots(path, duration_s, sign) if self.at_shots else [Span(0.0, duration_s)]
+        whole = Span(begin_s, index.end_s)
         spans = [
-            Span(
-                begin_s + shot.start_s + part.start_s,
-                begin_s + shot.start_s + part.end_s,
-            )
-            for shot in whole
+            Span(shot.start_s + part.start_s, shot.start_s + part.end_s)
+            for shot in (find_shots(path, whole, sign) if self.at_shots else [whole])
             for part in cut_windows(shot.end_s - shot.start_s, self.window_s, self.stride_s)
         ]
         return index.end_s, spans
@@ -86,29 +81,3 @@ class Cutting:
         # Until the first frame is shown, a player waits for it.
         middle_s, half_s = max(around_s, index.start_s), (self.window_s or index.duration_s) / 2
         return Span(max(middle_s - half_s, index.start_s), min(middle_s + half_s, index.end_s))
-
-
-def find_shots(path: Path, duration_s: float, sign: Callable[[], None]) -> list[Span]:
-    """Shots of a video, by PySceneDetect's adaptive detector; it decodes every frame.
-
-    Raises:
-        MediaError: PySceneDetect cannot read it.
-    """
-    from scenedetect import AdaptiveDetector, SceneManager
-    from scenedetect.backends.pyav import VideoStreamAv
-
-    try:
-        video = VideoStreamAv(str(path))
-        manager = SceneManager()
-        manager.add_detector(
-            AdaptiveDetector(min_scene_len=round(SHORTEST_SHOT_S * video.frame_rate))
-        )
-        while manager.detect_scenes(video, duration=_SECONDS_AT_ONCE):
-            sign()
-        starts = [start.seconds for start, _ in manager.get_scene_list(start_in_scene=True)]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise MediaError(
-            f"{path}: its shots cannot be found ({error}). Index it in windows."
-        ) from error
-    inside = [s for s in starts if SHORTEST_SHOT_S <= s <= duration_s - SHORTEST_SHOT_S]
-    return [Span(*ends) for ends in pairwise([0.0, *inside, duration_s])]

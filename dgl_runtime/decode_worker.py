@@ -33,12 +33,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgl_runtime.content_hash import content_hash
 from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import DglError, MediaError
 from dgl_runtime.packet_index import read_index
 from dgl_runtime.preview import picture, write_preview
+from dgl_runtime.stills import MOST_PIXELS
 from dgl_runtime.video import read_clips
 from dgl_runtime.windows import Span
 
@@ -168,6 +170,7 @@ def main(look_into: LookInto = _look_into) -> None:
     most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns of more, and refuses twice as many
     work(Line(Connection(socket)), look_into)
 
 

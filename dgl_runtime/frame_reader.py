@@ -16,6 +16,8 @@ import numpy as np
 
 from dgl_runtime.container import media_faults, one_line, open_stream, packet_time, packets_of
 from dgl_runtime.errors import MediaError
+from dgl_runtime.orientation import as_shown
+from dgl_runtime.stills import read_still
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -76,7 +78,7 @@ class FrameReader:
             numbers: Frame numbers in order of display, ascending.
 
         Yields:
-            The number and the picture as displayed (rotated if the video says so), uint8
+            The number and the picture as it is shown (turned and mirrored as the video says), uint8
             [H, W, 3] RGB.
 
         Raises:
@@ -84,6 +86,9 @@ class FrameReader:
         """
         from av.video.reformatter import VideoReformatter
 
+        if self._index.is_still:
+            yield from ((number, read_still(self._path)) for number in numbers)
+            return
         reformatter = VideoReformatter()
         shown = self._index.shown[list(numbers)]
         keys = self._index.keyframes_before(shown).tolist()
@@ -105,8 +110,7 @@ class FrameReader:
                         f"{self._path}: frame {number} cannot be converted to RGB "
                         f"({one_line(fault)}). Convert the video to H.264."
                     ) from fault
-                turned = np.rot90(rgb, round(frame.rotation / 90) % 4)
-                yield number, np.asarray(turned, np.uint8)
+                yield number, as_shown(frame, np.asarray(rgb, np.uint8))
 
     def _start(self) -> None:
         """Open the file at its first packet."""

@@ -64,12 +64,9 @@ class Files:
 
     def _walk(self, path: Path, choose: Callable[[Named[None], str], str | None]) -> Path | None:
         if path == path.parent:
-            return path
-        folder: Path | None = path.parent
-        if self._listing(path.parent) is None and os.path.lexists(path):
-            return path  # in a folder that may be entered and not listed
-        if self._listing(path.parent) is None:
-            folder = self._walk(path.parent, choose)
+            return None
+        listed = self._listing(path.parent) is not None
+        folder = path.parent if listed else self._walk(path.parent, choose)
         names = self._listing(folder) if folder else None
         name = choose(names, path.name) if names else None
         return folder / name if folder and name else None

@@ -19,6 +19,7 @@ from dgl_runtime.errors import MediaError
 from dgl_runtime.kept_index import find_index, keep_index
 from dgl_runtime.packet_pass import NOT_GIVEN, first_decoded, read_others, read_pass
 from dgl_runtime.reach import what_is_missing
+from dgl_runtime.stills import find_still
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +30,13 @@ if TYPE_CHECKING:
 
     from dgl_runtime.clock import Jump
     from dgl_runtime.packet_pass import Pass
+    from dgl_runtime.stills import Still
 
 _KEEP_FROM_S = 1.0
 """An index that took longer to read is kept on disk."""
+
+_STILL_S = 1 / 25
+"""How long a picture that does not move is said to last."""
 
 _SAME_S = 1e-9
 """Seconds: smaller differences are rounding noise, far below any tick."""
@@ -53,6 +58,7 @@ class PacketIndex:
         duration_s: From the first frame to the end of the last one, seconds.
         is_counted: The packets do not say when a frame is shown: the n-th frame that comes out
             of the decoder counts as shown at the n-th time, which rules out seeking.
+        is_still: The file is a picture that does not move: the one frame is not FFmpeg's to decode.
         missing: What a file that ends early lacks, in words; None: nothing.
         remarks: What is odd about the file and was dealt with, in words.
     """
@@ -67,6 +73,7 @@ class PacketIndex:
     zero_s: float
     duration_s: float
     is_counted: bool
+    is_still: bool
     missing: str | None
     remarks: tuple[str, ...]
 
@@ -163,6 +170,8 @@ def _read_index(path: Path, size_bytes: int, modified_ns: int) -> PacketIndex:
 
 def _make_index(path: Path) -> PacketIndex:
     """Read a file once; and again only for what its packets of pictures do not tell."""
+    if (still := find_still(path)) is not None:
+        return _index_of(still)
     read = read_pass(path)
     packets, tick_s = read.packets, read.tick_s
     durations = np.array(packets.durations, np.int64)
@@ -203,6 +212,7 @@ def _make_index(path: Path) -> PacketIndex:
         duration_s=duration_s,
         is_counted=bool(np.all(pts == NOT_GIVEN))
         or (read.may_lie and bool(np.all(np.diff(times) > 0))),
+        is_still=False,
         missing=what_is_missing(
             read,
             (latest + last) * tick_s,
@@ -210,6 +220,26 @@ def _make_index(path: Path) -> PacketIndex:
             has_jumps=bool(jumps),
         ),
         remarks=tuple(remark for remark in remarks if remark is not None),
+    )
+
+
+def _index_of(still: Still) -> PacketIndex:
+    """A picture is a video of one frame."""
+    one = np.zeros(1, np.int64)
+    return PacketIndex(
+        stream=0,
+        times=one,
+        decode_times=one,
+        moved=one,
+        shown=one,
+        keyframes=one,
+        tick_s=_STILL_S,
+        zero_s=0.0,
+        duration_s=_STILL_S,
+        is_counted=True,
+        is_still=True,
+        missing=None,
+        remarks=() if still.remark is None else (still.remark,),
     )
 
 

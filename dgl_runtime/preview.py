@@ -65,13 +65,13 @@ def write_preview(
             stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, _TICKS)
             stream.codec_context.time_base = stream.time_base
             stream.thread_count = 1
-            sound = add_sound(path, container)
+            sound = None if index.is_still else add_sound(path, container)
             for number, pixels in frames:
                 image = _shrunk(pixels, PREVIEW_SIDE)
                 if not stream.codec_context.is_open:
                     stream.width, stream.height = _even(image)
                 frame = av.VideoFrame.from_ndarray(
-                    np.asarray(image.crop((0, 0, stream.width, stream.height))), format="rgb24"
+                    np.asarray(_fitted(image, (stream.width, stream.height))), format="rgb24"
                 )
                 seconds = index.second(int(index.shown[number])) - start_s
                 frame.pts, frame.time_base = round(max(seconds, 0) * _TICKS), stream.time_base
@@ -95,6 +95,15 @@ def _shrunk(pixels: NDArray[np.uint8], side: int) -> "Image":
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return image
+
+
+def _fitted(image: "Image", size: tuple[int, int]) -> "Image":
+    """All of a picture in a size, in its own shape: pictures may change theirs in mid-stream."""
+    from PIL import Image, ImageOps
+
+    if _even(image) == size and min(image.size) > 1:
+        return image.crop((0, 0, *size))
+    return ImageOps.pad(image, size, Image.Resampling.BICUBIC)
 
 
 def _even(image: "Image") -> tuple[int, int]:

@@ -59,7 +59,7 @@ def read_frames(
         return _side_by_side(path, index, runs, shape, threads)
     frames = FrameReader(path, index, threads=threads).read(numbers)
     if threads > 1:
-        frames = _ahead(frames)
+        frames = read_ahead(frames)
     return ((number, shape(picture)) for number, picture in frames)
 
 
@@ -107,7 +107,7 @@ def _side_by_side(
             yield from waiting.popleft().result()
 
 
-def _ahead(
+def read_ahead(
     frames: Generator[tuple[int, NDArray[np.uint8]]],
 ) -> Generator[tuple[int, NDArray[np.uint8]]]:
     """Decode the next frames in a second thread while the caller works on one."""

@@ -93,7 +93,7 @@ class Table:
 
 def column_key(name: str) -> str:
     """Equal for names of columns that count as one: spaces around, case and Unicode's form do not matter."""
-    return nfc(column_name(name).casefold())
+    return column_name(name).casefold()
 
 
 def column_name(written: str) -> str:
@@ -263,10 +263,11 @@ def _closest(name: str, words: Words) -> str | None:
     """The column that a name looks like; None: it looks like none."""
     parts = [part.lower() for part in re.findall(r"[A-Z]?[^\W_A-Z]+|[A-Z]+", name)]
     plain = "_".join(parts)
-    found = {
-        key: difflib.SequenceMatcher(None, plain, key).ratio()
+    said = [key for key, others in words.items() if set(parts) & {key, *others}]
+    spelt = [
+        key
         for key, others in words.items()
-        if set(parts) & {key, *others}
-        or difflib.get_close_matches(plain, [key, *others], 1, _CLOSE)
-    }
-    return max(found, key=found.__getitem__) if found else None
+        if difflib.get_close_matches(plain, [key, *others], 1, _CLOSE)
+    ]
+    alike = {key: difflib.SequenceMatcher(None, plain, key).ratio() for key in said or spelt}
+    return max(alike, key=alike.__getitem__) if alike else None

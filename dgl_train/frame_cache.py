@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dgl_runtime.errors import reason_of
 from dgl_runtime.video import Span
 
-_FORMAT = 1  # of the files; another number: none of the old ones is found
+_FORMAT = 2  # of the files; another number: none of the old ones is found
 _SUM_BYTES = 4
 _UNFINISHED = ".part"
 _STALE_S = 3600.0  # an unfinished file this old belongs to a process that was killed

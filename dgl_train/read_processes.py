@@ -9,13 +9,10 @@ from dgl_runtime.workers import Workers
 
 Task = TypeVar("Task")
 
-# A large file on a slow share is read for long before its first frame is there.
-_LIMITS = Limits(silent_s=3600.0)
-
 
 def read_workers(count: int) -> Workers[Task]:
     """Some of them, each running ``read_worker.py``."""
-    return Workers(count, _LIMITS, "dgl_train.read_worker")
+    return Workers(count, Limits(), "dgl_train.read_worker")
 
 
 def lost_at(video: Path, loss: LostWorkerError, setting: str) -> MediaError:

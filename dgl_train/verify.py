@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from dgl_runtime.container import media_faults, one_line, open_container
+from dgl_runtime.container import media_faults, one_line
 from dgl_runtime.content_hash import content_hash
 from dgl_runtime.decode_process import LostWorkerError
 from dgl_runtime.errors import ConfigError, MediaError
@@ -144,7 +144,8 @@ def examine_video(path: Path, sign: Callable[[], None] = lambda: None) -> Findin
     """
     try:
         index = read_index(path)
-        _require_moving(path)
+        if index.is_still:
+            return Finding(0.0, f"{_IT} is a picture, expected a video. Get it again.")
         # Every frame: training looks at any moment, and a damaged stretch may lie between any two.
         for _ in FrameReader(path, index).read(range(len(index.shown))):
             sign()
@@ -155,12 +156,6 @@ def examine_video(path: Path, sign: Callable[[], None] = lambda: None) -> Findin
     if index.missing is not None:
         return Finding(index.end_s, f"{_IT} {index.missing}")
     return Finding(index.end_s, None, "; ".join(index.remarks) or None)
-
-
-def _require_moving(path: Path) -> None:
-    with open_container(path) as container:
-        if container.format.name.endswith("_pipe"):  # how FFmpeg reads a png, a jpeg, ...
-            raise MediaError(f"{path} is a picture, expected a video. Get it again.")
 
 
 def _fault_of(clip: CaptionedClip, finding: Finding) -> str | None:

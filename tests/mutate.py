@@ -29,11 +29,25 @@ VIDEO = (
     "tests/runtime/*video*.py",
     "tests/runtime/test_windows.py",
     "tests/runtime/test_cutting*.py",
+    "tests/runtime/test_clock.py",
+    "tests/runtime/test_reach.py",
+    "tests/runtime/test_picture_streams.py",
+    "tests/runtime/test_players_clock.py",
+    "tests/runtime/test_kept_index.py",
+    "tests/runtime/test_any_media.py",
 )
 SERVE = ("tests/serve/*.py",)
 BUNDLE = tuple(f"tests/runtime/test_{name}.py" for name in ("bundle", "self_check"))
 FOLD = ("tests/export/test_fold*.py", "tests/golden/test_folded_golden.py")
 DOCUMENTED = "tests/export/test_documented_bounds.py"
+TABLES = ("tests/runtime/test_tables.py", "tests/runtime/test_metadata.py")
+DATASETS = (
+    "tests/train/test_captions.py",
+    "tests/train/test_datasets.py",
+    "tests/train/test_published.py",
+    "tests/train/test_data_faults.py",
+    "tests/train/test_data_cli.py",
+)
 TESTS_OF = {
     "dgl_runtime/serve/guard.py": ("tests/serve/test_guard*.py", *SERVE),
     "dgl_runtime/serve/app.py": SERVE,
@@ -55,11 +69,23 @@ TESTS_OF = {
     ),
     "dgl_runtime/windows.py": ("tests/runtime/test_windows.py",),
     "dgl_runtime/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
-    "dgl_runtime/packet_index.py": (*VIDEO, "tests/runtime/test_decode_pool.py"),
-    "dgl_runtime/frame_reader.py": (*VIDEO, "tests/runtime/test_decode_pool.py"),
+    "dgl_runtime/packet_index.py": VIDEO,
+    "dgl_runtime/packet_pass.py": VIDEO,
+    "dgl_runtime/clock.py": VIDEO,
+    "dgl_runtime/reach.py": VIDEO,
+    "dgl_runtime/container.py": VIDEO,
+    "dgl_runtime/kept_index.py": VIDEO,
+    "dgl_runtime/frame_reader.py": VIDEO,
     "dgl_runtime/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery_records.py": GALLERY,
-    "dgl_runtime/gallery_metadata.py": GALLERY,
+    "dgl_runtime/gallery_metadata.py": (
+        "tests/runtime/test_metadata.py",
+        "tests/runtime/test_gallery_where.py",
+    ),
+    "dgl_runtime/csv_cells.py": TABLES,
+    "dgl_runtime/tables.py": TABLES,
+    "dgl_runtime/text_files.py": TABLES,
+    "dgl_runtime/names.py": ("tests/runtime/test_names.py",),
     "dgl_runtime/video_files.py": (
         "tests/runtime/test_video_files.py",
         "tests/runtime/test_index_exclusions.py",
@@ -94,9 +120,9 @@ TESTS_OF = {
         "tests/train/test_processes.py",
     ),
     "dgl_train/evaluate.py": ("tests/train/test_evaluate.py",),
-    "dgl_train/datasets.py": ("tests/train/test_data*.py", "tests/train/test_published.py"),
-    "dgl_train/published.py": ("tests/train/test_published.py", "tests/train/test_data*.py"),
-    "dgl_train/annotation_files.py": ("tests/train/test_published.py", "tests/train/test_data*.py"),
+    "dgl_train/datasets.py": DATASETS,
+    "dgl_train/published.py": DATASETS,
+    "dgl_train/annotation_files.py": DATASETS,
     "dgl_train/post_process.py": (
         "tests/train/test_post_process.py",
         "tests/train/test_eval_cli.py",

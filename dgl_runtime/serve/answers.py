@@ -2,10 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 MOST_HITS = 1000
 Grouping = Literal["apart", "merge", "video", "none"]
+
+
+# What str.strip and ECMAScript each take for white space.
+NOT_EMPTY = r"[^\s\x1c-\x1f\x85\ufeff]"
+
+
+def _is_number(given: object) -> object:
+    """JSON has numbers: neither texts nor true and false are taken for one."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError("Input should be a number")
+    return given
 
 
 class _Strict(BaseModel):
@@ -15,7 +26,11 @@ class _Strict(BaseModel):
 class Filters(_Strict):
     """What is searched among, and how moments are shown."""
 
-    top: Annotated[int, Field(ge=1, le=MOST_HITS, description="Moments at the most.")] = 24
+    top: Annotated[
+        int,
+        Field(ge=1, le=MOST_HITS, description="Moments at the most."),
+        BeforeValidator(_is_number),
+    ] = 24
     where: Annotated[
         str | None,
         Field(max_length=1000, description="A condition in SQL on the columns of the gallery."),
@@ -25,7 +40,7 @@ class Filters(_Strict):
         Field(description="Moments apart, merged neighbours, one a video, or every clip."),
     ] = "apart"
     hubs: Annotated[
-        bool, Field(description="Rank down what fits every query, if there is a bank.")
+        StrictBool, Field(description="Rank down what fits every query, if there is a bank.")
     ] = True
 
 
@@ -33,7 +48,13 @@ class TextSearch(Filters):
     """A search by text."""
 
     query: Annotated[
-        str, Field(min_length=1, max_length=1000, description="What the moment shows.")
+        str,
+        Field(
+            min_length=1,
+            max_length=1000,
+            description="What the moment shows.",
+            json_schema_extra={"pattern": NOT_EMPTY},  # checked where its own words are said
+        ),
     ]
 
 
@@ -84,3 +105,9 @@ class Session(_Strict):
     """A browser gives the token once, and keeps a cookie."""
 
     token: Annotated[str, Field(max_length=1000)]
+
+
+class Readiness(BaseModel):
+    """Whether searches are answered."""
+
+    ready: bool

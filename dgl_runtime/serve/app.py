@@ -1,6 +1,7 @@
 """The application: what each address answers."""
 
 import asyncio
+import re
 import shutil
 import tempfile
 import time
@@ -13,8 +14,8 @@ from typing import Annotated
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi import Path as PathOf
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
@@ -26,15 +27,27 @@ from dgl_runtime.gallery import Clip, FileState
 from dgl_runtime.gallery_where import COLUMNS
 from dgl_runtime.serve.answers import (
     MOST_HITS,
+    NOT_EMPTY,
     Filters,
     GalleryFacts,
     Grouping,
     Moment,
     Moments,
+    Readiness,
     Session,
     TextSearch,
 )
 from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
+from dgl_runtime.serve.description import (
+    ANYWHERE,
+    NOT_READY,
+    VIDEO,
+    content,
+    describe,
+    file,
+    refusals,
+)
+from dgl_runtime.serve.faults import answer_faults
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
 from dgl_runtime.serve.lane import Lane
@@ -50,7 +63,9 @@ _UPLOAD_LIMITS = Limits(most_bytes=2 * 2**30, silent_s=20.0)
 _PRIVATE = {"cache-control": "private, no-cache"}
 Side = Annotated[int, Query(ge=32, le=1280, description="Pixels of the longer side.")]
 Number = Annotated[int, PathOf(ge=0, lt=2**63)]
-Time = Annotated[float, Query(ge=0, description="Seconds from the first frame.")]
+Time = Annotated[
+    float, Query(ge=0, allow_inf_nan=False, description="Seconds from the first frame.")
+]
 
 
 @dataclass(frozen=True)
@@ -81,9 +96,15 @@ def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> G
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         lifespan=service.lifespan,
+        responses=ANYWHERE,
+        generate_unique_id_function=lambda route: route.name,
     )
     service.add_routes(app)
-    app.exception_handler(RequestValidationError)(_say_what_is_wrong)
+    answer_faults(app)
+    describe(app, settings.guard.token is not None)
+    for route in app.routes:  # FastAPI's own answer no HEAD; described it need not be
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
     return Guard(CountedApp(app, service.metrics), settings.guard)
 
 
@@ -172,17 +193,33 @@ class Service:
     def add_routes(self, app: FastAPI) -> None:
         """Say what each address answers."""
         app.get("/health")(self.health)
-        app.get("/ready")(self.ready)
-        app.get("/metrics")(self.tell_metrics)
-        app.post("/api/session", status_code=204)(self.begin_session)
+        app.get("/ready", response_model=Readiness, responses=NOT_READY)(self.ready)
+        figures = content("The figures.", ["text/plain"])
+        app.get("/metrics", response_class=Response, responses=figures)(self.tell_metrics)
+        app.post("/api/session", status_code=204, responses=refusals(401, 408, 422))(
+            self.begin_session
+        )
         app.get("/api/galleries")(self.list_galleries)
         gallery = "/api/galleries/{name}"
-        app.post(f"{gallery}/search", response_model=Moments)(self.search)
-        app.post(f"{gallery}/like", response_model=Moments)(self.like)
-        app.get(f"{gallery}/clips/{{clip}}/thumbnail")(self.thumbnail)
-        app.get(f"{gallery}/clips/{{clip}}/preview")(self.preview)
-        app.get(f"{gallery}/videos/{{video}}")(self.video)
-        app.get("/")(self.page)
+        searched = refusals(404, 408, 422, 429, 504)
+        app.post(f"{gallery}/search", response_model=Moments, responses=searched)(self.search)
+        app.post(f"{gallery}/like", response_model=Moments, responses=searched)(self.like)
+        shown = refusals(404, 410, 422)
+        app.get(
+            f"{gallery}/clips/{{clip}}/thumbnail",
+            response_class=Response,
+            responses={**content("The frame.", ["image/jpeg"]), **shown, **refusals(429)},
+        )(self.thumbnail)
+        app.get(
+            f"{gallery}/clips/{{clip}}/preview",
+            response_class=Response,
+            responses={**file("The moment.", ["video/mp4"]), **shown, **refusals(429)},
+        )(self.preview)
+        app.get(
+            f"{gallery}/videos/{{video}}", response_class=Response, responses={**VIDEO, **shown}
+        )(self.video)
+        page = file("The page.", ["text/html"])
+        app.get("/", response_class=Response, responses=page)(self.page)
         app.mount("/assets", StaticFiles(directory=_PAGE))
 
     async def page(self) -> FileResponse:
@@ -222,7 +259,7 @@ class Service:
     async def search(self, name: str, search: TextSearch) -> Response:
         """Find moments by text."""
         started = time.perf_counter()
-        if not search.query.strip():
+        if not re.search(NOT_EMPTY, search.query):
             raise HTTPException(
                 422, "the query is empty. Say in a few words what the moment shows."
             )
@@ -232,7 +269,9 @@ class Service:
         self,
         name: str,
         file: Annotated[UploadFile, File(description="A picture or a video.")],
-        at_s: Annotated[float | None, Form(ge=0, description="The middle of its moment.")] = None,
+        at_s: Annotated[
+            float | None, Form(ge=0, allow_inf_nan=False, description="The middle of its moment.")
+        ] = None,
         top: Annotated[int, Form(ge=1, le=MOST_HITS)] = 24,
         where: Annotated[str | None, Form(max_length=1000)] = None,
         group: Annotated[Grouping, Form()] = "apart",
@@ -290,13 +329,6 @@ class Service:
             if (content := snapshot.gallery.records.content_of(video)) is None:
                 raise HTTPException(404, f"no video {video} in gallery {gallery.name}")
             return _listed_file(snapshot, content)
-
-
-async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own answer repeats the input, of which JSON may not hold everything (NaN, half a letter)."""
-    assert isinstance(error, RequestValidationError)
-    told = [{"loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()]
-    return JSONResponse({"detail": told}, 422)
 
 
 def _facts(served: ServedGallery) -> GalleryFacts:

@@ -1,9 +1,7 @@
 """dgl-serve: galleries over HTTP."""
 
-import ipaddress
 import os
 import signal
-import socket
 from pathlib import Path
 
 import click
@@ -11,10 +9,10 @@ import click
 from dgl_runtime.command import Command
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.options import device_option, engine_option, threads_option
+from dgl_runtime.serve.address import LOCAL_NAMES, Address, host_name, listen
 
 SHORTEST_TOKEN = 16
 STOP_WITHIN_S = 30
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 @click.command(cls=Command)
@@ -70,17 +68,22 @@ def serve(
 
     from dgl_runtime.retriever import Retriever
     from dgl_runtime.search_cli import bundle_of, read_queries
+    from dgl_runtime.serve import log
     from dgl_runtime.serve.app import ServeSettings, create_app
     from dgl_runtime.serve.batching import BatchSettings
+    from dgl_runtime.serve.connections import Connection, Server, raise_file_limit, room_left
     from dgl_runtime.serve.galleries import ServedGallery, names_of
     from dgl_runtime.serve.guard import GuardSettings
 
+    raise_file_limit()
     token = read_token(token_file)
-    if token is None and not is_local(host):
+    address = Address.of(host, port)
+    if token is None and not address.is_local:
         raise ConfigError(
             f"--host {host} can be reached from other machines, so a token is needed. Make one with: "
             "python -c 'import secrets; print(secrets.token_urlsafe())' > token; then: --token-file token"
         )
+    hosts = frozenset(host_name(one) for one in (*LOCAL_NAMES, *address.names, *allow_host))
     bank = tuple(read_queries(querybank)) if querybank else ()
     retrievers: dict[Path, Retriever] = {}
     served = []
@@ -91,52 +94,28 @@ def serve(
         served.append(ServedGallery(name, folder, retrievers[path], bank))
         served[-1].refresh()
         retrievers[path].chosen("captions")  # what is wrong with it shows now
-    guard = GuardSettings(
-        hosts=frozenset(name.lower() for name in (*_LOCAL_NAMES, host, *allow_host)),
-        token=token,
-        upload_bytes=max_upload * 2**20,
-    )
+    listener = listen(address)
+    room = room_left()
+    guard = GuardSettings(hosts, token, upload_bytes=max_upload * 2**20, requests=room.requests)
     settings = ServeSettings(guard, BatchSettings(most=batch, places=queue))
-    listener = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
     click.echo(
-        f"Serving {', '.join(one.name for one in served)} at http://{shown}:{listener.getsockname()[1]}",
+        f"Serving {', '.join(one.name for one in served)} at {address.url(listener.getsockname()[1])}",
         err=True,
     )
     config = uvicorn.Config(
         create_app(served, settings),
+        http=Connection,
+        log_config=log.SETTINGS,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config, room).run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit) as end:  # raised once more when all has been answered
         if isinstance(end, SystemExit) and end.code != 128 + signal.SIGTERM:
             raise
     click.echo("Stopped; what was accepted has been answered.", err=True)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is loaded.
-
-    Raises:
-        ConfigError: It is taken, or the address is not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small answers at once (TCP_NODELAY) on sockets that say they speak TCP, and on no others.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
-        return listener
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}. "
-            "Name another with --port, or an address of this machine with --host."
-        ) from error
 
 
 def read_token(path: Path | None) -> str | None:
@@ -156,11 +135,3 @@ def read_token(path: Path | None) -> str | None:
             "one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     return token
-
-
-def is_local(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -14,6 +14,8 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
+from dgl_runtime.serve.address import host_name
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,6 +25,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 COOKIE = "dgl_session"
 OPEN_PATHS = ("/", "/health", "/ready", "/api/session")
 OPEN_FOLDERS = ("/assets/",)
+VITAL_PATHS = ("/health", "/ready")  # answered however much there is to do
 _HEADERS = (
     (
         b"content-security-policy",
@@ -43,12 +46,13 @@ class GuardSettings:
     """What is let in.
 
     Attributes:
-        hosts: Names that the Host header may have, without the port.
+        hosts: Names that the Host header may have, as ``host_name`` writes them.
         token: What a request must bring; None: nothing.
         body_bytes: The most that a body may hold; ``upload_bytes`` where files come in.
         upload_bytes: See there.
         body_s: How long a body may take to arrive.
         uploads: Files that come in or are decoded at the same time.
+        requests: Requests at work at the same time; those that wait for their client do not count.
     """
 
     hosts: frozenset[str]
@@ -57,6 +61,7 @@ class GuardSettings:
     upload_bytes: int = 64 * 2**20
     body_s: float = 30.0
     uploads: int = 8
+    requests: int = 1000
 
 
 class Guard:
@@ -65,6 +70,7 @@ class Guard:
     def __init__(self, app: App, settings: GuardSettings) -> None:
         self._app, self._settings = app, settings
         self._uploading = 0
+        self._at_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
@@ -78,7 +84,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 has_begun = True
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
-            await send(message)
+            with self._waiting_for_the_client():
+                await send(message)
 
         try:
             self._require_host_and_token(scope)
@@ -92,20 +99,33 @@ class Guard:
 
     @contextmanager
     def _counted(self, scope: Scope) -> Iterator[None]:
-        """Bound the uploads at one time, before they are written to the disk."""
+        """Bound what is at work, and the uploads before they are written to the disk."""
+        if self._at_work >= self._settings.requests and scope["path"] not in VITAL_PATHS:
+            raise HTTPException(503, "too many requests at once", {"Retry-After": "1"})
         upload = int(_is_upload(scope))
         if upload and self._uploading >= self._settings.uploads:
             raise HTTPException(429, "too many uploads at once", {"Retry-After": "2"})
         self._uploading += upload
+        self._at_work += 1
         try:
             yield
         finally:
+            self._at_work -= 1
             self._uploading -= upload
+
+    @contextmanager
+    def _waiting_for_the_client(self) -> Iterator[None]:
+        """Nothing is at work meanwhile: clients that are slow must not keep the others out."""
+        self._at_work -= 1
+        try:
+            yield
+        finally:
+            self._at_work += 1
 
     def _require_host_and_token(self, scope: Scope) -> None:
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or _without_port(hosts[0]) not in self._settings.hosts:
+        if len(hosts) != 1 or host_name(hosts[0]) not in self._settings.hosts:
             raise HTTPException(421, "this Host is not served here; see dgl-serve --allow-host")
         path = scope["path"]
         if path.startswith("/api/") and _comes_from_elsewhere(dict(headers), hosts[0]):
@@ -143,7 +163,8 @@ class Guard:
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
-                    message = await receive()
+                    with self._waiting_for_the_client():
+                        message = await receive()
             except TimeoutError as error:
                 raise HTTPException(408, "the body took too long to arrive") from error
             received += len(message.get("body", b""))
@@ -175,8 +196,3 @@ def _comes_from_elsewhere(headers: dict[bytes, bytes], host: str) -> bool:
         return True
     origin = headers.get(b"origin")
     return origin is not None and origin.decode("latin-1").partition("://")[2] != host
-
-
-def _without_port(host: str) -> str:
-    name, _, port = host.rpartition(":")
-    return (name if name and port.isdigit() else host).lower().rstrip(".")

@@ -17,7 +17,7 @@ _PICTURE_BYTES = 64 * 2**20  # of pictures that are kept
 _PREVIEWS_KEPT = 64
 _FORGIVE_S = 60.0  # until a picture that could not be made is tried again
 _FAILURES_KEPT = 1000
-_TYPES = {
+VIDEO_TYPES = {
     ".mp4": "video/mp4",
     ".m4v": "video/mp4",
     ".mov": "video/mp4",
@@ -32,7 +32,7 @@ _TYPES = {
 
 def video_type(path: Path) -> str:
     """The media type of a file, by its name."""
-    return _TYPES.get(path.suffix.lower(), "application/octet-stream")
+    return VIDEO_TYPES.get(path.suffix.lower(), "application/octet-stream")
 
 
 class MediaMaker:

@@ -71,7 +71,8 @@ def _alike(wanted: Sequence[Wanted]) -> list[list[int]]:
 
 
 def _refinement(filters: Filters, snapshot: Snapshot) -> Refinement:
-    return Refinement(filters.where, filters.group, snapshot.bank_hubness if filters.hubs else None)
+    where = filters.where or None  # a form's empty field is no condition
+    return Refinement(where, filters.group, snapshot.bank_hubness if filters.hubs else None)
 
 
 def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:

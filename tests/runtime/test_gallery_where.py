@@ -151,7 +151,15 @@ def test_a_condition_that_is_wrong_or_would_do_harm_is_one_line(folder, where):
 
 
 @pytest.mark.parametrize(
-    "where", ["1) OR (1", "1) UNION SELECT 10000000 WHERE (1", "1 -- all", "1 /* all */"]
+    "where",
+    [
+        "1) OR (1",
+        "1) UNION SELECT 12 WHERE (1",
+        "1) UNION SELECT -1 WHERE (1",
+        "1) UNION SELECT 10000000 WHERE (1",
+        "1 -- all",
+        "1 /* all */",
+    ],
 )
 def test_a_condition_cannot_reach_beyond_the_rows(folder, where):
     assert set(rows_of(folder, where)) <= set(range(12))
@@ -232,6 +240,12 @@ def test_a_name_in_double_quotes_is_never_a_text(folder):
         with pytest.raises(GalleryError) as caught:
             rows_of(folder, where)
         assert f"does not work: {reason}" in str(caught.value)
+    with pytest.raises(GalleryError) as caught:
+        rows_of(folder, "colour = 1")
+    assert str(caught.value) == (
+        "the filter 'colour = 1' does not work: no such column: colour. Give a condition in SQL on video, "
+        "start_s, end_s, duration_s, modified, year, in use, a`b; texts stand in 'single quotes'."
+    )
     # In a text and in a comment, double quotes are themselves.
     take(folder, 'video,said\n0.mp4,"""no"" it\'s"\n1.mp4,`\n')
     assert rows_of(folder, "said = '\"no\" it''s'") == [0, 1, 2, 3]

@@ -31,7 +31,7 @@ def error_of(tmp_path, content, name="list.csv"):
 def test_a_column_is_of_numbers_if_every_cell_is_one(tmp_path):
     columns = {
         "whole": (["1", "-20", " 3 "], [1, -20, 3]),
-        "zero": (["0", "", "999999999999999999"], [0, None, 999_999_999_999_999_999]),
+        "zero": (["0", " ", "999999999999999999"], [0, None, 999_999_999_999_999_999]),
         "real": (["1", "-0.5", "2E-3"], [1.0, -0.5, 0.002]),
         "large": (["1000000000000000000", "", "1"], [1e18, None, 1.0]),
         "code": (["007", "1", "2"], ["007", "1", "2"]),
@@ -111,6 +111,14 @@ def test_what_is_wrong_is_refused_with_its_line(tmp_path, content, fault):
     assert error_of(tmp_path, content).startswith(fault)
 
 
+@pytest.mark.parametrize("name", ["file", "filename", "path", "name", "vidoe"])
+def test_a_column_that_may_name_the_video_is_told(tmp_path, name):
+    assert error_of(tmp_path, f"x,{name}\n1,a.mp4\n") == (
+        f"has no column video; its first line has x, {name} ({name!r} looks like video). Name the "
+        "columns there."
+    )
+
+
 def test_a_table_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError) as caught:
         parse_metadata(tmp_path / "absent.csv")
@@ -170,7 +178,7 @@ def take(folder, content):
 
 def test_files_with_one_content_are_one_video_and_that_is_told(folder):
     path = folder.parent / "list.csv"
-    report, notes = take(folder, "video,year\na.mp4,1\n\ncopy.mp4,2\nb.mp4,3\nc.mp4,4\n")
+    report, notes = take(folder, "video,year\na.mp4,1\n\ncopy.mp4,2\nb.mp4,3\n c.mp4 ,4\n")
     assert (report.matched, report.unmatched) == (2, ["c.mp4"])
     assert notes == [
         f"{path} lines 2 and 4 are about files with the same content, which are one video; line 4 counts."

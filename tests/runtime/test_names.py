@@ -21,6 +21,9 @@ def test_a_name_as_given_wins_over_one_that_is_equal_in_nfc():
         assert (named.find(asked), named.name_of(asked), named.similar(asked)) == (1, there, there)
         assert named.find(asked.upper()) is None
         assert named.similar(asked.upper()) == there
+    # Of several that are equal in NFC, the first in alphabetical order, not in the disk's.
+    assert Named({"ê\u0301": 1, "e\u0302\u0301": 2}).find("\u1ebf") == 2
+    assert Named({"B": 1, "b": 2, "\uff42": 3}).similar("\uff22") == "B"
 
 
 def test_names_that_differ_in_form_only_are_similar_and_others_are_not():

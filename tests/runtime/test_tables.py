@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dgl_runtime.csv_cells import csv_rows
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.tables import Row, read_table
-from dgl_runtime.text_files import numbered_lines, read_list
+from dgl_runtime.text_files import is_text, numbered_lines, read_list
 
 WORDS = {"video": ("file",), "caption": ("text",), "start_s": ("start",), "end_s": ("end", "stop"),
          "split": ("subset", "set")}  # fmt: skip
@@ -240,6 +240,15 @@ def test_lists_have_the_lines_that_editors_show(tmp_path):
     path.write_bytes("\ufeff one \r\n\r\ntwo\u2028half\x85\rthree\x0b3\n \n four".encode())
     assert read_list(path) == ["one", "two\u2028half", "three\x0b3", "four"]
     assert [line for line, _ in numbered_lines(path)] == [1, 3, 4, 6]
+    path.write_bytes(b"\xef\xbb\xbfxylophone x\n")
+    assert read_list(path) == ["xylophone x"]
     path.write_bytes("one\ntwo\n".encode("utf-16"))
     with pytest.raises(ConfigError, match=r"list\.txt is text in UTF-16, expected UTF-8"):
         read_list(path)
+
+
+def test_a_text_has_no_halves_of_characters():
+    for text in ("", "a é\U0001f600\ud7ff\ue000\n\x01"):
+        assert is_text(text)
+    for text in ("a\0", "\ud800b", "\udfff", "c\udc80d"):
+        assert not is_text(text)

@@ -13,7 +13,7 @@ from fastapi import HTTPException
 from dgl_runtime import Retriever
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.serve.app import ServeSettings, create_app
-from dgl_runtime.serve.cli import is_local, read_token
+from dgl_runtime.serve.cli import read_token
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
 
@@ -287,18 +287,3 @@ def test_tokens_come_from_a_file_or_the_environment_and_have_some_length(tmp_pat
     (tmp_path / "token").write_text("short")
     with pytest.raises(ConfigError, match="has 5 characters, at least 16 are needed"):
         read_token(tmp_path / "token")
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("a.b", False),
-    ],
-)
-def test_which_addresses_are_local(host, expected):
-    assert is_local(host) == expected

@@ -133,6 +133,29 @@ def test_columns_that_are_not_read_are_named_on_stderr_once_and_change_no_exit_c
     assert checked.stdout.endswith("\nEverything is there.\n")
 
 
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("video", "file filename path clip name videos"),
+        ("caption", "captions text sentence description title"),
+        ("start_s", "start begin from onset start_time"),
+        ("end_s", "end stop to until offset end_time"),
+        ("split", "subset partition set fold"),
+        ("reversed_caption", "reversed reverse backwards"),
+    ],
+)
+def test_names_that_people_use_for_a_column_are_known(tmp_path, key, names):
+    for name in names.split():
+        row = {"video": "a", "caption": "b", name: "x"}
+        row.pop(key, None)
+        if key in ("video", "caption"):
+            told = error_of(tmp_path, json.dumps(row), "clips.jsonl")
+            assert f"({name!r} looks like {key})" in told
+        else:
+            _, (told,) = read(tmp_path, json.dumps(row), "clips.jsonl")
+            assert f"not read: {name!r}, which looks like {key}." in told
+
+
 def test_columns_of_published_files_are_named_if_they_are_not_as_published(tmp_path):
     root = write_layout("msrvtt", tmp_path / "msrvtt")
     path = root / "annotations" / "MSRVTT_JSFUSION_test.csv"

@@ -1,0 +1,30 @@
+"""What goes wrong below the addresses, as an answer: a request that does not fit, a machine that is full."""
+
+import errno
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+
+
+def answer_faults(app: FastAPI) -> None:
+    """Let them be answered."""
+    app.exception_handler(RequestValidationError)(_say_what_is_wrong)
+    app.exception_handler(OSError)(_say_what_is_used_up)
+
+
+async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own answer repeats the input, of which JSON may not hold everything (NaN, half a letter)."""
+    assert isinstance(error, RequestValidationError)
+    told = [{"loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()]
+    return JSONResponse({"detail": told}, 422)
+
+
+async def _say_what_is_used_up(_: Request, error: Exception) -> JSONResponse:
+    """No files, memory or disk left: that passes, and is no fault of the request's."""
+    if not isinstance(error, OSError) or error.errno not in _USED_UP:
+        raise error
+    told = f"the machine has no room left: {error.strerror}"
+    return JSONResponse({"detail": told}, 503, {"Retry-After": "1"})
