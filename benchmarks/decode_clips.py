@@ -65,7 +65,7 @@ def write_clip(path: Path, clip: MadeClip) -> None:
     """Encode a clip; the file appears when it is complete."""
     width, height = SIZES[clip.size]
     making = path.with_name(f".making-{path.name}")
-    with av.open(str(making), "w", format="mp4") as output:
+    with av.open(f"file:{making}", "w", format="mp4") as output:
         stream = output.add_stream(
             "libx264", rate=RATE, options={"preset": "veryfast", "crf": "23"}
         )

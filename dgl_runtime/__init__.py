@@ -11,6 +11,7 @@ from dgl_runtime.errors import DglError
 from dgl_runtime.index import BrokenVideo, IndexReport
 from dgl_runtime.moments import Hit
 from dgl_runtime.retriever import ClipEmbeddings, Retriever, SelfCheck
+from dgl_runtime.telemetry import switch_off_telemetry
 
 __all__ = [
     "BrokenVideo",
@@ -21,3 +22,5 @@ __all__ = [
     "Retriever",
     "SelfCheck",
 ]
+
+switch_off_telemetry()  # every engine is imported later, on use

@@ -5,6 +5,24 @@ from typing import Any
 from dgl_train.backbone import CLIP_VOCABULARY
 
 
+def foreign_towers(config: Any) -> list[str]:  # noqa: ANN401 - open_clip is untyped
+    """Name the towers that open_clip takes from other libraries.
+
+    Args:
+        config: What ``open_clip.get_model_config`` returned.
+
+    Returns:
+        Descriptions for a person; empty if both towers are open_clip's own.
+    """
+    found = {
+        "a TimmModel vision tower": ("vision_cfg", "timm_model_name"),
+        "a HFTextEncoder text tower": ("text_cfg", "hf_model_name"),
+    }
+    return [
+        part for part, (tower, key) in found.items() if key in ((config or {}).get(tower) or {})
+    ]
+
+
 def unsupported_parts(model: Any, name: str) -> list[str]:  # noqa: ANN401 - open_clip is untyped
     """Name every part of an open_clip model that differs from CLIP's architecture.
 

@@ -203,7 +203,7 @@ def _background(name: str) -> Array:
 
 def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode RGB frames [F, H, W, 3] with H.264; one thread, so that runs agree to the bit."""
-    with av.open(str(path), "w") as container:
+    with av.open(f"file:{path}", "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "threads": "1"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

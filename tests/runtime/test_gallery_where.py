@@ -246,6 +246,10 @@ def test_a_name_in_double_quotes_is_never_a_text(folder):
         "the filter 'colour = 1' does not work: no such column: colour. Give a condition in SQL on video, "
         "start_s, end_s, duration_s, modified, year, in use, a`b; texts stand in 'single quotes'."
     )
+    take(folder, 'video,"a""b",Take\n1.mp4,5,6\n')
+    assert rows_of(folder, '"a""b" = 5') == rows_of(folder, '`a"b` = 5') == [4, 5, 6, 7]
+    with pytest.raises(GalleryError, match=r"no such column: tkae, did you mean Take\?"):
+        rows_of(folder, "tkae = 6")
     # In a text and in a comment, double quotes are themselves.
     take(folder, 'video,said\n0.mp4,"""no"" it\'s"\n1.mp4,`\n')
     assert rows_of(folder, "said = '\"no\" it''s'") == [0, 1, 2, 3]
