@@ -232,3 +232,15 @@ def test_no_open_file_of_records_is_left_behind(tmp_path):
         assert open_files() == before
     finally:
         gc.enable()
+
+
+def test_a_reader_changes_nothing(gallery, tmp_path):
+    gallery.append(*batch(0))
+    with Gallery.open(tmp_path / "g") as reader:
+        for act in (
+            reader.compact,
+            lambda: reader.forget([batch(0)[0][0].video]),
+            lambda: reader.place(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
+        ):
+            with pytest.raises(GalleryError, match="is not open for writing"):
+                act()
