@@ -301,8 +301,8 @@ def test_a_field_of_another_type_inside_is_named(write, values, where, value):
         ),
         (
             ("clips", "outputs", 0, "shape"),
-            [4],
-            r"clips\.outputs has embedding float32 \[4\], expected float32 \['batch', 32\]",
+            ["batch"],
+            r"clips\.outputs has embedding float32 \['batch'\], expected float32 \['batch', 32\]",
         ),
         (
             ("clips", "inputs", 0, "shape", 0),
