@@ -33,11 +33,11 @@ def as_shown(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # Not frame.side_data: a frame that keeps it refers to itself, and stays in memory for long.
         matrix = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]
     except ValueError:  # PyAV has no name for something else beside it; this angle knows no mirror
-        return np.rot90(pixels, round(frame.rotation / 90) % 4)
+        return np.rot90(pixels, round(frame.rotation / 90))
     if matrix is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(memoryview(matrix), np.int32)[:5].tolist()
-    if is_on_its_side := abs(b) + abs(c) > abs(a) + abs(d):
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if is_on_its_side := abs(b) > abs(a):
         pixels = pixels.transpose(1, 0, 2)
     across, down = (c, b) if is_on_its_side else (a, d)
     return pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]

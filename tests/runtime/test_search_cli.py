@@ -6,6 +6,7 @@ import shutil
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -113,6 +114,20 @@ def test_an_example_finds_what_it_was_taken_from(library, tmp_path):
         "grey@2@soon: 'soon' is not a time such as 90s, 1.5m, 1h30m, 500ms or 1:30."
         in result.stderr
     )
+
+
+def test_an_example_is_looked_at_as_it_is_shown(library, tmp_path):
+    shown = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 4  # upside down and mirrored
+    shown.save(tmp_path / "shown.png")
+    shown.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "stored.tiff", exif=exif)
+    shown.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "plain.png")
+    found = [
+        hits(library, "--like", tmp_path / name)
+        for name in ("shown.png", "stored.tiff", "plain.png")
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 def test_many_queries_come_from_a_file(library, tmp_path):
