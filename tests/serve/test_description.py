@@ -209,3 +209,9 @@ def test_the_description_says_what_is_asked_for(bundle, library):
         for operation in item.values():
             assert ("403" in operation["responses"]) == path.startswith("/api/")
             assert ("401" in operation["responses"]) == (path == "/api/session")
+    ready = open_one["paths"]["/ready"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert ready["schema"] == {"$ref": "#/components/schemas/Readiness"}
+    files = ("/", "/metrics", "thumbnail", "preview", "{video}")
+    for path, item in open_one["paths"].items():
+        content = item.get("get", item.get("post"))["responses"].get("200", {}).get("content", {})
+        assert ("application/json" in content) != (path.endswith(files) or path == "/api/session")
