@@ -60,6 +60,9 @@ def test_a_picture_has_a_thumbnail_and_a_preview(tmp_path):
     assert Image.open(io.BytesIO(picture(tmp_path / "a.mp4", 0.0, 32))).size == (32, 24)
     write_preview(tmp_path / "a.mp4", 0.0, 1.0, str(tmp_path / "preview.mp4"), lambda: None)
     assert probe(tmp_path / "preview.mp4").width == 64
+    (tmp_path / "a.pgm").write_bytes(b"P5 64 48 65535\n" + bytes(64 * 48 * 2))  # not for FFmpeg
+    write_preview(tmp_path / "a.pgm", 0.0, 1.0, str(tmp_path / "preview.mp4"), lambda: None)
+    assert probe(tmp_path / "preview.mp4").num_frames == 1
 
 
 def test_a_picture_lasts_a_moment_and_lacks_nothing(tmp_path):
