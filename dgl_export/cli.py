@@ -88,6 +88,7 @@ def export(
         (data_root and not calibrate, "--data-root", "--calibrate"),
         (data_root and Path(calibrate or "").is_dir(), "--data-root", "--calibrate CSV or DATASET"),
         (pretrained and backbone is None, "--pretrained", "--backbone"),
+        (pretrained and Path(backbone or "").is_dir(), "--pretrained", "--backbone NAME"),
     ):
         if given:
             raise click.UsageError(f"{option} goes with {needed} alone.")

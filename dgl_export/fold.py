@@ -54,7 +54,8 @@ def fold(model: RetrievalModel, *, start_token: int, uint8: bool = True) -> Fold
         Encoders in evaluation mode, float32.
 
     Raises:
-        ExportError: The vision tower has a single block, or the model is one that does not fold.
+        ExportError: The vision tower has a single block, the model is one that does not fold, or it holds
+            what is no number.
     """
     backbone = model.backbone
     _check(model)
@@ -79,6 +80,12 @@ def fold(model: RetrievalModel, *, start_token: int, uint8: bool = True) -> Fold
 
 
 def _check(model: RetrievalModel) -> None:
+    for name, tensor in model.state_dict().items():
+        if count := int((~tensor.isfinite()).sum()):
+            raise ExportError(
+                f"the model's {name} holds {count} NaN or infinite numbers of {tensor.numel()}; none may "
+                "be. Export a checkpoint from before training diverged."
+            )
     if len(model.backbone.vision.blocks) < 2:
         raise ExportError(
             "the vision tower has 1 block; folding needs its first and last to be two. "

@@ -27,7 +27,7 @@ from dgl_runtime.engines import open_engine
 from dgl_runtime.errors import ExportError
 from dgl_runtime.manifest import MIN_COSINE, Graph, Quality
 
-_KEPT_AT_MOST = 0.4  # of the layers; what keeps more is no int8 graph
+MOST_KEPT = 0.4  # of the layers; what keeps more is no int8 graph
 _WORST_SHOWN = 3
 
 
@@ -154,7 +154,7 @@ def _counts(prepared: Sequence[Prepared]) -> Iterator[int]:
     yield 0
     count = 2
     fewest = min(len(one.errors) for one in prepared)
-    while all(one.conversion.may_keep for one in prepared) and count <= _KEPT_AT_MOST * fewest:
+    while all(one.conversion.may_keep for one in prepared) and count <= MOST_KEPT * fewest:
         yield count
         count *= 2
 

@@ -81,7 +81,8 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
         (whole[0], golden.clip_embeddings),
         (alone[0], golden.clip_embeddings[:1]),
     ]
-    numbers = [*embeddings, (whole[1], golden.frame_weights)]
+    weights = golden.frame_weights
+    numbers = [*embeddings, (whole[1], weights), (alone[1], weights[:1])]
     similarity = golden.caption_embeddings @ golden.clip_embeddings.T
     return Parity(
         # numpy's, because Python's max and min pass over a NaN
@@ -104,6 +105,20 @@ def require(parity: Parity) -> Parity:
             f"parity gate: exported embeddings differ by {parity.max_abs:.1e} (at most {MAX_ABS:.0e} is "
             f"rounding) and {parity.rank_agreement:.0%} of rankings agree (100% needed). Nothing was "
             "written; please report the backbone, the method and the versions of torch and onnxruntime."
+        )
+    return parity
+
+
+def require_numbers(parity: Parity) -> Parity:
+    """Pass graphs of a lower precision on if every golden result is a number; see ``quality`` for its cost.
+
+    Raises:
+        ExportError: One is NaN or infinite.
+    """
+    if not np.isfinite(parity.max_abs):
+        raise ExportError(
+            f"a result for the golden inputs differs from the trained model's by {parity.max_abs}; a number "
+            "is needed. Nothing was written. Take a higher --precision."
         )
     return parity
 

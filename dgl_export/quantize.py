@@ -128,7 +128,9 @@ def to_dynamic(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     chosen = {layer.node for layer in linear_layers(model) if layer.name not in keep}
-    excluded = [node.name for node in model.graph.node if node.name not in chosen]
+    others = [node.name for node in model.graph.node if node.name not in chosen]
+    # It first makes every Gemm a MatMul and an Add, under this name, and looks for names after that.
+    excluded = [*others, *(f"{name}_MatMul" for name in others)]
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     # Its warning asks for a preparation that folding and torch's exporter have done.

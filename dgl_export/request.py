@@ -9,6 +9,8 @@ from dgl_train.backbone import BackboneSource, load_backbone
 from dgl_train.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
 from dgl_train.model import FrameMeanModel, RetrievalModel
 
+ZERO_SHOT_FRAMES, ZERO_SHOT_WORDS = 12, 32  # of a backbone alone, unless it reads shorter captions
+
 
 @dataclass(frozen=True)
 class ExportRequest:
@@ -54,8 +56,8 @@ def untuned_request(name: str, pretrained: str) -> ExportRequest:
     return ExportRequest(
         model=FrameMeanModel(backbone),
         method="zero-shot",
-        num_frames=12,
-        max_words=min(32, backbone.context_length),
+        num_frames=ZERO_SHOT_FRAMES,
+        max_words=min(ZERO_SHOT_WORDS, backbone.context_length),
         checkpoint=name,
         checkpoint_sha256=backbone.digest(),
     )

@@ -53,20 +53,14 @@ def find_jumps(
         forward: Whether the clock of this format may jump forward; in others a frame that stays on display for
             an hour stays for an hour.
     """
-    back = _BACK_S / tick_s
-    reordered = max(_REORDERED_S / tick_s, float(_REORDERED_FRAMES * step))
-    latest = np.maximum.accumulate(times)
-    ahead = np.diff(latest)
-    usual = float(np.median(ahead[ahead > 0])) if np.any(ahead > 0) else float(step)
+    reordered = max(_REORDERED_S / tick_s, _REORDERED_FRAMES * step)
+    ahead = np.diff(np.maximum.accumulate(times))
+    usual = np.median(ahead[ahead > 0]) if np.any(ahead > 0) else step
     most = max(_FORWARD_S / tick_s, _FORWARD_STEPS * usual) if forward else np.inf
-    behind = latest[:-1] - times[1:]
-    if not np.any(behind > min(back, reordered)) and not np.any(ahead > most):
-        return []
     jumps, newest = [], int(times[0])
-    for place in range(1, len(times)):
-        time = int(times[place])
-        is_back = newest - time > (back if is_key[place] else reordered)
-        if is_back or time - newest > most:
+    for place, time in enumerate(times.tolist()):
+        back = _BACK_S / tick_s if is_key[place] else reordered
+        if newest - time > back or time - newest > most:
             jumps.append(Jump(place, newest, _first_shown(times, place, time, reordered)))
             newest = time
         newest = max(newest, time)

@@ -204,8 +204,8 @@ class FrameReader:
     def _seek_if_it_saves(self, key: int) -> None:
         """Jump to a keyframe, or leave the pass where it is.
 
-        A jump that lands behind the keyframe or before the current position is useless: the pass
-        then begins again. One that saves nothing is the last that is tried.
+        A jump that lands behind the keyframe is useless: the pass then begins again. One that saves
+        nothing, or leads back, is the last that is tried.
         """
         if not self._pays(key, self._position):
             return
@@ -214,7 +214,7 @@ class FrameReader:
             packets = self._seek(int(times[key]))
             first = next(packets, None)
             landed = None if first is None else self._index.position_of(first)
-            if first is not None and landed is not None and self._position <= landed <= key:
+            if first is not None and landed is not None and landed <= key:
                 self._may_seek = landed - self._position >= SEEK_SAVES_PACKETS
                 self._go_on(landed, chain([first], packets))
                 return

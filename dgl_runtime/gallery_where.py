@@ -102,7 +102,7 @@ def _reason(error: Exception, known: Sequence[str]) -> str:
     name = reason.partition("no such column: ")[2]
     close = difflib.get_close_matches(name.lower(), [one.lower() for one in known], 1)
     meant = [one for one in known if one.lower() in close]
-    return f"{reason}, did you mean {meant[0]}?" if meant else reason
+    return f"{reason} (did you mean {meant[0]}?)" if meant else reason
 
 
 def quoted(name: str) -> str:

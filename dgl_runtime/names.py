@@ -67,9 +67,10 @@ class Files:
             return None
         listed = self._listing(path.parent) is not None
         folder = path.parent if listed else self._walk(path.parent, choose)
-        names = self._listing(folder) if folder else None
-        name = choose(names, path.name) if names else None
-        return folder / name if folder and name else None
+        if folder is None or (names := self._listing(folder)) is None:
+            return None
+        name = choose(names, path.name)
+        return folder / name if name else None
 
     def _listing(self, folder: Path) -> Named[None] | None:
         if folder not in self._listings:

@@ -293,7 +293,7 @@ def _graph_start(file: BinaryIO, size: int) -> int:
     if len(head) == _DIMENSIONS.size:
         start: int = _DIMENSIONS.size + math.prod(_DIMENSIONS.unpack(head))
         file.seek(min(start, size))
-        if start < size and file.read(len(_GRAPH)) == _GRAPH:
+        if file.read(len(_GRAPH)) == _GRAPH:
             return start
     raise ValueError("no vectors and graph as USearch writes them")
 

@@ -24,10 +24,11 @@ _UNLESS_TEXT = frozenset(  # .ts and .mts are TypeScript, .qt and .rm are notes
     ".264 .265 .avc .dif .dv .dvr-ms .evo .gxf .h264 .h265 .hevc .insv .ivf .jsv .m1v .m2p .m2t .m2v .mj2 "
     ".mjpeg .mjpg .mp2v .mpe .mpegts .mpg2 .mpv .mts .nut .obu .pss .qt .rm .tod .tp .trp .ts".split()
 )
+_OGG_PICTURES = (b"\x80theora", b"OVP80", b"BBCD")  # Theora, VP8, Dirac
 _IF_IT_BEGINS_WITH: Mapping[str, tuple[bytes, ...]] = {
     ".mod": (b"\0\0\1\xba",),  # a camcorder's MPEG; otherwise music, Fortran or Go
-    ".ogg": (b"\x80theora", b"OVP80", b"BBCD"),  # otherwise sound
-    ".ogx": (b"\x80theora", b"OVP80", b"BBCD"),
+    ".ogg": _OGG_PICTURES,  # otherwise sound
+    ".ogx": _OGG_PICTURES,
 }
 VIDEO_EXTENSIONS = _ALWAYS_VIDEO | _UNLESS_TEXT | _IF_IT_BEGINS_WITH.keys()
 """The extensions, lower case, of files that may be videos. ``packet_index.py`` opens each."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dgl_runtime.command import INTERRUPTED, Command
+from dgl_runtime.command import INTERRUPTED, Command, report_note
 from dgl_runtime.errors import ConfigError
 from dgl_train.options import choose_device, data_root_option, dataset_option, device_option
 
@@ -119,7 +119,7 @@ def _read_verified(
     from dgl_train.verify import verify_videos
     from dgl_train.vocabulary import warn_of_cut_captions
 
-    clips = read_dataset(dataset, data_root)
+    clips = read_dataset(dataset, data_root, tell=report_note if tells else _say_nothing)
     wanted = select_split(clips, "train", dataset)
     if recipe.select_on_test:
         wanted += select_split(clips, "test", dataset)
@@ -147,6 +147,10 @@ def _read_verified(
             if warning:
                 click.echo(warning, err=True)
     return verified
+
+
+def _say_nothing(_: str) -> None:
+    """The first of several processes speaks for all."""
 
 
 def _divide(clips: "list[CaptionedClip]", dataset: str, recipe: "Recipe") -> "Parts":

@@ -108,11 +108,13 @@ def check_data_root(data_root: Path) -> None:
 
 
 def _video_of(stems: Iterable[str], videos: Named[Path], data_root: Path) -> Path:
-    first, *others = stems
-    for stem in (first, *others):
+    stems = list(stems)
+    for stem in stems:
         if video := videos.find(stem):
             return video
-    return data_root / VIDEO_FOLDER / f"{first}.mp4"
+    missing = [data_root / VIDEO_FOLDER / f"{stem}.mp4" for stem in stems]
+    # A link that leads nowhere tells best which one is meant.
+    return next((path for path in missing if path.is_symlink()), missing[0])
 
 
 def _read_msrvtt(train_list: str, data_root: Path) -> dict[str, Captions]:

@@ -1,6 +1,12 @@
 import pytest
+import torch
 from tiny import tiny_backbone
-from tiny_models import SETTINGS, make_model
+from tiny_models import NUM_FRAMES, SETTINGS, make_model
+
+from dgl_export.fold import fold
+from dgl_export.parity import drifting_patterns
+from dgl_export.to_onnx import write_captions, write_clips
+from dgl_train.vocabulary import clip_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,16 @@ def method(request):
 @pytest.fixture(scope="session")
 def model(method):
     return make_model(tiny_backbone(), method)
+
+
+@pytest.fixture(scope="session")
+def float32(backbone, tmp_path_factory):
+    """Float32 graphs of the tiny model: their folder and what the manifest says of them."""
+    folder = tmp_path_factory.mktemp("float32")
+    folded = fold(make_model(backbone, "dgl-linear"), start_token=clip_tokenizer().start_id)
+    tokens = torch.from_numpy(clip_tokenizer()(["a cat", "two dogs run"], 20))
+    frames = torch.from_numpy(drifting_patterns(2, NUM_FRAMES, 16))
+    return folder, [
+        write_captions(folded.captions, tokens, folder),
+        write_clips(folded.clips, frames, folder, any_frames=True),
+    ]

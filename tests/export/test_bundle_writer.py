@@ -1,22 +1,31 @@
 """Writing a bundle: the gate, what the graphs look like, and that a failed export leaves nothing."""
 
 import resource
+import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from onnx import numpy_helper
+from spoiled_graphs import add_to_output
 from tiny import tiny_backbone
 from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
-from dgl_export import bundle_writer, parity
+from dgl_export import bundle_writer, quality
+from dgl_export import lower as lowering
 from dgl_export.bundle_writer import write_bundle
+from dgl_export.calibration import made_calibration
+from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_runtime.bundle import Bundle
 from dgl_runtime.errors import ExportError
+from dgl_train.vocabulary import clip_tokenizer
 
 EXPORTED = ("dgl-linear", "dgl-transformer", "zero-shot", "frame positions", "no global prompts")
 
@@ -43,6 +52,29 @@ def test_the_runtime_reproduces_the_trained_model(bundle):
     assert max(check.captions_max_abs, check.clips_max_abs) < 2e-6
     assert bundle.manifest.parity.max_abs < 2e-6
     assert bundle.manifest.parity.rank_agreement == 1
+
+
+def test_the_manifest_says_what_was_exported(bundle, exported):
+    backbone, manifest = tiny_backbone(), bundle.manifest
+    assert (manifest.format, manifest.precision, manifest.method) == ("onnx", "fp32", exported)
+    assert (manifest.backbone, manifest.backbone_sha256) == ("tiny", backbone.digest())
+    assert (manifest.embed_dim, manifest.frame_size) == (32, 16)
+    assert (manifest.num_frames, manifest.max_words) == (NUM_FRAMES, 20)
+    assert manifest.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))  # CLIP's
+    assert manifest.std == pytest.approx((0.26862954, 0.26130258, 0.27577711))
+    assert manifest.sampling == "centres of equal segments"
+    assert manifest.logit_scale == pytest.approx(float(backbone.logit_scale.exp()))
+    assert manifest.quality is None
+    assert (manifest.source.checkpoint, manifest.source.checkpoint_sha256) == (
+        "a checkpoint",
+        "0" * 64,
+    )
+    for name, digest in manifest.files.items():
+        assert digest == sha256((bundle.folder / name).read_bytes()).hexdigest()
+    assert [graph.file for graph in (manifest.captions, manifest.clips)] == [
+        "caption.onnx",
+        "clip.onnx",
+    ]
 
 
 def test_graphs_are_free_where_the_method_is(bundle, exported):
@@ -125,8 +157,99 @@ def test_an_existing_folder_is_kept(backbone, tmp_path):
         write_bundle(request_for(make_model(backbone, "zero-shot"), "zero-shot"), tmp_path)
 
 
-def test_rank_agreement_counts_orders_and_forgives_ties():
-    gold = np.array([[0.9, 0.5, 0.1], [0.3, 0.3 + 1e-6, 0.2]], dtype=np.float32)
-    swapped = np.array([[0.5, 0.9, 0.1], [0.3 + 1e-6, 0.3, 0.2]], dtype=np.float32)
-    assert parity.rank_agreement(gold, gold) == 1
-    assert parity.rank_agreement(swapped, gold) == 0.5
+@pytest.fixture
+def spoil(float32, monkeypatch):
+    """What comes of the tiny model's float32 graphs when a number is added to an output of one."""
+
+    def use(file, output, number):
+        def write(request, golden, folder):
+            for path in float32[0].iterdir():
+                shutil.copy(path, folder)
+            add_to_output(folder / file, output, number)
+            return float32[1]
+
+        monkeypatch.setattr(bundle_writer, "_write_float32", write)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("file", "output"),
+    [("caption.onnx", "embedding"), ("clip.onnx", "embedding"), ("clip.onnx", "frame_weights")],
+)
+@pytest.mark.parametrize(("number", "told"), [(5e-5, "differ by 5.*e-05"), (np.nan, "nan")])
+def test_no_bundle_comes_of_graphs_that_give_other_numbers_or_none(
+    backbone, spoil, tmp_path, file, output, number, told
+):
+    spoil(file, output, number)
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    with pytest.raises(ExportError, match=rf"^parity gate: exported embeddings .*{told}"):
+        write_bundle(request, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["token_embedding", "positions", "captions", "globals"])
+def test_a_model_that_holds_what_is_no_number_is_refused(backbone, tmp_path, path):
+    """Even where no golden input would meet it, such as the row of a word that none holds."""
+    model = make_model(tiny_backbone(), "dgl-linear")
+    name = next(name for name in model.state_dict() if path.removesuffix("s") in name)
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[-1] = torch.inf if path == "globals" else torch.nan
+    told = rf"the model's {name} holds 1 NaN or infinite numbers of \d+; none may be\."
+    with pytest.raises(ExportError, match=told):
+        write_bundle(request_for(model, "dgl-linear"), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_openvino_in_float32_has_to_pass_the_gate_itself(backbone, spoil, tmp_path, monkeypatch):
+    """A conversion that stores weights in 16 bits, as OpenVINO's does unless it is told not to."""
+    openvino = pytest.importorskip("openvino")
+    spoil("clip.onnx", "embedding", 0.0)
+    real = openvino.save_model
+    monkeypatch.setattr(openvino, "save_model", lambda model, path, **_: real(model, path))
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    with pytest.raises(ExportError, match="parity gate: exported embeddings differ by"):
+        write_bundle(request, tmp_path / "bundle", Target("openvino", "fp32"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lower_precision_that_gives_no_number_for_any_golden_input_is_refused(
+    backbone, spoil, tmp_path, monkeypatch
+):
+    """Here for long captions alone, of which the captions that judge have none."""
+    spoil("clip.onnx", "embedding", 0.0)
+    real = lowering.to_dynamic
+
+    def no_number_far_from_the_start(model, keep):
+        for tensor in model.graph.initializer:
+            if tensor.name == "positions" and tensor.dims[0] == 23:
+                positions = numpy_helper.to_array(tensor).copy()
+                positions[18] = np.nan
+                tensor.CopyFrom(numpy_helper.from_array(positions, tensor.name))
+        return real(model, keep)
+
+    monkeypatch.setattr(lowering, "to_dynamic", no_number_far_from_the_start)
+    monkeypatch.setitem(quality.MIN_TOP1, "int8", 0)  # to random weights all clips are alike
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    with pytest.raises(ExportError, match="golden inputs differs from the trained model's by nan"):
+        write_bundle(
+            request,
+            tmp_path / "bundle",
+            Target("onnx", "int8"),
+            made_calibration(request.clip_form, clip_tokenizer()),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_frame_is_exported_free_as_several_are(backbone, tmp_path):
+    request = replace(request_for(make_model(backbone, "zero-shot"), "zero-shot"), num_frames=1)
+    manifest = write_bundle(request, tmp_path / "bundle")
+    assert manifest.clips.inputs[0].shape[:2] == ("batch", "frames")
+    assert Bundle(tmp_path / "bundle").golden.frames.shape[1] == 1
+
+
+def test_captions_may_be_as_long_as_the_backbone_reads(backbone, spoil, tmp_path):
+    spoil("clip.onnx", "embedding", 0.0)
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    manifest = write_bundle(replace(request, max_words=24), tmp_path / "bundle")
+    assert manifest.max_words == Bundle(tmp_path / "bundle").golden.tokens.shape[1] == 24

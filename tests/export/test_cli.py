@@ -35,16 +35,38 @@ def test_a_run_becomes_a_bundle(checkpoint, tmp_path):
     assert result.exit_code == 0, result.output
     assert "100% of 9 rankings equal" in result.stdout
     retriever = Retriever(tmp_path / "bundle")
-    assert retriever.num_frames == NUM_FRAMES
+    assert (retriever.num_frames, retriever.bundle.manifest.max_words) == (NUM_FRAMES, 20)
     assert retriever.bundle.manifest.source.checkpoint_sha256
 
 
-def test_zero_shot_from_the_backbone_of_a_run(checkpoint, tmp_path):
-    backbone = checkpoint / "backbone"
-    arguments = ("--zero-shot", "--backbone", backbone, "--num-frames", 5, "--max-words", 20)
-    result = run(*arguments, "--out", tmp_path / "bundle")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--num-frames", 5, "--max-words", 10), (5, 10)),
+        (("--zero-shot", "--max-words", 24), (NUM_FRAMES, 24)),
+    ],
+)
+def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
+    result = run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle")
     assert result.exit_code == 0, result.output
-    assert Retriever(tmp_path / "bundle").num_frames == 5
+    manifest = Retriever(tmp_path / "bundle").bundle.manifest
+    assert (manifest.num_frames, manifest.max_words) == expected
+    assert manifest.method == ("zero-shot" if "--zero-shot" in options else "dgl-linear")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (12, 24)),  # as many words as the backbone reads
+        (("--num-frames", 5, "--max-words", 20), (5, 20)),
+    ],
+)
+def test_frames_and_words_of_a_backbone_alone(checkpoint, tmp_path, options, expected):
+    backbone = ("--zero-shot", "--backbone", checkpoint / "backbone")
+    result = run(*backbone, *options, "--out", tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+    retriever = Retriever(tmp_path / "bundle")
+    assert (retriever.num_frames, retriever.bundle.manifest.max_words) == expected
 
 
 def test_bad_input_is_one_line(checkpoint, tmp_path):
@@ -71,6 +93,8 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
     assert run("--backbone", other, *out).exit_code == 2
     assert run("--ckpt", checkpoint, *out, "--data-root", tmp_path).exit_code == 2
     assert run("--ckpt", checkpoint, *out, "--pretrained", "openai").exit_code == 2
+    weights = ("--zero-shot", "--backbone", other, "--pretrained", flawed)
+    assert "--pretrained goes with --backbone NAME alone" in run(*weights, *out).stderr
     assert run("--ckpt", checkpoint, *out, "--calibrate", tmp_path).exit_code == 2
     low = ("--precision", "fp16", "--calibrate", tmp_path)
     assert run("--ckpt", checkpoint, *out, *low, "--data-root", tmp_path).exit_code == 2

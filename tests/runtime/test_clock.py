@@ -20,9 +20,9 @@ from .random_media import Recipe, make
 TICK_S = 0.1
 
 
-def jumps(times, keys=(0,), *, forward=False, step=1):
+def jumps(times, keys=(0,), *, forward=False, step=1, tick_s=TICK_S):
     is_key = np.isin(np.arange(len(times)), keys)
-    return find_jumps(np.array(times, np.int64), is_key, step, TICK_S, forward=forward)
+    return find_jumps(np.array(times, np.int64), is_key, step, tick_s, forward=forward)
 
 
 def follow(times, found, step=1):
@@ -46,8 +46,31 @@ def test_a_keyframe_shown_earlier_than_what_was_shown_begins_a_new_count():
     assert follow(times, found) == [5, 6, 7, 8, 9, 10]
 
 
-def test_a_keyframe_a_tick_early_is_no_jump():
+def test_a_keyframe_a_tenth_of_a_second_early_is_no_jump():
     assert jumps([5, 6, 7, 6, 8], keys=(0, 3)) == []
+    assert jumps([5, 6, 7, 5, 8], keys=(0, 3)) == [Jump(3, 7, 5)]
+    assert jumps([50, 60, 70, 61, 80], keys=(0, 3), tick_s=0.01) == []
+    assert jumps([50, 60, 70, 59, 80], keys=(0, 3), tick_s=0.01) == [Jump(3, 70, 59)]
+
+
+def test_what_is_reordered_lies_a_second_or_sixteen_frames_back():
+    assert jumps([100, 200, 101, 300], step=1, tick_s=0.01) == []
+    assert jumps([100, 202, 101, 300], step=1, tick_s=0.01) == [Jump(2, 202, 101)]
+    assert jumps([100, 400, 241, 500], step=10, tick_s=0.01) == []
+    assert jumps([100, 400, 239, 500], step=10, tick_s=0.01) == [Jump(2, 400, 239)]
+
+
+def test_one_frame_or_one_time_has_no_jumps():
+    assert jumps([7], forward=True) == jumps([7, 7, 7], forward=True) == []
+
+
+def test_the_second_packet_may_be_behind_a_jump():
+    assert jumps([500, 0, 1], keys=(0, 1)) == [Jump(1, 500, 0)]
+
+
+def test_frames_far_behind_a_jump_do_not_say_where_it_leads():
+    times = [0, 1, 2, *range(500, 525), 495, 496]
+    assert jumps(times, keys=(0, 3, 28), forward=True) == [Jump(3, 2, 500), Jump(28, 524, 495)]
 
 
 def test_a_count_that_begins_anew_between_keyframes_is_seen_beyond_what_is_reordered():

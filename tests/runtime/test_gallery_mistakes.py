@@ -1,5 +1,7 @@
 """Single facts of galleries and of indexing that would be wrong in silence."""
 
+import gc
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from made_galleries import BATCH, MADE, E, F, batch, gallery_of, unit
 
 from dgl_runtime.cutting import Cutting
 from dgl_runtime.decode_pool import Done, Job, Seen
+from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery import Clip, FileState, Gallery
 from dgl_runtime.index import _Run
 from dgl_runtime.nearest import ApproximateIndex
@@ -195,3 +198,49 @@ def test_a_job_of_a_file_that_is_gone_is_left_to_the_decoder(gallery, tmp_path):
     assert run.look_up(tmp_path / "gone.mp4") == Job(tmp_path / "gone.mp4")
     run.finish(Done(Job(Path("gone.mp4")), None, "gone.mp4 does not exist.", is_unreadable=True))
     assert [one.video for one in run.broken] == ["gone.mp4"]
+
+
+def test_many_clips_come_once_each_in_order_of_their_rows(gallery):
+    clips = [Clip("v.mp4", "a" * 64, i, i + 1, 1e6) for i in range(2001)]
+    embeddings = unit(np.random.default_rng(0).standard_normal((2001, E)))
+    gallery.append(clips, embeddings, np.ones((2001, F), np.float32))
+    assert list(gallery.records.clips()) == list(enumerate(clips))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+def test_no_open_file_of_records_is_left_behind(tmp_path):
+    folder = gallery_of(tmp_path / "g", 1)
+
+    def open_files():
+        links = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+        return sum(str(folder / "gallery.sqlite") in link for link in links)
+
+    before = open_files()
+    gc.disable()
+    try:
+        kept = [Gallery.open(folder) for _ in range(3)]
+        for one in kept:
+            assert one.records.newest_version() == one.version
+        while_open = open_files()
+        for _ in range(5):
+            kept[0].records.newest_version()
+        assert open_files() == while_open > before
+        for one in kept:
+            one.close()
+            with pytest.raises(GalleryError, match="is closed"):
+                one.records.header()
+        assert open_files() == before
+    finally:
+        gc.enable()
+
+
+def test_a_reader_changes_nothing(gallery, tmp_path):
+    gallery.append(*batch(0))
+    with Gallery.open(tmp_path / "g") as reader:
+        for act in (
+            reader.compact,
+            lambda: reader.forget([batch(0)[0][0].video]),
+            lambda: reader.place(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
+        ):
+            with pytest.raises(GalleryError, match="is not open for writing"):
+                act()

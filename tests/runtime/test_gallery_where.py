@@ -224,9 +224,9 @@ def test_a_name_in_double_quotes_is_never_a_text(folder):
     assert rows_of(folder, '"year" = 1999') == [0, 1, 2, 3]
     assert rows_of(folder, 'YEAR = 1999 AND "in use" = \'x\' AND "a`b" = 1') == [0, 1, 2, 3]
     for where, reason in {
-        '"yaer" = 1999': "no such column: yaer, did you mean year?",
-        "yaer = 1999": "no such column: yaer, did you mean year?",
-        "`YAER` = 1999": "no such column: YAER, did you mean year?",
+        '"yaer" = 1999': "no such column: yaer (did you mean year?). Give",
+        "yaer = 1999": "no such column: yaer (did you mean year?). Give",
+        "`YAER` = 1999": "no such column: YAER (did you mean year?). Give",
         '"in use" = "x"': "no such column: x. Give",
         "\"x\" = 'year' AND year = 1": "no such column: x. Give",
         'year = 1999 AND "a""b" IS NULL': 'no such column: a"b',
@@ -246,6 +246,10 @@ def test_a_name_in_double_quotes_is_never_a_text(folder):
         "the filter 'colour = 1' does not work: no such column: colour. Give a condition in SQL on video, "
         "start_s, end_s, duration_s, modified, year, in use, a`b; texts stand in 'single quotes'."
     )
+    take(folder, 'video,"a""b",Take\n1.mp4,5,6\n')
+    assert rows_of(folder, '"a""b" = 5') == rows_of(folder, '`a"b` = 5') == [4, 5, 6, 7]
+    with pytest.raises(GalleryError, match=r"no such column: tkae \(did you mean Take\?\)"):
+        rows_of(folder, "tkae = 6")
     # In a text and in a comment, double quotes are themselves.
     take(folder, 'video,said\n0.mp4,"""no"" it\'s"\n1.mp4,`\n')
     assert rows_of(folder, "said = '\"no\" it''s'") == [0, 1, 2, 3]

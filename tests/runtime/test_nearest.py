@@ -1,6 +1,7 @@
 """The approximate index as a file, and searches among some rows; through galleries: test_gallery_search.py."""
 
 import hashlib
+import mmap
 import os
 import struct
 import tracemalloc
@@ -101,7 +102,10 @@ def test_a_whole_file_is_synced_and_then_takes_its_name(saved):
 
 def test_an_opened_file_stays_on_disk_and_is_searched_with_the_breadth_asked_for(saved):
     path, embeddings = saved
-    mapped = ApproximateIndex.open(path, embeddings)._index
+    opened = ApproximateIndex.open(path, embeddings)
+    assert isinstance(opened._contents.obj, mmap.mmap)
+    assert len(opened._contents) == path.stat().st_size - 104  # all but the seal
+    mapped = opened._index
     loaded = ApproximateIndex.open(path, embeddings, extend=True, breadth=777)._index
     assert (mapped.expansion_search, loaded.expansion_search) == (512, 777)
     assert (len(mapped), len(loaded)) == (300, 300)
@@ -109,6 +113,23 @@ def test_an_opened_file_stays_on_disk_and_is_searched_with_the_breadth_asked_for
     with mock.patch.object(nearest, "breadth_for", return_value=99) as chosen:
         assert ApproximateIndex.open(path, embeddings)._index.expansion_search == 99
     chosen.assert_called_once_with(300)
+
+
+@pytest.mark.parametrize("dimensions", [(299, 16), (300, 17), (2**31, 16), (0, 0), None])
+def test_a_file_whose_graph_is_not_behind_its_vectors_is_refused(saved, dimensions):
+    path, embeddings = saved
+    data = path.read_bytes()
+    head = data[:5] if dimensions is None else struct.pack("<II", *dimensions) + data[8:]
+    path.write_bytes(head)
+    with pytest.raises(GalleryError, match=r"cannot be read \(no vectors and graph as USearch"):
+        ApproximateIndex.open(path, embeddings)
+
+
+def test_another_seal_is_refused(saved):
+    path, embeddings = saved
+    path.write_bytes(path.read_bytes().replace(b"dgl-ann2", b"dgl-ann3"))
+    with pytest.raises(GalleryError, match="its checksum differs from its contents"):
+        ApproximateIndex.open(path, embeddings)
 
 
 def test_what_usearch_does_not_recognise_is_refused(saved):
@@ -183,15 +204,16 @@ def test_only_clips_that_may_be_hits_are_compared_exactly():
 
 
 def test_embeddings_are_copied_only_where_rows_are_left_out():
-    embeddings, among = vectors(250), np.ones(250, np.bool_)
-    among[120], among[200:] = False, False
+    embeddings, among = vectors(350), np.ones(350, np.bool_)
+    among[220], among[300:] = False, False
     with mock.patch.object(nearest, "_ROW_BLOCK", 100):
         blocks = list(nearest._blocks(embeddings, among))
     assert [(rows[0], len(rows), len(block)) for rows, block in blocks] == [
         (0, 100, 100),
-        (100, 99, 99),
+        (100, 100, 100),
+        (200, 99, 99),
     ]
-    assert [np.shares_memory(block, embeddings) for _, block in blocks] == [True, False]
+    assert [np.shares_memory(block, embeddings) for _, block in blocks] == [True, True, False]
     for rows, block in blocks:
         np.testing.assert_array_equal(block, embeddings[rows])
 

@@ -211,6 +211,7 @@ def test_columns_that_are_not_read_are_named_with_what_they_look_like(tmp_path):
     like = {
         "start": "start_s", "end": "end_s", "time_start": "start_s", "startTime": "start_s",
         "START S": "start_s", "splits": "split", "Subset": "split", "spilt": "split", "stop": "end_s",
+        "sp l it": "split", "end of the split": "end_s", "start end": "start_s",
     }  # fmt: skip
     for name, meant in like.items():
         assert notes_of(tmp_path, f"video,caption,{name}\na,b,c\n") == [

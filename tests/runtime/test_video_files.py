@@ -82,11 +82,18 @@ def test_each_folder_s_own_videos_come_before_those_further_down(tmp_path):
 
 SYSTEM = (
     "#recycle @eaDir $RECYCLE.BIN #snapshot __MACOSX lost+found @Recycle .Trash-1000 .Trashes ~snapshot "
-    "@Recently-Snapshot RECYCLER @GMT-2026.11.28-00.00.00 FOUND.000 @Transcode @tmp .snapshot .@__thumb"
+    "@Recently-Snapshot RECYCLER RECYCLED @Snapshot @sharebin @SynoDrive @synologydrive trashbox $Extend "
+    "_NAS_Recycle_RAID @GMT-2026.11.28-00.00.00 FOUND.000 @Transcode @tmp .snapshot .@__thumb"
 ).split()  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*SYSTEM, "System Volume Information", "Network Recycle Bin 1"])
+SPACED = [
+    "System Volume Information", "Network Recycle Bin 1", "Network Recycle Bin", "Network Trash Folder",
+    "Temporary Items",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*SYSTEM, *SPACED])
 @pytest.mark.parametrize("case", [str, str.lower, str.upper])
 def test_folders_of_systems_are_passed_over_at_any_depth_unless_they_are_named(
     tmp_path, name, case
@@ -100,6 +107,23 @@ def test_folders_of_systems_are_passed_over_at_any_depth_unless_they_are_named(
     inside = tmp_path / "deep" / "er" / name / "in" / "c.mp4"
     assert is_left_out(inside, [tmp_path])
     assert not is_left_out(inside, [tmp_path, tmp_path / "deep" / "er" / name])
+
+
+def test_what_lies_below_no_folder_is_left_out_of_none(tmp_path):
+    assert is_left_out(tmp_path / "videos" / ".x.mp4", [tmp_path / "elsewhere"]) is False
+    make_tree(tmp_path, "videos/a.mp4")
+    (tmp_path / "link").symlink_to(tmp_path / "videos")
+    assert is_left_out(tmp_path / "videos" / "@tmp" / "b.mp4", [tmp_path / "link"]) is True
+    both = [tmp_path / "elsewhere", tmp_path / "videos"]
+    assert is_left_out(tmp_path / "videos" / "@tmp" / "b.mp4", both) is True
+
+
+def test_folders_full_of_links_to_themselves_are_walked_at_once(tmp_path):
+    make_tree(tmp_path, "a.mp4", "b/c.mp4")
+    for number in range(4):
+        (tmp_path / f"link{number}").symlink_to(tmp_path)
+        (tmp_path / "b" / f"link{number}").symlink_to(tmp_path / "b")
+    assert below(tmp_path) == ["a.mp4", "b/c.mp4"]
 
 
 def test_names_that_only_resemble_a_system_s_are_searched(tmp_path):
@@ -260,6 +284,25 @@ def test_text_that_shares_an_extension_is_passed_over(tmp_path, text, extension)
     assert find_videos([path]).videos == [path]  # what is named is always tried
 
 
+@pytest.mark.parametrize(("controls", "found"), [(10, False), (11, True)])
+def test_a_file_with_more_than_one_control_in_a_hundred_is_no_text(tmp_path, controls, found):
+    text = b"\t\n\v\f\r\x1b" * 20  # as texts have them
+    for control in (b"\0", b"\x08", b"\x0e", b"\x1f", b"\x7f"):
+        (tmp_path / "a.ts").write_bytes(
+            control * controls + (text + b"a" * 1000)[: 1000 - controls]
+        )
+        assert is_video(tmp_path / "a.ts") == found
+
+
+@pytest.mark.parametrize("mark", [b"\x80theora", b"OVP80", b"BBCD"])
+@pytest.mark.parametrize("extension", ["ogg", "ogx"])
+def test_pictures_in_ogg_are_told_from_sound(tmp_path, mark, extension):
+    path = tmp_path / f"a.{extension}"
+    for extra, found in ((b"", False), (mark, True)):
+        path.write_bytes(b"OggS\0\2" + bytes(22) + extra + bytes(9))
+        assert is_video(path) == found
+
+
 @pytest.mark.parametrize("packet", [188, 192, 204])
 @pytest.mark.parametrize("cut", [0, 1, 100, 187])
 def test_a_transport_stream_is_found_by_its_packets(tmp_path, packet, cut):
@@ -295,8 +338,12 @@ def test_tracker_music_and_sound_are_no_videos(tmp_path):
 
 
 def test_a_file_that_may_not_be_read_is_left_to_whoever_reads_it(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    real = Path.open
+
+    def refuse(path: Path, *given: object) -> object:
+        if path.name == "a.ts":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *given)
 
     make_tree(tmp_path, "a.ts")
     monkeypatch.setattr(Path, "open", refuse)

@@ -1,6 +1,9 @@
 """What each address of dgl-serve answers."""
 
 import io
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -8,7 +11,11 @@ import pytest
 from PIL import Image
 
 from dgl_runtime import Retriever
+from dgl_runtime.errors import MediaError
 from dgl_runtime.gallery import Gallery
+from dgl_runtime.serve import app
+from dgl_runtime.serve.media import MediaMaker
+from dgl_runtime.windows import Span, frame_times
 from tests.runtime.odd_videos import write_video
 
 from .conftest import serve
@@ -121,7 +128,16 @@ def test_an_unknown_gallery_clip_or_video_is_not_found(client):
         assert client.get(f"{AT}/{path}").status_code == 422
 
 
-def test_a_thumbnail_shows_the_frame_that_counted_most(client):
+def test_a_thumbnail_shows_the_frame_that_counted_most(client, library):
+    maker = MediaMaker(1)
+    for one in search(client, group="none", where="video LIKE '%0.mp4'"):
+        weights = one["frame_weights"]
+        times = frame_times(Span(one["clip_start_s"], one["clip_end_s"]), len(weights))
+        pictures = [maker.picture(library / "videos" / "0.mp4", "", t, 64) for t in times]
+        assert len(set(pictures)) == len(pictures)
+        answer = client.get(f"{AT}/clips/{one['clip']}/thumbnail?side=64")
+        assert answer.content == pictures[weights.index(max(weights))]
+    maker.close()
     one = search(client)[0]
     answer = client.get(f"{AT}/clips/{one['clip']}/thumbnail?side=64")
     assert answer.headers["content-type"] == "image/jpeg"
@@ -196,6 +212,64 @@ def test_a_video_that_was_changed_or_went_is_not_shown(bundle, tmp_path):
         video.symlink_to(tmp_path / "secret")
         answer = client.get(f"{AT}/videos/{one['video']}")
         assert (answer.status_code, "secret" in answer.text) == (410, False)
+
+
+def test_a_link_that_stands_in_for_the_very_same_file_is_not_followed(bundle, tmp_path):
+    """Its size and time are those that were indexed: links may be made to point elsewhere later."""
+    (tmp_path / "videos").mkdir()
+    video = write_video(tmp_path / "videos" / "a.mp4", 30)
+    with Retriever(bundle, tmp_path / "gallery", threads=1) as retriever:
+        retriever.add_videos([video])
+    with serve(bundle, tmp_path / "gallery") as client:
+        video.rename(tmp_path / "b.mp4")
+        video.symlink_to(tmp_path / "b.mp4")
+        assert client.get(f"{AT}/videos/1").status_code == 410
+        video.unlink()
+        (tmp_path / "b.mp4").rename(video)
+        assert client.get(f"{AT}/videos/1").status_code == 200
+        (tmp_path / "videos").rename(tmp_path / "elsewhere")
+        (tmp_path / "videos").symlink_to(tmp_path / "elsewhere")
+        answer = client.get(f"{AT}/videos/1")
+        assert answer.status_code == 410
+        told = "the video is not there any more, or was changed; index it again"
+        assert answer.json()["detail"] == told
+
+
+def test_of_two_files_with_one_content_the_one_that_is_there_is_shown(bundle, tmp_path):
+    first = write_video(tmp_path / "a.mp4", 30)
+    shutil.copy(first, tmp_path / "b.mp4")
+    with Retriever(bundle, tmp_path / "gallery", threads=1) as retriever:
+        retriever.add_videos([first, tmp_path / "b.mp4"])
+    with serve(bundle, tmp_path / "gallery") as client:
+        first.unlink()
+        assert client.get(f"{AT}/videos/1").status_code == 200
+
+
+def test_no_more_pictures_or_previews_are_waited_for_than_are_allowed(bundle, library, monkeypatch):
+    going, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_):
+        going.release()
+        assert go_on.wait(20)
+        raise MediaError("enough")
+
+    monkeypatch.setattr(app, "MOST_PICTURES", 2)
+    monkeypatch.setattr(app, "MOST_PREVIEWS", 1)
+    monkeypatch.setattr("dgl_runtime.serve.media.MediaMaker.picture", slow)
+    monkeypatch.setattr("dgl_runtime.serve.media.MediaMaker.preview", slow)
+    picture = f"{AT}/clips/0/thumbnail"
+    preview = f"{AT}/clips/0/preview?start_s=0&end_s=1"
+    with serve(bundle, library / "gallery") as client, ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(client.get, path) for path in (picture, picture, preview)]
+        for _ in range(3):
+            assert going.acquire(timeout=20)
+        for path, what in ((picture, "pictures"), (preview, "previews")):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.json()["detail"] == f"too many {what} are waited for"
+        go_on.set()
+        answers = [one.result(20) for one in asked]
+        assert [(one.status_code, one.json()["detail"]) for one in answers] == [(422, "enough")] * 3
 
 
 def test_a_gallery_that_grows_is_followed(bundle, own_library, tmp_path, monkeypatch):

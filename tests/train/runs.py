@@ -11,16 +11,21 @@ from dgl_train.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.prompts import PromptCounts
 
 
-def write_run(folder, backbone_folder, *, seed=0, select_on_test=False):
-    """A run of dgl-linear with random prompts; returns its folder."""
-    folder.mkdir(parents=True)
+def tuned_model(backbone, seed=0):
+    """DGL-linear with prompts as strong as trained ones."""
     torch.manual_seed(seed)
-    backbone = load_backbone(BackboneSource(str(backbone_folder)))
     settings = ModelSettings("dgl-linear", PromptCounts(2, 2, 4), num_frames=2, max_words=24)
     tuned = build_model(backbone, settings)
     with torch.no_grad():
         for tensor in trained_parameters(tuned.model).values():
             tensor.add_(0.3 * torch.randn_like(tensor))
+    return tuned
+
+
+def write_run(folder, backbone_folder, *, seed=0, select_on_test=False):
+    """A run of dgl-linear with random prompts; returns its folder."""
+    folder.mkdir(parents=True)
+    tuned = tuned_model(load_backbone(BackboneSource(str(backbone_folder))), seed)
     for name in ("best", "last"):
         save_checkpoint(folder / f"{name}.safetensors", tuned)
     settings = [f"backbone={backbone_folder}", f"select_on_test={select_on_test}"]

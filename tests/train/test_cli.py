@@ -119,15 +119,68 @@ def test_captions_that_are_cut_are_counted_once(arguments, tmp_path):
         assert (result.exit_code, result.stderr.splitlines()) == (0, lines)
 
 
-def test_an_epoch_chosen_on_test_is_said(tmp_path, captions, clips, arguments):
-    rows = captions.read_text().splitlines()
-    table = tmp_path / "clips.csv"
-    table.write_text("\n".join([f"{rows[0]},split", *(f"{row},train" for row in rows[1:7]),
-                                *(f"{row},test" for row in rows[7:]), ""]))  # fmt: skip
-    changed = [table if str(part) == str(captions) else part for part in arguments]
-    result = invoke(train, *changed, "--out", tmp_path / "run", "--set", "select_on_test=true")
+@pytest.fixture
+def three_splits(captions, clips, arguments, tmp_path):
+    """Arguments for a data set of 3 clips to train on, 2 to validate on and 3 to test with, or no val."""
+
+    def of(*splits):
+        rows = captions.read_text().splitlines()
+        table = tmp_path / "clips.csv"
+        with_splits = [f"{row},{split}" for row, split in zip(rows[1:], splits, strict=True)]
+        table.write_text("\n".join([f"{rows[0]},split", *with_splits, ""]))
+        return [table if str(part) == str(captions) else part for part in arguments]
+
+    return of
+
+
+WITH_VAL = ["train"] * 3 + ["val"] * 2 + ["test"] * 3
+WITHOUT_VAL = ["train"] * 5 + ["test"] * 3
+
+
+@pytest.mark.parametrize(
+    ("splits", "on_test", "parts"),
+    [
+        (WITH_VAL, False, (3, 2)),
+        (WITH_VAL, True, (3, 3)),
+        (WITHOUT_VAL, False, (4, 1)),
+        (WITHOUT_VAL, True, (5, 3)),
+    ],
+)
+def test_test_clips_choose_no_epoch_unless_asked_to(three_splits, tmp_path, splits, on_test, parts):
+    settings = ["--set", "select_on_test=true"] if on_test else []
+    plan = invoke(train, *three_splits(*splits), "--dry-run", *settings)
+    assert plan.exit_code == 0, plan.output
+    assert f"  {parts[0]} captioned clips to train on, {parts[1]} to validate on" in plan.stdout
+    assert f"select_on_test = {on_test}" in plan.stdout
+
+
+@pytest.mark.parametrize("on_test", [False, True])
+def test_an_epoch_chosen_on_test_is_said(three_splits, tmp_path, on_test):
+    settings = ["--set", "select_on_test=true"] if on_test else []
+    run = tmp_path / "run"
+    result = invoke(train, *three_splits(*WITH_VAL), "--out", run, *settings)
     assert result.exit_code == 0, result.output
-    assert ", TEST R@1 " in result.stdout
+    chosen_on, captions = ("TEST", 3) if on_test else ("validation", 2)
+    assert f", {chosen_on} R@1 " in result.stdout
+    assert result.stdout.endswith(f" over {captions} captions\n")
+    assert read_recipe(run / "recipe.toml").select_on_test == on_test
+    test_set = ["--dataset", tmp_path / "clips.csv", "--data-root", three_splits(*WITH_VAL)[3]]
+    first = invoke(evaluate, run, *test_set, "--device", "cpu").stdout.splitlines()[0]
+    assert first.startswith("EPOCH CHOSEN ON THE TEST SET" if on_test else "epoch chosen on val")
+
+
+def test_training_does_not_open_test_videos(three_splits, clips, tmp_path):
+    """They are not even there."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for clip in clips[:5]:
+        (videos / clip.video.name).symlink_to(clip.video)
+    arguments = three_splits(*WITH_VAL)
+    arguments[3] = videos
+    result = invoke(train, *arguments, "--dry-run")
+    assert (result.exit_code, result.stderr) == (0, "")
+    chosen = invoke(train, *arguments, "--dry-run", "--set", "select_on_test=true")
+    assert chosen.exit_code == 1
 
 
 def test_faults_of_the_recipe_come_on_one_line(captions):

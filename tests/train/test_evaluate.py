@@ -5,11 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from runs import tuned_model
 from tiny import WORDS
 
+from dgl_runtime import Retriever
+from dgl_runtime.errors import EngineError
+from dgl_train import evaluate as module
 from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.evaluate import Encoders, embed_dataset, evaluate, report, torch_encoders
-from dgl_train.model import FrameMeanModel
+from dgl_train.evaluate import (
+    Encoders,
+    bundle_encoders,
+    embed_captions,
+    embed_dataset,
+    evaluate,
+    report,
+    torch_encoders,
+)
+from dgl_train.frame_cache import FrameCache
+from dgl_train.model import FrameMeanModel, last
+from dgl_train.vocabulary import clip_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +105,80 @@ def test_a_torch_model_is_seen_as_encoders(clips, backbone):
     np.testing.assert_allclose(np.linalg.norm(embeddings.captions, axis=1), 1, rtol=1e-5)
     (batch,) = read_batches(clips, FrameFormat(3, 16), evaluation_batches(8, 8))
     np.testing.assert_allclose(encoders.weigh_frames(batch.frames.numpy()), 1 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("visual_output", ["global-prompt", "mean-frames"])
+def test_encoders_of_a_torch_model_give_what_it_gives(clips, backbone, visual_output):
+    model = tuned_model(backbone).model
+    model.visual_output = visual_output
+    encoders = torch_encoders(model, num_frames=2, max_words=5, device=torch.device("cpu"))
+    assert (encoders.num_frames, encoders.frame_size, encoders.max_words) == (2, 16, 5)
+    captions = ["the ant", "a bee that flies over the hill and far away"]  # the second is cut
+    (batch,) = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 8))
+    tokens = torch.from_numpy(clip_tokenizer()(captions, 5))
+    with torch.no_grad():
+        text, video = model.encode_captions(tokens), model.encode_clips(batch.frames)
+        weights = last(model.clip_states(batch.frames, model.prompts())).frame_weights()
+    if visual_output == "mean-frames":
+        weights = np.full((8, 2), 0.5)
+    frames = batch.frames.numpy()
+    np.testing.assert_allclose(encoders.embed_captions(captions), text, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(encoders.embed_clips(frames), video, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(encoders.weigh_frames(frames), weights, rtol=0, atol=1e-6)
+
+
+def test_encoders_of_a_bundle_give_what_the_runtime_gives(bundle):
+    retriever, encoders = Retriever(bundle), bundle_encoders(bundle)
+    golden = retriever.bundle.golden.frames
+    for ours, expected in (
+        (encoders.embed_captions(["a dog"]), retriever.embed_texts(["a dog"])),
+        (encoders.embed_clips(golden), retriever.embed_clips(golden).embeddings),
+        (encoders.weigh_frames(golden), retriever.embed_clips(golden).frame_weights),
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+    assert (encoders.num_frames, encoders.frame_size, encoders.max_words) == (4, 32, 32)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("device", "cuda"), ("engine", "tensorrt")])
+def test_a_bundle_runs_where_it_is_asked_to_or_not_at_all(bundle, limit, value):
+    with pytest.raises(EngineError, match=value):
+        bundle_encoders(bundle, **{limit: value}).embed_captions(["a dog"])
+
+
+def test_batches_change_nothing_and_are_no_larger_than_memory_allows(clips, oracle, monkeypatch):
+    whole = embed_dataset(oracle, clips, progress=False)
+    sizes = []
+
+    def embed_few(frames):
+        sizes.append(len(frames))
+        return oracle.embed_clips(frames)
+
+    def embed_captions(captions):
+        sizes.append(-len(captions))
+        return oracle.embed_captions(captions)
+
+    monkeypatch.setattr(module, "_BATCH_FRAMES", 7)  # three clips of two frames
+    monkeypatch.setattr(module, "_BATCH_CAPTIONS", 3)
+    few = replace(oracle, embed_clips=embed_few, embed_captions=embed_captions)
+    parts = embed_dataset(few, clips, progress=False)
+    assert sizes == [-3, -3, -2, 3, 3, 2]
+    np.testing.assert_array_equal(parts.captions, whole.captions)
+    np.testing.assert_array_equal(parts.clips, whole.clips)
+    monkeypatch.setattr(module, "_BATCH_FRAMES", 1)  # one clip is more than that
+    assert len(embed_dataset(few, clips[:2], progress=False).clips) == 2
+
+
+def test_no_captions_are_no_embeddings(oracle):
+    assert embed_captions(oracle, []).shape == (0, 0)
+
+
+def test_similarities_are_captions_by_clips(clips, oracle):
+    found = embed_dataset(oracle, [clips[0], clips[2], clips[0]], progress=False)
+    np.testing.assert_array_equal(found.similarity(), [[1, 0], [0, 1], [1, 0]])
+
+
+def test_a_cache_gives_the_same_figures_and_is_filled(clips, oracle, tmp_path):
+    cache = FrameCache(tmp_path, 10**9)
+    for _ in range(2):
+        assert evaluate(oracle, clips, cache=cache, progress=False).text_to_video.r1 == 100.0
+    assert any(path.is_file() for path in tmp_path.rglob("*"))

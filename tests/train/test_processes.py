@@ -99,7 +99,11 @@ def two_processes(tmp_path_factory):
 
 
 def test_a_run_of_two_processes_ends_where_that_of_one_does(tmp_path, captions, backbone_folder):
-    launch("-m", "dgl_train", *run_arguments(captions, backbone_folder, tmp_path / "two"))
+    lines = captions.read_text().splitlines()
+    noted = captions.with_name("noted.csv")
+    noted.write_text("\n".join([f"{lines[0]},url", *(f"{line}," for line in lines[1:])]))
+    done = launch("-m", "dgl_train", *run_arguments(noted, backbone_folder, tmp_path / "two"))
+    assert done.stderr.count("columns that are not read: 'url'") == 1  # one of them speaks for both
     alone = [sys.executable, "-m", "dgl_train"]
     subprocess.run(
         [*alone, *run_arguments(captions, backbone_folder, tmp_path / "one")],

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -55,6 +57,30 @@ def test_validation_never_sees_the_test_split(roots, name):
     assert val
     assert not tested & {clip.video for clip in [*train, *val]}
     assert not {clip.video for clip in train} & {clip.video for clip in val}
+
+
+def test_sizes_are_those_of_the_documentation():
+    """The documentation was written from the publications; ``dgl-data check`` compares with ours."""
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| \[`([\w-]+)`\]\S* \| (.*?) \|$", text, re.MULTILINE))
+    assert documented.keys() == PUBLISHED.keys()
+    for name, row in documented.items():
+        cells = dict(zip(("train", "val", "test"), row.split(" | "), strict=False))
+        expected = PUBLISHED[name].expected
+        assert expected.keys() == {split for split, cell in cells.items() if cell != "-"}, name
+        for split, counts in expected.items():
+            number = r"([\d,]+) (videos|captions|pairs)"
+            said = {
+                what: int(count.replace(",", ""))
+                for count, what in re.findall(number, cells[split])
+            }
+            assert said or cells[split] == "not checked"
+            pairs = said.get("pairs")
+            assert counts.videos == said.get("videos", pairs), (name, split)
+            assert counts.captions == said.get("captions", pairs), (name, split)
+    without = re.search(r"(\d+) train ids of 10,024 and (\d+) val1 ids", text)
+    for split, count in zip(("train", "test"), without.groups(), strict=True):
+        assert PUBLISHED["activitynet"].expected[split].ids_without_captions == int(count)
 
 
 def first_test_clip(roots, name):
@@ -114,6 +140,30 @@ def test_files_may_lie_in_the_data_root_itself(tmp_path):
     assert {clip.video.parent for clip in after} == {root}
 
 
+def test_of_several_files_with_one_name_the_first_counts(tmp_path):
+    root = write_layout("vatex", tmp_path / "set")
+    for folder in ("zz", "aa", "mm"):
+        (root / folder).mkdir()
+        (root / folder / "train_list.txt").write_text(folder)
+    (root / "annotations" / "train_list.txt").rename(root / "train_list.txt.kept")
+    assert list(read_captions("vatex", root)["train"]) == ["aa"]
+    (root / "train_list.txt.kept").rename(root / "train_list.txt")
+    assert len(read_captions("vatex", root)["train"]) == 8
+
+
+def test_videos_are_those_below_the_folder_of_that_name_and_not_behind_links(tmp_path):
+    root = write_layout("vatex", tmp_path / "set")
+    first, second = videos_of(root)[:2]
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / first.name).touch()
+    shutil.move(second, root / "elsewhere")
+    (root / "videos" / "link").symlink_to(root / "elsewhere")
+    clips = read_dataset("vatex", root)
+    assert {clip.video for clip in clips if clip.video.stem == first.stem} == {first}
+    assert {clip.video.parent for clip in clips} == {root / "videos"}
+    assert not second.exists()
+
+
 def test_stems_keep_their_case_and_extensions_do_not(tmp_path):
     root = write_layout("vatex", tmp_path / "set")
     upper, lower = videos_of(root)[:2]
@@ -166,6 +216,8 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, monkeypatch):
         ("didemo", "val_data.json", '[{"video": "a.avi"}]'),
         ("msvd", "raw-captions.pkl", "no pickle"),
         ("vatex", "ref_captions.json", '{"a": "one caption"}'),
+        ("vatex", "ref_captions.json", '{"a": ["one caption", 2]}'),
+        ("vatex", "ref_captions.json", '{"a": {"one": "caption"}}'),
     ],
 )
 def test_a_file_that_is_not_as_published_is_named(tmp_path, name, file, content):
@@ -174,6 +226,33 @@ def test_a_file_that_is_not_as_published_is_named(tmp_path, name, file, content)
     with pytest.raises(ConfigError) as caught:
         read_dataset(name, root)
     assert str(caught.value).startswith(f"{root / 'annotations' / file} is not as published (")
+
+
+def test_what_is_not_as_published_is_told_in_one_line(tmp_path):
+    root = write_layout("msrvtt", tmp_path / "set")
+    path = root / "annotations" / "MSRVTT_train.9k.csv"
+    for content, reason in {
+        "id\nvideo0\n": "has no column video_id; its first line has id. Name the columns there",
+        "video_id\nvideo0,x\n": "line 2 has 2 cells, its header has 1. Put a text that has a comma in "
+        "double quotation marks",
+    }.items():
+        path.write_text(content)
+        with pytest.raises(ConfigError) as caught:
+            read_dataset("msrvtt", root)
+        assert str(caught.value) == (
+            f"{path} is not as published ({reason}). Get it again; docs/datasets.md says where."
+        )
+    path = root / "annotations" / "MSRVTT_data.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(
+        ConfigError, match=r"is not as published \(RecursionError: maximum recursion"
+    ):
+        read_dataset("msrvtt", root)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # its first bytes are an error to whoever reads them
+    with pytest.raises(ConfigError) as caught:
+        read_dataset("msrvtt", root)
+    assert str(caught.value) == f"{path} cannot be read: Input/output error. Check it."
 
 
 @pytest.fixture(scope="module")
