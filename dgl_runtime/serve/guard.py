@@ -102,7 +102,7 @@ class Guard:
         """Bound what is at work, and the uploads before they are written to the disk."""
         if self._at_work >= self._settings.requests and scope["path"] not in VITAL_PATHS:
             raise HTTPException(503, "too many requests at once", {"Retry-After": "1"})
-        upload = int(_is_upload(scope))
+        upload = _is_upload(scope)
         if upload and self._uploading >= self._settings.uploads:
             raise HTTPException(429, "too many uploads at once", {"Retry-After": "2"})
         self._uploading += upload

@@ -127,3 +127,163 @@ def test_what_waits_at_the_stop_is_answered():
         assert await asyncio.gather(*waiting) == [4] * 9
 
     run(work())
+
+
+def test_how_requests_wait_when_nothing_else_is_said():
+    settings = BatchSettings()
+    assert (settings.most, settings.patience, settings.places) == (32, 0.2, 256)
+    error = QueueFullError(7)
+    assert (str(error), error.retry_s) == ("the queue is full, try again in 7 s", 7)
+
+
+def test_when_it_has_stopped_nothing_runs():
+    async def work():
+        batcher = await started(doubled([], 0.05))
+        going = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0)
+        await batcher.stop()
+        assert not batcher._thread.is_alive()
+        return await going
+
+    assert run(work()) == 4
+
+
+def test_those_who_were_answered_together_are_waited_for_but_not_for_long():
+    seen = []
+
+    async def work():
+        batcher = await started(doubled(seen, 0.2), most=8, patience=1.0)
+
+        async def ask(number, pause_s):
+            await asyncio.sleep(pause_s)
+            return await batcher.submit(number)
+
+        first = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, *(batcher.submit(4) for _ in range(3)))  # three together
+        await asyncio.gather(*(ask(6, pause_s) for pause_s in (0, 0.04, 0.08)))  # one by one
+        began_s = time.monotonic()
+        await batcher.submit(8)  # the other two do not ask again
+        assert 0.35 < time.monotonic() - began_s < 1.0
+        began_s = time.monotonic()
+        await batcher.submit(8)  # after one alone nothing waits
+        assert time.monotonic() - began_s < 0.35
+        await batcher.stop()
+
+    run(work())
+    assert seen == [[2], [4] * 3, [6] * 3, [8], [8]]
+
+
+def test_a_batch_that_is_as_large_as_the_last_one_does_not_wait():
+    async def work():
+        batcher = await started(doubled([], 0.05), most=8, patience=1e6)
+        for _ in range(3):
+            first = asyncio.create_task(batcher.submit(2))
+            await asyncio.gather(first, *(batcher.submit(2) for _ in range(3)))
+        await batcher.stop()
+
+    run(work())
+
+
+def test_the_time_to_try_again_follows_how_long_answers_take():
+    async def work():
+        going, go_on = threading.Event(), threading.Event()
+
+        def answer(requests):
+            going.set()
+            go_on.wait(20)
+            return requests
+
+        batcher = await started(answer, most=1, places=10)
+        batcher._seconds_each = 0.5
+        tasks = [asyncio.create_task(batcher.submit(2))]
+        await asyncio.to_thread(going.wait, 20)
+        tasks += [asyncio.create_task(batcher.submit(2)) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert batcher.depth == 10
+        with pytest.raises(QueueFullError, match="try again in 5 s"):
+            await batcher.submit(2)
+        go_on.set()
+        await asyncio.gather(*tasks)
+        assert batcher._seconds_each == pytest.approx(0.5 * 0.9**11, abs=0.1)
+        await batcher.stop()
+
+    run(work())
+
+
+def test_the_time_of_a_batch_is_shared_by_its_requests():
+    async def work():
+        batcher = await started(doubled([], 0.4), most=8)
+        first = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, *(batcher.submit(2) for _ in range(4)))  # one, then four
+        one = 0.9 * 0.01 + 0.1 * 0.4
+        assert batcher._seconds_each == pytest.approx(0.9 * one + 0.1 * 0.4 / 4, abs=0.015)
+        await batcher.stop()
+
+    run(work())
+
+
+def test_the_first_queue_is_taken_for_a_hundred_requests_a_second():
+    async def work():
+        going, go_on = threading.Event(), threading.Event()
+
+        def answer(requests):
+            going.set()
+            go_on.wait(20)
+            return requests
+
+        batcher = await started(answer, most=500, places=250)
+        tasks = [asyncio.create_task(batcher.submit(2))]
+        await asyncio.to_thread(going.wait, 20)
+        tasks += [asyncio.create_task(batcher.submit(2)) for _ in range(250)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="try again in 3 s"):
+            await batcher.submit(2)
+        go_on.set()
+        await asyncio.gather(*tasks)
+        await batcher.stop()
+
+    run(work())
+
+
+def test_whoever_gives_up_while_it_is_answered_harms_nobody():
+    faults = []
+
+    async def work():
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        batcher = await started(doubled([], 0.2), most=8)
+        first = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        assert await batcher.submit(4) == 8
+        await batcher.stop()
+
+    run(work())
+    assert faults == []
+
+
+def test_a_loop_that_was_closed_ends_no_thread():
+    going, go_on = threading.Event(), threading.Event()
+
+    def answer(requests):
+        going.set()
+        assert go_on.wait(20)
+        return requests
+
+    batcher = Batcher(answer, BatchSettings())
+    batcher.start()
+
+    async def ask():
+        asked = asyncio.create_task(batcher.submit(2))
+        await asyncio.to_thread(going.wait, 20)
+        asked.cancel()
+
+    run(ask())
+    go_on.set()
+
+    async def again():
+        assert await batcher.submit(4) == 4
+        await batcher.stop()
+
+    run(again())

@@ -119,6 +119,10 @@ def test_a_large_gallery_is_searched_by_its_graph(served, monkeypatch, more):
     assert len(opened) == 1 - more
 
 
+def test_galleries_are_looked_at_every_two_seconds():
+    assert galleries.REFRESH_S == 2.0
+
+
 def test_galleries_are_named_by_their_folders(tmp_path):
     folders = ["a", "b/a", "a b", "c/a", "ä-1_x", "a-2"]
     expected = ["a", "a-2", "a-b", "a-3", "ä-1_x", "a-2-2"]

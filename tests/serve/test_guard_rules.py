@@ -26,7 +26,7 @@ class Asked:
 
     async def _receive(self):
         if not self._pieces:
-            await asyncio.sleep(60)
+            await asyncio.sleep(5)
         await asyncio.sleep(self._pause_s)
         piece = self._pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
@@ -73,8 +73,12 @@ def guarded(app=None, hosts=("localhost",), **settings):
     return Guard(app or reading([]), GuardSettings(frozenset(hosts), **settings))
 
 
+def run(work):
+    return asyncio.run(asyncio.wait_for(work, 10))
+
+
 def ask(guard, *given, **named):
-    return asyncio.run(Asked(guard, *given, **named).answer())
+    return run(Asked(guard, *given, **named).answer())
 
 
 def test_what_passes_arrives_as_it_was_sent():
@@ -94,7 +98,9 @@ def test_every_answer_says_what_a_browser_may_do_with_it():
         b"cross-origin-resource-policy": b"same-origin",
         b"cross-origin-opener-policy": b"same-origin",
     }
-    assert ask(guarded()).headers == expected
+    answer = ask(guarded())
+    assert answer.headers == expected
+    assert "headers" not in answer.sent[1]
     refused = ask(guarded(), headers=()).headers
     assert {name: refused[name] for name in expected} == expected
 
@@ -292,7 +298,7 @@ def test_more_at_work_than_there_is_room_for_is_refused_but_health_is_told():
         for _ in range(3):  # all have gone
             assert (await Asked(guard).answer()).status == 200
 
-    asyncio.run(work())
+    run(work())
 
 
 def test_those_that_wait_for_their_client_are_not_at_work():
@@ -300,7 +306,7 @@ def test_those_that_wait_for_their_client_are_not_at_work():
         app = Slow()
         app.go_on.set()
         guard = guarded(app, requests=1)
-        sends_on = Asked(guard, pieces=[b"x", b"y"], pause_s=30)
+        sends_on = Asked(guard, pieces=[b"x", b"y"], pause_s=5)
         stuck = Asked(guard)
         stuck.stuck = asyncio.Event()
         waiting = [asyncio.create_task(one.answer()) for one in (sends_on, stuck, stuck)]
@@ -318,7 +324,7 @@ def test_those_that_wait_for_their_client_are_not_at_work():
         app.go_on.set()
         assert (await going).status == 200
 
-    asyncio.run(work())
+    run(work())
 
 
 def test_uploads_are_counted_from_their_first_byte_and_apart():
@@ -336,7 +342,7 @@ def test_uploads_are_counted_from_their_first_byte_and_apart():
         assert [one.status for one in await asyncio.gather(*going)] == [200] * 3
         assert (await Asked(guard, path).answer()).status == 200
 
-    asyncio.run(work())
+    run(work())
 
 
 def test_a_failure_gives_its_place_back():
@@ -356,7 +362,7 @@ def test_a_refusal_after_the_answer_has_begun_is_not_answered_twice():
 
     asked = Asked(guarded(app))
     with pytest.raises(HTTPException, match="too late"):
-        asyncio.run(asked.answer())
+        run(asked.answer())
     assert [one["type"] for one in asked.sent] == ["http.response.start"]
 
 
@@ -367,5 +373,5 @@ def test_what_is_no_request_passes():
         got.append((scope, receive, send))
 
     scope = {"type": "lifespan"}
-    asyncio.run(guarded(app)(scope, 1, 2))
+    run(guarded(app)(scope, 1, 2))
     assert got == [(scope, 1, 2)]

@@ -120,6 +120,18 @@ def test_a_preview_is_of_its_content_and_its_span(maker, video, tmp_path, monkey
     assert again != made[0]
 
 
+def test_a_preview_that_somebody_removed_is_dropped_like_any(maker, video, monkeypatch):
+    monkeypatch.setattr(media, "_PREVIEWS_KEPT", 1)
+    maker.preview(video, "a", 0.0, 1.0).unlink()
+    assert maker.preview(video, "a", 0.0, 2.0).exists()
+    assert len(maker._previews) == 1
+
+
+def test_what_is_kept_when_nothing_else_is_said():
+    assert (media._PICTURE_BYTES, media._PREVIEWS_KEPT) == (64 * 2**20, 64)
+    assert (media._FORGIVE_S, media._FAILURES_KEPT) == (60.0, 1000)
+
+
 def test_a_preview_that_cannot_be_made_leaves_nothing(tmp_path):
     maker = MediaMaker(1)
     (tmp_path / "a.mp4").write_bytes(b"no video")
