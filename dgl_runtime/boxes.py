@@ -33,8 +33,8 @@ def boxes(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Bo
         length, content = int.from_bytes(head[:4]), start + _WITH_SIZE
         if length == 1:  # the length follows in 8 bytes
             length, content = int.from_bytes(file.read(8)), content + 8
-        elif length == 0:  # up to the end
-            length = end - start
+        elif length == 0:  # as far as there is
+            length = end
         if not content <= min(start + length, end):
             return
         yield Box(head[4:], content, min(start + length, end))

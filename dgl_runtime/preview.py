@@ -84,9 +84,9 @@ def write_preview(
         raise MediaError(f"no preview of {path} can be made ({one_line(fault)}).") from fault
 
 
-def _inside(index: PacketIndex, start_s: float, end_s: float) -> list[int]:
+def _inside(index: PacketIndex, start_s: float, end_s: float) -> range:
     first, last = index.frames_at(np.array([start_s, end_s])).tolist()
-    return list(range(first, last + 1))
+    return range(first, last + 1)
 
 
 def _shrunk(pixels: NDArray[np.uint8], side: int) -> "Image":

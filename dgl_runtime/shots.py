@@ -55,8 +55,7 @@ def find_shots(path: Path, whole: Span, sign: Callable[[], None]) -> list[Span]:
         cuts = detector.process_frame(FrameTimecode(second, rate), picture)
         starts += [cut.seconds for cut in cuts]
         sign()
-    first_s, last_s = whole.start_s + shortest_s, whole.end_s - shortest_s
-    inside = [start for start in starts if first_s <= start <= last_s]
+    inside = [start for start in starts if start <= whole.end_s - shortest_s]
     return [Span(*ends) for ends in pairwise([whole.start_s, *inside, whole.end_s])]
 
 
@@ -70,8 +69,7 @@ def _pictures(path: Path, index: PacketIndex) -> Iterator[tuple[int, NDArray[np.
             frames = FrameReader(path, index, threads=_THREADS).read(numbers)
             for number, small in read_ahead((number, _small(frame)) for number, frame in frames):
                 size = size or small.shape[1::-1]
-                same = small if small.shape[1::-1] == size else resize(small, size)
-                yield number, np.asarray(same, np.uint8)
+                yield number, np.asarray(resize(small, size), np.uint8)
                 numbers = range(number + 1, len(index.shown))
         except MediaError:  # whoever reads the clips will say so
             lost += 1

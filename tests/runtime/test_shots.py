@@ -56,6 +56,7 @@ def test_a_video_without_cuts_is_one_shot(tmp_path):
         ([20, 20, 5], [0.0, 2.0]),
         ([20, 6, 20], [0.0, 2.0, 2.6]),
         ([20, 5, 20], [0.0, 2.0]),
+        ([20, 100, 6, 20], [0.0, 2.0, 12.0, 12.6]),  # 12.6 - 12.0 is less than 0.6 in floats
     ],
 )
 def test_a_shot_lasts_six_tenths_of_a_second_at_least(tmp_path, lengths, found):
@@ -137,7 +138,8 @@ def test_a_large_picture_is_made_small_before_it_is_looked_at(tmp_path, monkeypa
     seen.clear()
     shots(write_video(tmp_path / "b.mp4", 1, size=(64, 256)))
     shots(write_video(tmp_path / "c.mp4", 1, size=(512, 2)))
-    assert [picture.shape for _, picture in seen] == [(256, 64, 3), (1, 256, 3)]
+    shots(write_video(tmp_path / "d.mp4", 1, size=SIZE))
+    assert [one.shape for _, one in seen] == [(256, 64, 3), (1, 256, 3), (48, 64, 3)]
 
 
 def test_a_stretch_that_does_not_decode_hides_only_its_own_cuts(tmp_path):
