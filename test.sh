@@ -8,7 +8,20 @@ make_environment .venv --editable '.[dev]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest "$@"
+if [ $# -gt 0 ]; then
+    .venv/bin/pytest "$@"
+else # the tests of training beside the others: there are two cores
+    told=$(mktemp)
+    .venv/bin/pytest tests/train > "$told" 2>&1 &
+    training=$!
+    trap 'kill $training 2> /dev/null || true; rm -f "$told"' EXIT
+    failed=0
+    .venv/bin/pytest --ignore tests/train || failed=1
+    wait $training || failed=1
+    echo "The tests of training:"
+    cat "$told"
+    [ $failed -eq 0 ]
+fi
 
 echo "The runtime in an environment with nothing but its CPU extra:"
 light=.venv-light
