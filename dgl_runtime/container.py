@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dgl_runtime.encryption import is_encrypted
 from dgl_runtime.errors import MediaError
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def open_container(path: Path) -> InputContainer:
 
     try:
         # "file:" keeps a colon in a file name from being read as a protocol.
-        container = av.open(
+        return av.open(
             f"file:{path}",
             mode="r",
             metadata_errors="ignore",
@@ -56,13 +55,6 @@ def open_container(path: Path) -> InputContainer:
             f"{path} is not a video or is damaged ({one_line(fault)}). "
             "Play it to check, and copy or download it again."
         ) from fault
-    if is_encrypted(path, container):
-        container.close()
-        raise MediaError(
-            f"{path} has encrypted pictures, which only a player that holds the key can show. "
-            "Give a copy without encryption; with the key, ffmpeg -decryption_key makes one."
-        )
-    return container
 
 
 def picture_streams(path: Path, container: InputContainer) -> list[VideoStream]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO
 
 from dgl_runtime.boxes import boxes
+from dgl_runtime.errors import MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,19 +27,28 @@ _ASF_KEYS = (
 
 _HEAD_BYTES = 2**20
 _TS_PACKETS = 188, 192, 204  # bytes; each begins with a G, or has 4 bytes before it
-_TS_STREAM, _TS_SCRAMBLED = (
-    0x1FFF,
-    0xC0,
-)  # bits of a packet: its stream's number; that it is scrambled
+_TS_STREAM, _TS_SCRAMBLED = 0x1FFF, 0xC0
+"""Bits of a packet: the number of its stream; that it is scrambled."""
 
 
-def is_encrypted(path: Path, container: InputContainer) -> bool:
-    """Whether pictures of a file are encrypted, as far as it says so.
+def require_open_pictures(path: Path, container: InputContainer) -> None:
+    """Refuse a file whose pictures are encrypted, as far as it says so.
 
     Args:
         path: The file.
         container: The same, opened.
+
+    Raises:
+        MediaError: They are.
     """
+    if _is_encrypted(path, container):
+        raise MediaError(
+            f"{path} has encrypted pictures, which only a player that holds the key can show. "
+            "Give a copy without encryption; with the key, ffmpeg -decryption_key makes one."
+        )
+
+
+def _is_encrypted(path: Path, container: InputContainer) -> bool:
     if any(_MATROSKA_KEY in stream.metadata for stream in container.streams.video):
         return True
     with path.open("rb") as file:

@@ -62,7 +62,8 @@ class FrameReader:
         self._index = index
         self._threads = threads
         self._may_skip = may_skip and not index.is_counted
-        self._may_seek = not index.has_jumps
+        self._moved = index.moved if index.has_jumps else None
+        self._may_seek = self._moved is None
         self._wanted: frozenset[int] = frozenset()
         self._stop = -1
         self._opened = ExitStack()
@@ -172,8 +173,8 @@ class FrameReader:
 
     def _follow_clock(self, packet: Packet[VideoStream]) -> None:
         """Give a packet behind a jump of the clock the times of the index."""
-        if self._index.has_jumps and self._position < len(self._index.moved):
-            moved = int(self._index.moved[self._position])
+        if self._moved is not None and self._position < len(self._moved):
+            moved = int(self._moved[self._position])
             packet.pts = None if packet.pts is None else packet.pts + moved
             packet.dts = None if packet.dts is None else packet.dts + moved
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import secrets
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -56,7 +57,10 @@ def keep_index(path: str, size_bytes: int, modified_ns: int, index: dict[str, An
 
 
 def _file(path: str, size_bytes: int, modified_ns: int) -> Path:
-    key = repr((_FORMAT, path, size_bytes, modified_ns)).encode("utf-8", "surrogateescape")
+    # What the packets say depends on the FFmpeg that reads them, which comes with PyAV.
+    key = repr((_FORMAT, version("av"), path, size_bytes, modified_ns)).encode(
+        "utf-8", "surrogateescape"
+    )
     return cache_folder() / "packets" / f"{hashlib.sha256(key).hexdigest()}.npz"
 
 

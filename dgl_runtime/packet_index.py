@@ -181,46 +181,55 @@ def _make_index(path: Path) -> PacketIndex:
     pts, dts = np.array(packets.pts, np.int64), np.array(packets.dts, np.int64)
     is_key = np.frombuffer(bytes(packets.keys), np.bool_)
     times = _fill(pts, dts, step)
-    jumps = find_jumps(times, is_key, step, tick_s, forward=read.may_jump)
-    if any(jump.after > jump.before for jump in jumps):
-        jumps = without_stills(jumps, read_others(path)[0], tick_s)
-    latest = int(times.max())  # before jumps are taken out
+    jumps = _find_jumps(read, times, is_key, step)
     moved = shifts(jumps, len(times), step)
-    times += moved
-    shown = np.unique(times[~np.frombuffer(bytes(packets.hidden), np.bool_)])
-    first = _first_shown(read, times, moved, is_key)
-    from_first = shown[shown >= first] if np.any(shown >= first) else shown
-    last = _last_step(times, durations, from_first) or step
-    duration_s = (int(from_first[-1]) - int(from_first[0]) + last) * tick_s
-    zero_s = _zero_s(read, int(from_first[0]) * tick_s)
+    latest, times = int(times.max()), times + moved
+    all_shown = np.unique(times[~np.frombuffer(bytes(packets.hidden), np.bool_)])
+    shown = _from_first(all_shown, _first_shown(read, times, moved, is_key))
+    last = _last_step(times, durations, shown) or step
+    zero_s = _zero_s(read, int(shown[0]) * tick_s)
+    never_s = (int(shown[0]) - int(all_shown[0])) * tick_s
+    duration_s = (int(shown[-1]) - int(shown[0]) + last) * tick_s
     remarks = (
         read.remark,
         _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
-        _remark_on_start(
-            (int(from_first[0]) - int(shown[0])) * tick_s, len(shown) - len(from_first)
-        ),
+        _remark_on_start(never_s, len(all_shown) - len(shown)),
     )
+    missing = what_is_missing(
+        read, (latest + last) * tick_s, never_s + duration_s, has_jumps=bool(jumps)
+    )
+    has_no_pts = bool(np.all(pts == NOT_GIVEN))
     return PacketIndex(
         stream=read.stream,
         times=times,
         decode_times=_fill(dts, pts, step) + moved,
         moved=moved,
-        shown=from_first,
+        shown=shown,
         keyframes=np.flatnonzero(is_key),
         tick_s=tick_s,
         zero_s=zero_s,
         duration_s=duration_s,
-        is_counted=bool(np.all(pts == NOT_GIVEN))
-        or (read.may_lie and bool(np.all(np.diff(times) > 0))),
+        is_counted=has_no_pts or (read.may_lie and bool(np.all(np.diff(times) > 0))),
         is_still=False,
-        missing=what_is_missing(
-            read,
-            (latest + last) * tick_s,
-            (int(shown[-1]) + last - int(shown[0])) * tick_s,
-            has_jumps=bool(jumps),
-        ),
+        missing=missing,
         remarks=tuple(remark for remark in remarks if remark is not None),
     )
+
+
+def _find_jumps(
+    read: Pass, times: NDArray[np.int64], is_key: NDArray[np.bool_], step: int
+) -> list[Jump]:
+    """Where the clock jumps; the sound of the file is asked where pictures alone do not tell."""
+    jumps = find_jumps(times, is_key, step, read.tick_s, forward=read.may_jump)
+    if any(jump.after > jump.before for jump in jumps):
+        return without_stills(jumps, read_others(read.path)[0], read.tick_s)
+    return jumps
+
+
+def _from_first(shown: NDArray[np.int64], first: int) -> NDArray[np.int64]:
+    """The times from one on; all, if there are none."""
+    later = shown[shown >= first]
+    return later if later.size else shown
 
 
 def _index_of(still: Still) -> PacketIndex:

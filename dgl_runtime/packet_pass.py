@@ -17,6 +17,7 @@ from dgl_runtime.container import (
     packets_of,
     picture_streams,
 )
+from dgl_runtime.encryption import require_open_pictures
 from dgl_runtime.errors import MediaError
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def read_pass(path: Path) -> Pass:
     from av.format import Flags
 
     with open_container(path) as container:
+        require_open_pictures(path, container)
         films, end = picture_streams(path, container), End()
         packets = {film.index: Packets() for film in films}
         for packet in packets_of(container, films, end):

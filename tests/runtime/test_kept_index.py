@@ -96,3 +96,11 @@ def test_the_ones_used_last_stay(tmp_path, monkeypatch, cache, passes):
     for video in (videos[0], videos[2], videos[1]):
         read_anew(video)
     assert passes == [videos[1]]
+
+
+def test_what_another_pyav_read_is_read_again(tmp_path, passes, monkeypatch):
+    path = write_video(tmp_path / "b.mp4", 3)
+    read_anew(path)
+    monkeypatch.setattr(kept_index, "version", lambda package: "0.0")
+    read_anew(path)
+    assert len(passes) == 2

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from dgl_runtime.serve import batching
 from dgl_runtime.serve.batching import Batcher, BatchSettings, QueueFullError
 
 
@@ -20,6 +21,51 @@ def doubled(seen, pause_s=0.0):
         return [ValueError(f"{one} is odd") if one % 2 else 2 * one for one in requests]
 
     return answer
+
+
+class Clock:
+    """Time that passes while requests are answered, and while others are waited for if it runs."""
+
+    def __init__(self):
+        self.now, self.runs = 0.0, True
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        time.sleep(0.001)
+        self.now += seconds if self.runs else 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(batching, "time", made)
+    return made
+
+
+class Gate:
+    """Answers with the requests themselves, in some seconds of a clock, when it is opened."""
+
+    def __init__(self, clock, takes_s):
+        self.clock, self.takes_s, self.seen = clock, takes_s, []
+        self.going, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, requests):
+        self.seen.append(list(requests))
+        self.going.set()
+        assert self.go_on.wait(20)
+        self.clock.now += self.takes_s
+        return requests
+
+    async def hold(self, batcher, waiting):
+        """One request that is being answered, and others behind it."""
+        tasks = [asyncio.create_task(batcher.submit(2))]
+        assert await asyncio.to_thread(self.going.wait, 20)
+        tasks += [asyncio.create_task(batcher.submit(4)) for _ in range(waiting)]
+        await asyncio.sleep(0)
+        assert batcher.depth == waiting
+        return tasks
 
 
 async def started(answer, **settings):
@@ -148,30 +194,30 @@ def test_when_it_has_stopped_nothing_runs():
     assert run(work()) == 4
 
 
-def test_those_who_were_answered_together_are_waited_for_but_not_for_long():
-    seen = []
+def test_those_who_were_answered_together_are_waited_for_but_not_for_long(clock):
+    gate = Gate(clock, takes_s=0.2)
 
     async def work():
-        batcher = await started(doubled(seen, 0.2), most=8, patience=1.0)
-
-        async def ask(number, pause_s):
-            await asyncio.sleep(pause_s)
-            return await batcher.submit(number)
-
-        first = asyncio.create_task(batcher.submit(2))
-        await asyncio.sleep(0.05)
-        await asyncio.gather(first, *(batcher.submit(4) for _ in range(3)))  # three together
-        await asyncio.gather(*(ask(6, pause_s) for pause_s in (0, 0.04, 0.08)))  # one by one
-        began_s = time.monotonic()
+        batcher = await started(gate, most=8, patience=1.0)
+        held = await gate.hold(batcher, waiting=3)
+        gate.go_on.set()
+        await asyncio.gather(*held)
+        clock.runs = False  # they are waited for, however long they take
+        asked = []
+        for _ in range(3):
+            asked.append(asyncio.create_task(batcher.submit(6)))
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*asked)
+        clock.runs, began_s = True, clock.now
         await batcher.submit(8)  # the other two do not ask again
-        assert 0.35 < time.monotonic() - began_s < 1.0
-        began_s = time.monotonic()
+        assert clock.now - began_s == pytest.approx(0.2 + 0.2, abs=0.002)
+        began_s = clock.now
         await batcher.submit(8)  # after one alone nothing waits
-        assert time.monotonic() - began_s < 0.35
+        assert clock.now - began_s == pytest.approx(0.2)
         await batcher.stop()
 
     run(work())
-    assert seen == [[2], [4] * 3, [6] * 3, [8], [8]]
+    assert gate.seen == [[2], [4] * 3, [6] * 3, [8], [8]]
 
 
 def test_a_batch_that_is_as_large_as_the_last_one_does_not_wait():
@@ -185,63 +231,48 @@ def test_a_batch_that_is_as_large_as_the_last_one_does_not_wait():
     run(work())
 
 
-def test_the_time_to_try_again_follows_how_long_answers_take():
+def test_the_time_to_try_again_follows_how_long_answers_take(clock):
+    gate = Gate(clock, takes_s=0.0)
+
     async def work():
-        going, go_on = threading.Event(), threading.Event()
-
-        def answer(requests):
-            going.set()
-            go_on.wait(20)
-            return requests
-
-        batcher = await started(answer, most=1, places=10)
+        batcher = await started(gate, most=1, places=10)
         batcher._seconds_each = 0.5
-        tasks = [asyncio.create_task(batcher.submit(2))]
-        await asyncio.to_thread(going.wait, 20)
-        tasks += [asyncio.create_task(batcher.submit(2)) for _ in range(10)]
-        await asyncio.sleep(0)
-        assert batcher.depth == 10
+        held = await gate.hold(batcher, waiting=10)
         with pytest.raises(QueueFullError, match="try again in 5 s"):
             await batcher.submit(2)
-        go_on.set()
-        await asyncio.gather(*tasks)
-        assert batcher._seconds_each == pytest.approx(0.5 * 0.9**11, abs=0.1)
+        gate.go_on.set()
+        await asyncio.gather(*held)
+        assert batcher._seconds_each == pytest.approx(0.5 * 0.9**11)
         await batcher.stop()
 
     run(work())
 
 
-def test_the_time_of_a_batch_is_shared_by_its_requests():
+def test_the_time_of_a_batch_is_shared_by_its_requests(clock):
+    gate = Gate(clock, takes_s=0.4)
+
     async def work():
-        batcher = await started(doubled([], 0.4), most=8)
-        first = asyncio.create_task(batcher.submit(2))
-        await asyncio.sleep(0.05)
-        await asyncio.gather(first, *(batcher.submit(2) for _ in range(4)))  # one, then four
+        batcher = await started(gate, most=8)
+        held = await gate.hold(batcher, waiting=4)
+        gate.go_on.set()
+        await asyncio.gather(*held)  # one, then four
         one = 0.9 * 0.01 + 0.1 * 0.4
-        assert batcher._seconds_each == pytest.approx(0.9 * one + 0.1 * 0.4 / 4, abs=0.015)
+        assert batcher._seconds_each == pytest.approx(0.9 * one + 0.1 * 0.4 / 4)
         await batcher.stop()
 
     run(work())
 
 
-def test_the_first_queue_is_taken_for_a_hundred_requests_a_second():
+def test_the_first_queue_is_taken_for_a_hundred_requests_a_second(clock):
+    gate = Gate(clock, takes_s=0.0)
+
     async def work():
-        going, go_on = threading.Event(), threading.Event()
-
-        def answer(requests):
-            going.set()
-            go_on.wait(20)
-            return requests
-
-        batcher = await started(answer, most=500, places=250)
-        tasks = [asyncio.create_task(batcher.submit(2))]
-        await asyncio.to_thread(going.wait, 20)
-        tasks += [asyncio.create_task(batcher.submit(2)) for _ in range(250)]
-        await asyncio.sleep(0)
+        batcher = await started(gate, most=500, places=250)
+        held = await gate.hold(batcher, waiting=250)
         with pytest.raises(QueueFullError, match="try again in 3 s"):
             await batcher.submit(2)
-        go_on.set()
-        await asyncio.gather(*tasks)
+        gate.go_on.set()
+        await asyncio.gather(*held)
         await batcher.stop()
 
     run(work())

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import time
 
 import pytest
 from fastapi import HTTPException
@@ -241,10 +240,8 @@ def test_the_bounds_that_are_set_when_none_is_given():
 
 def test_a_body_has_one_deadline_however_often_a_piece_comes():
     guard = guarded(body_s=0.3)
-    started = time.monotonic()
     answer = ask(guard, pieces=[b"x"] * 20, pause_s=0.1)
     assert (answer.status, answer.detail) == (408, "the body took too long to arrive")
-    assert 0.25 < time.monotonic() - started < 1.5
     assert ask(guard, pieces=[b"x"] * 4, pause_s=0.01).status == 200
 
 
