@@ -12,7 +12,9 @@ if [ $# -gt 0 ]; then
     .venv/bin/pytest "$@"
 else # the tests of training beside the others: there are two cores
     told=$(mktemp)
-    .venv/bin/pytest tests/train > "$told" 2>&1 &
+    # A shell lets what it starts beside itself ignore Ctrl-C, which is among what is tested.
+    heed='import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])'
+    .venv/bin/python -c "$heed" .venv/bin/pytest tests/train > "$told" 2>&1 &
     training=$!
     trap 'kill $training 2> /dev/null || true; rm -f "$told"' EXIT
     failed=0
