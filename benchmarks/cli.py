@@ -16,8 +16,8 @@ from benchmarks.options import (
     threads_option,
 )
 from dgl_runtime.command import Command, fail
-from dgl_runtime.engines import DEVICES, ENGINES
-from dgl_train.options import data_root_option, dataset_option, device_option
+from dgl_runtime.engines.opening import DEVICES, ENGINES
+from dgl_train.commands.options import data_root_option, dataset_option, device_option
 
 SUITES = ("paper", "alternatives")  # benchmarks.experiments.SUITES, without importing torch
 
@@ -63,7 +63,7 @@ def train(
     """
     from benchmarks.train_memory import TrainSpec, bench_train
     from benchmarks.train_report import make_report
-    from dgl_train.config import read_recipe
+    from dgl_train.recipes.recipe import read_recipe
 
     out.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
     settings = [
@@ -250,7 +250,7 @@ def doctor(bundle: Path | None, json_file: Path | None, threads: int) -> None:
     """
     from benchmarks.doctor import diagnose
     from benchmarks.doctor_page import page
-    from dgl_runtime.bundle import Bundle
+    from dgl_runtime.bundle.folder import Bundle
 
     diagnosis = diagnose(None if bundle is None else Bundle(bundle), threads=threads)
     click.echo(page(diagnosis))

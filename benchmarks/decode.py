@@ -26,11 +26,11 @@ from benchmarks.decoders import (
 )
 from benchmarks.machine import load_average
 from benchmarks.timing import Paired, Spread, time_paired
-from dgl_runtime.container import one_line, open_container
 from dgl_runtime.errors import MediaError
-from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.video import preprocess, probe
+from dgl_runtime.media.container import one_line, open_container
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.video import preprocess, probe
 
 WARM_UP = 0  # every decoder has run twice before the rounds
 SLOW = 6  # decoders whose call takes this many times ours are not timed further

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import PacketIndex, read_index
-from dgl_runtime.side_by_side import read_frames
-from dgl_runtime.video import Span, frame_times, read_clips
+from dgl_runtime.media.packet_index import PacketIndex, read_index
+from dgl_runtime.media.side_by_side import read_frames
+from dgl_runtime.media.video import Span, frame_times, read_clips
 
 NUM_FRAMES = 12
 FRAME_SIZE = 224

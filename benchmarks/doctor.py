@@ -15,14 +15,15 @@ import numpy as np
 
 from benchmarks.machine import Machine, describe_machine
 from benchmarks.tiny_graph import TOLERANCES, example, expected, graph_path
-from dgl_runtime.bundle import Bundle
-from dgl_runtime.engines import DEVICES, Engine, open_engine
+from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.encoder.choice import one_input, open_graph, time_in_turn
+from dgl_runtime.encoder.self_check import GRAPHS, check_graph
 from dgl_runtime.engines.candidates import Candidate
-from dgl_runtime.engines.choice import one_input, open_graph, time_in_turn
+from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.hardware import NvidiaGpu, cpu_abilities, cuda_of_driver, nvidia_gpus
 from dgl_runtime.engines.installed import KINDS, how_to_install, installed_version, is_installed
+from dgl_runtime.engines.opening import DEVICES, open_engine
 from dgl_runtime.errors import DglError, reason_of
-from dgl_runtime.self_check import GRAPHS, check_graph
 
 ROUNDS = 20
 PACKAGES = (

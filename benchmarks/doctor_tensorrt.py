@@ -4,9 +4,9 @@ from pathlib import Path
 
 from benchmarks.tiny_graph import CLASSES, MAX_BATCH, WIDTH, example
 from dgl_export.to_tensorrt import described_engine, why_not_run
+from dgl_runtime.bundle.manifest import Graph, TensorSpec
 from dgl_runtime.engines.engine_file import Profile, save_engines
 from dgl_runtime.errors import EngineError
-from dgl_runtime.manifest import Graph, TensorSpec
 
 PROFILE = Profile((1, WIDTH), example().shape, (MAX_BATCH, WIDTH))
 

@@ -34,12 +34,12 @@ from dgl_export.calibration import Calibration, ClipForm, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_runtime.manifest import MIN_COSINE, Graph
-from dgl_runtime.self_check import cosines
-from dgl_train.backbone import Backbone, BackboneSource, load_backbone
-from dgl_train.model import DglModel
-from dgl_train.prompts import LinearPrompts, PromptCounts, TransformerPrompts
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_runtime.bundle.manifest import MIN_COSINE, Graph
+from dgl_runtime.encoder.self_check import cosines
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbone import Backbone, BackboneSource, load_backbone
+from dgl_train.model.dgl import DglModel
+from dgl_train.model.prompts import LinearPrompts, PromptCounts, TransformerPrompts
 
 CAPTION = "a man is playing the guitar on a stage"
 PADDED_LENGTH = 32  # the research code pads every caption to this

@@ -15,9 +15,12 @@ from benchmarks.options import (
     threads_option,
 )
 from dgl_runtime.command import Command, fail
-from dgl_runtime.engines import DEVICES
+from dgl_runtime.engines.opening import DEVICES
 
-METHODS = ("dgl-linear", "dgl-transformer")  # dgl_train.checkpoint.METHODS, without importing torch
+METHODS = (
+    "dgl-linear",
+    "dgl-transformer",
+)  # dgl_train.model.checkpoint.METHODS, without importing torch
 
 frames_option = click.option("--num-frames", type=click.IntRange(1), default=12, show_default=True)
 rounds_option = click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)

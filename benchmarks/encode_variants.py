@@ -23,10 +23,11 @@ from dgl_export.fold import FoldedModel
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
 from dgl_export.to_tensorrt import write_engines
-from dgl_runtime.engines import Engine, open_engine
+from dgl_runtime.bundle.manifest import Graph, Quality
+from dgl_runtime.engines.engine import Engine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import DglError
-from dgl_runtime.manifest import Graph, Quality
-from dgl_train.model import DglModel
+from dgl_train.model.dgl import DglModel
 
 Embedding = NDArray[np.float32]
 QUERY, CLIP = "query", "clip"

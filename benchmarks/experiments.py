@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from benchmarks.variants import ALTERNATIVES, ORDER, PAPER
-from dgl_train.checkpoint import replacing
-from dgl_train.config import Recipe, read_recipe
+from dgl_train.model.checkpoint import replacing
+from dgl_train.recipes.recipe import Recipe, read_recipe
 
 DGL = {name: PAPER[name] for name in ("DGL-linear", "DGL-transformer")}
 SUITES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -98,8 +98,8 @@ def _finish_all(runs: Sequence[ExperimentRun], jobs: int) -> Iterator[Outcome]:
 
 
 def _make_shapes(folder: Path, seed: int) -> None:
-    from dgl_train.stills_backbone import make_backbone
-    from dgl_train.synthetic import make_shapes
+    from dgl_train.shapes.backbone import make_backbone
+    from dgl_train.shapes.clips import make_shapes
 
     make_shapes(folder, seed=seed)
     make_backbone(folder / "backbone", seed=seed)
@@ -143,13 +143,13 @@ def finish_run(run: ExperimentRun) -> Outcome:
 def _measure(run: ExperimentRun) -> Outcome:
     import torch
 
-    from dgl_train.backbone import BackboneSource, load_backbone
-    from dgl_train.checkpoint import load_checkpoint
-    from dgl_train.datasets import read_dataset, select_split
-    from dgl_train.evaluate import evaluate, torch_encoders
-    from dgl_train.fit import fit
-    from dgl_train.methods import trained_parameters
-    from dgl_train.model import FrameMeanModel
+    from dgl_train.data.datasets import read_dataset, select_split
+    from dgl_train.evaluation.evaluate import evaluate, torch_encoders
+    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.checkpoint import load_checkpoint
+    from dgl_train.model.dgl import FrameMeanModel
+    from dgl_train.model.methods import trained_parameters
+    from dgl_train.training.fit import fit
 
     device, recipe = torch.device("cpu"), run.recipe
     clips = read_dataset("shapes", run.shapes)

@@ -6,7 +6,7 @@ import click
 
 from benchmarks.options import out_option, publish, read_sizes, threads_option
 from dgl_runtime.command import Command
-from dgl_runtime.options import engine_option
+from dgl_runtime.commands.options import engine_option
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 

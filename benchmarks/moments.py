@@ -17,9 +17,9 @@ from tqdm import tqdm
 from benchmarks.machine import describe_machine
 from benchmarks.report import Report, Table
 from dgl_runtime import Retriever
-from dgl_runtime.moments import Hit
-from dgl_runtime.windows import Span
-from dgl_train.synthetic import (
+from dgl_runtime.media.windows import Span
+from dgl_runtime.search.moments import Hit
+from dgl_train.shapes.clips import (
     FPS,
     NUM_FRAMES,
     PlannedClip,

@@ -25,9 +25,10 @@ from benchmarks.timing import WARM_UP
 from benchmarks.work import Work, caption_work, clip_work
 from dgl_export.fold import fold
 from dgl_export.formats import Target
-from dgl_runtime.engines import Arrays, open_engine
-from dgl_train.backbone import Backbone, BackboneSource, load_backbone
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_runtime.engines.engine import Arrays
+from dgl_runtime.engines.opening import open_engine
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbone import Backbone, BackboneSource, load_backbone
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,17 @@ from dgl_export.calibration import read_calibration
 from dgl_export.formats import FLOAT32_ONNX, WRITTEN, Target
 from dgl_export.quality import Embeddings, compare
 from dgl_export.request import tuned_request
+from dgl_runtime.bundle.manifest import Quality
 from dgl_runtime.errors import DglError
-from dgl_runtime.manifest import Quality
-from dgl_train.datasets import read_dataset, select_split
-from dgl_train.evaluate import Encoders, bundle_encoders, embed_dataset, report, torch_encoders
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.datasets import read_dataset, select_split
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.evaluation.evaluate import (
+    Encoders,
+    bundle_encoders,
+    embed_dataset,
+    report,
+    torch_encoders,
+)
 
 TORCH = "torch, as trained"
 # On this machine's CPU; bf16 in ONNX Runtime and TensorRT's formats need a GPU.

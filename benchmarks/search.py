@@ -26,7 +26,7 @@ from benchmarks.search_libraries import LIBRARIES, OURS_APPROXIMATE, OURS_EXACT,
 from benchmarks.search_measure import TEXTS, Built, Opening, Point
 from benchmarks.timing import Paired
 from dgl_runtime.errors import EngineError
-from dgl_runtime.nearest import breadth_for
+from dgl_runtime.gallery.nearest import breadth_for
 
 P = ParamSpec("P")
 R = TypeVar("R")

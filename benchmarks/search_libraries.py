@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 if TYPE_CHECKING:
     import faiss

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.search_libraries import LIBRARIES, Library
 from benchmarks.search_vectors import MadeEmbeddings, unit
 from benchmarks.timing import Paired, time_paired
-from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery.gallery import Clip, Gallery
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]

@@ -27,14 +27,14 @@ from benchmarks.processes import children, resident_bytes
 from benchmarks.timing import Spread
 from dgl_runtime import Retriever
 from dgl_runtime.errors import ConfigError, EngineError
-from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery.gallery import Clip, Gallery
 
 BATCH = 32  # as dgl-serve has it by default
 PLACES = 256
 OVERLOAD = 4  # clients for each place in the queue
 REAL_CLIPS = 12  # the others are random rows
 _LUA = Path(__file__).with_name("serve_load.lua")
-_SERVE = "from dgl_runtime.serve.cli import serve; serve(prog_name='dgl-serve')"
+_SERVE = "from dgl_runtime.commands.serve import serve; serve(prog_name='dgl-serve')"
 _VIDEO = MadeClip("360p", "short", 60)
 _LOOK_EVERY_S = 5.0
 _START_WITHIN_S = 120

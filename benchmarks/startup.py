@@ -17,9 +17,9 @@ import click
 from benchmarks.installed_size import InstalledSize, measure_size
 from benchmarks.machine import load_average
 from benchmarks.timing import Spread, rotating_orders
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.bundle.manifest import Manifest
 from dgl_runtime.errors import EngineError
-from dgl_runtime.manifest import Manifest
 
 STEPS = ("import_s", "open_s", "query_s", "clip_s")
 INSTALLATIONS = (

@@ -23,8 +23,9 @@ def cold_start(bundle_folder: Path, engine: str, device: str, threads: int) -> d
     import numpy as np
 
     from dgl_runtime import Retriever
-    from dgl_runtime.engines import Engine, open_engine
-    from dgl_runtime.manifest import Graph
+    from dgl_runtime.bundle.manifest import Graph
+    from dgl_runtime.engines.engine import Engine
+    from dgl_runtime.engines.opening import open_engine
 
     imported = time.perf_counter()
     retriever = Retriever(bundle_folder)

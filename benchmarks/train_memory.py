@@ -21,7 +21,7 @@ from benchmarks.machine import load_average
 from benchmarks.timing import Spread, rotating_orders
 from dgl_runtime.engines.hardware import cpu_model
 from dgl_runtime.errors import EngineError
-from dgl_train.config import Recipe
+from dgl_train.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -131,12 +131,12 @@ def measure_method(spec: TrainSpec) -> Measurement:
     """
     import torch
 
-    from dgl_train.backbone import BackboneSource, load_backbone
-    from dgl_train.contrastive import PairBatch
-    from dgl_train.methods import trained_parameters
-    from dgl_train.options import choose_device
-    from dgl_train.processes import Processes
-    from dgl_train.step import TrainingStep, make_model
+    from dgl_train.commands.options import choose_device
+    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.methods import trained_parameters
+    from dgl_train.training.contrastive import PairBatch
+    from dgl_train.training.processes import Processes
+    from dgl_train.training.step import TrainingStep, make_model
 
     recipe, device = spec.recipe, choose_device(spec.device)
     torch.set_num_threads(spec.threads)
@@ -174,7 +174,7 @@ def _random_batch(
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    from dgl_train.vocabulary import clip_tokenizer
+    from dgl_train.data.vocabulary import clip_tokenizer
 
     rng, tokenizer = np.random.default_rng(SEED), clip_tokenizer()
     shape = (recipe.batch_size, recipe.max_words)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dgl_export.fold import FoldedModel
-from dgl_train.backbone import Backbone, TextTower, VisionTower
+from dgl_train.model.backbone import Backbone, TextTower, VisionTower
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from dgl_export.parity import make_golden, measure, require, require_numbers, re
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
-from dgl_runtime.bundle import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
-from dgl_runtime.engines import open_engine
+from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
+from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
 from dgl_runtime.engines.installed import require as require_engine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import require_precision
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
-from dgl_train.model import DglModel, RetrievalModel
-from dgl_train.prompts import Prompts
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.dgl import DglModel, RetrievalModel
+from dgl_train.model.prompts import Prompts
 
 SAMPLING = "centres of equal segments"
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dgl_export.parity import drifting_patterns
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.errors import ConfigError, ExportError, MediaError
-from dgl_runtime.tokenizer import Tokenizer
-from dgl_runtime.video import read_clips
-from dgl_runtime.video_files import find_videos
-from dgl_runtime.windows import Span
-from dgl_train.captioned_clip import CaptionedClip
-from dgl_train.datasets import read_dataset
-from dgl_train.evaluate import distinct_clips
+from dgl_runtime.media.video import read_clips
+from dgl_runtime.media.video_files import find_videos
+from dgl_runtime.media.windows import Span
+from dgl_train.data.captioned_clip import CaptionedClip
+from dgl_train.data.datasets import read_dataset
+from dgl_train.evaluation.evaluate import distinct_clips
 
 Item = TypeVar("Item")
 

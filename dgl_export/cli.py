@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from dgl_runtime.bundle.manifest import FORMATS, PRECISIONS, Parity, Quality
 from dgl_runtime.command import Command
-from dgl_runtime.manifest import FORMATS, PRECISIONS, Parity, Quality
 
 
 @click.command(cls=Command)
@@ -96,7 +96,7 @@ def export(
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
     from dgl_export.request import tuned_request, untuned_request
-    from dgl_train.vocabulary import clip_tokenizer
+    from dgl_train.data.vocabulary import clip_tokenizer
 
     if (ckpt is None) == (backbone is None):
         raise click.UsageError("give either --ckpt, or --zero-shot with --backbone.")

@@ -4,7 +4,7 @@ After training, prompts do not depend on the input. So the generators are evalua
 
 - frame prompts and caption prompts become constant keys and values of each block, because the
   block's output at their places is overwritten before anybody reads it;
-- caption prompts behind the end token never existed here (see dgl_train.prompts);
+- caption prompts behind the end token never existed here (see dgl_train.model.prompts);
 - the start token attends only to itself, so its state is constant: one more cached key and value;
 - tokens behind the end token reach nothing: a caption is as long as the longest of its batch;
 - only one token is read out, so the last block computes query and MLP for that token alone;
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from dgl_export.folded_block import FoldedBlock, attend, pick_rows
 from dgl_runtime.errors import ExportError
-from dgl_train.alternatives import has_adapters, merge_lora
-from dgl_train.backbone import Backbone, attend_within, split_heads
-from dgl_train.model import DglModel, RetrievalModel
-from dgl_train.prompts import Prompts
+from dgl_train.model.backbone import Backbone, attend_within, split_heads
+from dgl_train.model.dgl import DglModel, RetrievalModel
+from dgl_train.model.peft import has_adapters, merge_lora
+from dgl_train.model.prompts import Prompts
 
 
 @dataclass(frozen=True)

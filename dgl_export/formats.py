@@ -12,10 +12,11 @@ from dgl_export.graph_files import save_graph
 from dgl_export.mixed import LOW_TYPES, count_low_precision, emulated
 from dgl_export.quantize import LARGEST, count_quantized
 from dgl_export.to_tensorrt import LIBRARIES
-from dgl_runtime.engines import Engine, open_engine
+from dgl_runtime.bundle.manifest import FORMATS, PRECISIONS, Graph
+from dgl_runtime.engines.engine import Engine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import ExportError, reason_of
-from dgl_runtime.manifest import FORMATS, PRECISIONS, Graph
 from dgl_runtime.plain_path import plain_path
 
 # What each format is written in.
@@ -31,8 +32,8 @@ WRITTEN = {
 class Target:
     """What a bundle is written as."""
 
-    form: str  # one of dgl_runtime.manifest.FORMATS
-    precision: str  # one of dgl_runtime.manifest.PRECISIONS
+    form: str  # one of dgl_runtime.bundle.manifest.FORMATS
+    precision: str  # one of dgl_runtime.bundle.manifest.PRECISIONS
 
     def __post_init__(self) -> None:
         """Refuse what no engine runs.

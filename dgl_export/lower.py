@@ -23,9 +23,9 @@ from dgl_export.observe import (
 )
 from dgl_export.quantize import Quantizer, to_dynamic, to_qdq
 from dgl_export.smooth import smooth
-from dgl_runtime.engines import open_engine
+from dgl_runtime.bundle.manifest import MIN_COSINE, Graph, Quality
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import MIN_COSINE, Graph, Quality
 
 MOST_KEPT = 0.4  # of the layers; what keeps more is no int8 graph
 _WORST_SHOWN = 3

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle import Golden
-from dgl_runtime.engines import Engine
+from dgl_runtime.bundle.folder import Golden
+from dgl_runtime.bundle.manifest import Parity
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.encoder.self_check import cosines
+from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import Parity
-from dgl_runtime.self_check import cosines
-from dgl_runtime.tokenizer import Tokenizer
-from dgl_train.model import DglModel, RetrievalModel, last
+from dgl_train.model.dgl import DglModel, RetrievalModel, last
 
 Float32 = NDArray[np.float32]
 # Float32 on unit-norm embeddings: rounding gives below 1e-6, any wrong step far more than 1e-4.

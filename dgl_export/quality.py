@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from dgl_export.calibration import Half
 from dgl_export.observe import Feeds
-from dgl_runtime.engines import Engine
+from dgl_runtime.bundle.manifest import MIN_COSINE, Quality
+from dgl_runtime.encoder.self_check import cosines
+from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import MIN_COSINE, Quality
-from dgl_runtime.self_check import cosines
 
 Float32 = NDArray[np.float32]
 MIN_TOP1 = {"fp16": 0.99, "bf16": 0.99, "int8": 0.95, "fp8": 0.95}

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgl_export.calibration import ClipForm
-from dgl_runtime.bundle import sha256_of
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
-from dgl_train.model import FrameMeanModel, RetrievalModel
+from dgl_runtime.bundle.folder import sha256_of
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
+from dgl_train.model.dgl import FrameMeanModel, RetrievalModel
 
 ZERO_SHOT_FRAMES, ZERO_SHOT_WORDS = 12, 32  # of a backbone alone, unless it reads shorter captions
 

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle import MANIFEST, Bundle
+from dgl_runtime.bundle.folder import MANIFEST, Bundle
+from dgl_runtime.bundle.manifest import Graph
+from dgl_runtime.encoder.choice import open_graph
+from dgl_runtime.encoder.self_check import GRAPHS, check_graph
 from dgl_runtime.engines.candidates import Candidate
-from dgl_runtime.engines.choice import open_graph
 from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     FOLDER,
@@ -34,9 +36,7 @@ from dgl_runtime.engines.tensorrt_library import (
     version_of,
 )
 from dgl_runtime.errors import DglError, EngineError, ExportError
-from dgl_runtime.manifest import Graph
 from dgl_runtime.plain_path import plain_path
-from dgl_runtime.self_check import GRAPHS, check_graph
 
 WORKSPACE_BYTES = 4 << 30  # what a kernel may use beside its tensors, at most
 LIBRARIES = {"trt": "tensorrt", "trt-rtx": "trt-rtx"}  # format of a bundle -> library

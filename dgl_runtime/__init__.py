@@ -8,9 +8,9 @@ Example:
 """
 
 from dgl_runtime.errors import DglError
-from dgl_runtime.index import BrokenVideo, IndexReport
-from dgl_runtime.moments import Hit
+from dgl_runtime.indexing.index import BrokenVideo, IndexReport
 from dgl_runtime.retriever import ClipEmbeddings, Retriever, SelfCheck
+from dgl_runtime.search.moments import Hit
 from dgl_runtime.telemetry import switch_off_telemetry
 
 __all__ = [

@@ -12,21 +12,21 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle import TOKENIZER, Bundle
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.engines import Engine
+from dgl_runtime.bundle.folder import TOKENIZER, Bundle
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.encoder.choice import Chosen, choose
+from dgl_runtime.encoder.self_check import GRAPHS, check_graph
 from dgl_runtime.engines.candidates import AUTO, check_names
-from dgl_runtime.engines.choice import Chosen, choose
 from dgl_runtime.engines.device_arrays import lies_on_device
+from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import DglError, EngineError, GalleryError
-from dgl_runtime.example import read_example
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.index import IndexReport, index_videos
-from dgl_runtime.moments import Hit
+from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.indexing.index import IndexReport, index_videos
+from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.names import find_path
-from dgl_runtime.search import Refinement, bank_hubness, find_moments
-from dgl_runtime.self_check import GRAPHS, check_graph
-from dgl_runtime.tokenizer import Tokenizer
+from dgl_runtime.search.example import read_example
+from dgl_runtime.search.find import Refinement, bank_hubness, find_moments
+from dgl_runtime.search.moments import Hit
 
 Float32 = NDArray[np.float32]
 
@@ -205,7 +205,7 @@ class Retriever:
         if frames.dtype != spec.dtype or not fits:
             raise ValueError(
                 f"frames are {frames.dtype} {list(frames.shape)}, the clip graph takes "
-                f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.video.read_clips."
+                f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.media.video.read_clips."
             )
 
     def search(
@@ -222,8 +222,8 @@ class Retriever:
         Args:
             query: What the moment shows.
             top_k: Moments at the most.
-            where: A condition in SQL that clips must fulfil; see ``dgl_runtime/gallery_where.py``.
-            grouping: What is done with clips of one video, of ``dgl_runtime.moments.GROUPINGS``.
+            where: A condition in SQL that clips must fulfil; see ``dgl_runtime/gallery/filters.py``.
+            grouping: What is done with clips of one video, of ``dgl_runtime.search.moments.GROUPINGS``.
             bank_hubness: What :meth:`hubness` gave, to rank down clips that are near to every text.
 
         Raises:
@@ -320,7 +320,7 @@ class Retriever:
             at_shots: Cut where one shot ends and the next begins, and longer shots into windows, if
                 ``window_s`` is given. Needs the extra ``shots``, and decodes every frame.
             exclude: Patterns of files and folders that are passed over below the folders; see
-                ``dgl_runtime.video_files.is_excluded``.
+                ``dgl_runtime.media.video_files.is_excluded``.
             jobs: Processes that decode; 0: one for each core but one, at most 4.
             prune: Drop files below the folders that are not there any more, or are excluded now.
             show_progress: Draw a progress bar on stderr.

@@ -13,8 +13,8 @@ import numpy as np
 import pycuda.autoprimaryctx  # noqa: F401  the context that CUDA's runtime uses too
 from pycuda import gpuarray
 
-from dgl_runtime.bundle import Bundle
-from dgl_runtime.engines import open_engine
+from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.engines.opening import open_engine
 
 
 def main(folder: Path, engine_name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dgl_runtime.decode_process import DecodeProcess
+from dgl_runtime.decoding.decode_process import DecodeProcess
 
 MAKE_FIXTURES = Path(__file__).parent / "make_fixtures.py"
 

@@ -19,10 +19,10 @@ from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
-from dgl_train.backbone import Backbone, BackboneSource
-from dgl_train.model import DglModel
-from dgl_train.prompts import LinearPrompts, PromptCounts
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbone import Backbone, BackboneSource
+from dgl_train.model.dgl import DglModel
+from dgl_train.model.prompts import LinearPrompts, PromptCounts
 
 NUM_FRAMES, MAX_WORDS = 4, 32
 

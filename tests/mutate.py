@@ -1,6 +1,6 @@
 """Put single mistakes into modules, run the tests that should notice, and tell which mistakes none noticed.
 
-    python tests/mutate.py dgl_runtime/nearest.py --most 60 --seed 0
+    python tests/mutate.py dgl_runtime/gallery/nearest.py --most 60 --seed 0
     python tests/mutate.py --all
 
 Work is done in a temporary copy of the tree. A mistake that changes nothing anybody can see is listed in
@@ -54,44 +54,44 @@ TESTS_OF = {
     "dgl_runtime/serve/app.py": SERVE,
     "dgl_runtime/serve/lane.py": SERVE,
     "dgl_runtime/serve/galleries.py": SERVE,
-    "dgl_runtime/gallery_where.py": (*GALLERY, "tests/runtime/test_search_cli.py"),
-    "dgl_runtime/nearest.py": (
+    "dgl_runtime/gallery/filters.py": (*GALLERY, "tests/runtime/test_search_cli.py"),
+    "dgl_runtime/gallery/nearest.py": (
         "tests/runtime/test_gallery_search.py",
         "tests/runtime/test_nearest.py",
     ),
-    "dgl_runtime/manifest.py": BUNDLE,
-    "dgl_runtime/bundle.py": BUNDLE,
-    "dgl_runtime/self_check.py": BUNDLE,
-    "dgl_runtime/metrics.py": ("tests/runtime/test_metrics.py",),
-    "dgl_runtime/querybank.py": ("tests/runtime/test_querybank.py",),
-    "dgl_runtime/tokenizer.py": (
+    "dgl_runtime/bundle/manifest.py": BUNDLE,
+    "dgl_runtime/bundle/folder.py": BUNDLE,
+    "dgl_runtime/encoder/self_check.py": BUNDLE,
+    "dgl_runtime/search/metrics.py": ("tests/runtime/test_metrics.py",),
+    "dgl_runtime/search/querybank.py": ("tests/runtime/test_querybank.py",),
+    "dgl_runtime/bundle/tokenizer.py": (
         "tests/runtime/test_tokenizer.py",
         "tests/train/test_vocabulary.py",
     ),
-    "dgl_runtime/windows.py": ("tests/runtime/test_windows.py",),
-    "dgl_runtime/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
-    "dgl_runtime/packet_index.py": VIDEO,
-    "dgl_runtime/packet_pass.py": VIDEO,
-    "dgl_runtime/clock.py": VIDEO,
-    "dgl_runtime/reach.py": VIDEO,
-    "dgl_runtime/container.py": VIDEO,
-    "dgl_runtime/kept_index.py": VIDEO,
-    "dgl_runtime/frame_reader.py": VIDEO,
-    "dgl_runtime/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
-    "dgl_runtime/gallery_records.py": GALLERY,
-    "dgl_runtime/gallery_metadata.py": (
+    "dgl_runtime/media/windows.py": ("tests/runtime/test_windows.py",),
+    "dgl_runtime/media/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
+    "dgl_runtime/media/packet_index.py": VIDEO,
+    "dgl_runtime/media/packet_pass.py": VIDEO,
+    "dgl_runtime/media/clock.py": VIDEO,
+    "dgl_runtime/media/reach.py": VIDEO,
+    "dgl_runtime/media/container.py": VIDEO,
+    "dgl_runtime/media/kept_index.py": VIDEO,
+    "dgl_runtime/media/frame_reader.py": VIDEO,
+    "dgl_runtime/gallery/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
+    "dgl_runtime/gallery/records.py": GALLERY,
+    "dgl_runtime/gallery/metadata.py": (
         "tests/runtime/test_metadata.py",
         "tests/runtime/test_gallery_where.py",
     ),
-    "dgl_runtime/csv_cells.py": TABLES,
-    "dgl_runtime/tables.py": TABLES,
-    "dgl_runtime/text_files.py": TABLES,
+    "dgl_runtime/tables/csv_cells.py": TABLES,
+    "dgl_runtime/tables/table.py": TABLES,
+    "dgl_runtime/tables/text_files.py": TABLES,
     "dgl_runtime/names.py": ("tests/runtime/test_names.py",),
-    "dgl_runtime/video_files.py": (
+    "dgl_runtime/media/video_files.py": (
         "tests/runtime/test_video_files.py",
         "tests/runtime/test_index_exclusions.py",
     ),
-    "dgl_runtime/index.py": (
+    "dgl_runtime/indexing/index.py": (
         *GALLERY,
         "tests/runtime/test_retriever.py",
         "tests/runtime/test_watch.py",
@@ -115,16 +115,16 @@ TESTS_OF = {
         "tests/export/test_smooth.py",
         DOCUMENTED,
     ),
-    "dgl_train/contrastive.py": (
+    "dgl_train/training/contrastive.py": (
         "tests/train/test_contrastive*.py",
         "tests/train/test_step.py",
         "tests/train/test_processes.py",
     ),
-    "dgl_train/evaluate.py": ("tests/train/test_evaluate.py",),
-    "dgl_train/datasets.py": DATASETS,
-    "dgl_train/published.py": DATASETS,
-    "dgl_train/annotation_files.py": DATASETS,
-    "dgl_train/post_process.py": (
+    "dgl_train/evaluation/evaluate.py": ("tests/train/test_evaluate.py",),
+    "dgl_train/data/datasets.py": DATASETS,
+    "dgl_train/data/published.py": DATASETS,
+    "dgl_train/data/annotation_files.py": DATASETS,
+    "dgl_train/evaluation/post_process.py": (
         "tests/train/test_post_process.py",
         "tests/train/test_eval_cli.py",
     ),

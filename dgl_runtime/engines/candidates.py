@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from dgl_runtime.engines import DEVICES, ENGINES
 from dgl_runtime.engines.installed import KINDS, how_to_install, is_installed
+from dgl_runtime.engines.opening import DEVICES, ENGINES
 from dgl_runtime.errors import EngineError
 
 AUTO = "auto"

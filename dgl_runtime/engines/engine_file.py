@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from dgl_runtime.bundle.manifest import TensorSpec, read_specs, typed
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.errors import EngineError
-from dgl_runtime.manifest import TensorSpec, read_specs, typed
 
 SCHEMA_VERSION = 1
 FOLDER = "engines"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.engines import Arrays
 from dgl_runtime.engines.cuda_device import CudaDevice
 from dgl_runtime.engines.device_arrays import LEGACY_DEFAULT_STREAM, DeviceArray
+from dgl_runtime.engines.engine import Arrays
 from dgl_runtime.errors import EngineError, reason_of
 from dgl_runtime.plain_path import plain_path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from dgl_runtime.engines import Arrays
+from dgl_runtime.engines.engine import Arrays
 from dgl_runtime.errors import EngineError, reason_of
 from dgl_runtime.plain_path import plain_path
 

@@ -19,12 +19,13 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_process import Limits
+from dgl_runtime.decoding.decode_process import Limits
 from dgl_runtime.errors import DglError, MediaError
-from dgl_runtime.example import read_example
-from dgl_runtime.gallery import Clip, FileState
-from dgl_runtime.gallery_where import COLUMNS
+from dgl_runtime.gallery.filters import COLUMNS
+from dgl_runtime.gallery.gallery import Clip, FileState
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.windows import Span, frame_times
+from dgl_runtime.search.example import read_example
 from dgl_runtime.serve.answers import (
     MOST_HITS,
     NOT_EMPTY,
@@ -54,7 +55,6 @@ from dgl_runtime.serve.lane import Lane
 from dgl_runtime.serve.media import MediaMaker, video_type
 from dgl_runtime.serve.metrics import CountedApp, Metrics
 from dgl_runtime.serve.searching import Wanted, answer_all
-from dgl_runtime.windows import Span, frame_times
 
 _PAGE = Path(__file__).parent / "page"
 MOST_PICTURES, MOST_PREVIEWS = 64, 8  # that wait or are made

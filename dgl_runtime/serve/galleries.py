@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import APPROXIMATE_PAYS_FROM, Gallery
+from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Gallery
 from dgl_runtime.retriever import Retriever
-from dgl_runtime.search import bank_hubness
+from dgl_runtime.search.find import bank_hubness
 
 REFRESH_S = 2.0
 

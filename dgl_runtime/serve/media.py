@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-from dgl_runtime.decode_process import DecodeProcess, Limits, LostWorkerError
+from dgl_runtime.decoding.decode_process import DecodeProcess, Limits, LostWorkerError
 from dgl_runtime.errors import MediaError
 
 _LIMITS = Limits(most_bytes=4 * 2**30, silent_s=30.0)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import DglError
-from dgl_runtime.moments import Hit
-from dgl_runtime.search import Refinement, find_moments
+from dgl_runtime.search.find import Refinement, find_moments
+from dgl_runtime.search.moments import Hit
 from dgl_runtime.serve.answers import Filters, Moment
 from dgl_runtime.serve.galleries import ServedGallery, Snapshot
 

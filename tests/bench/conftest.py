@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import machine
-from dgl_train.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbone import BackboneSource, load_backbone
 
 CONFIG = {
     "embed_dim": 32,

@@ -12,8 +12,8 @@ from benchmarks.decode_clips import MadeClip, make_clips
 from benchmarks.decode_report import make_report
 from benchmarks.decoders import DECODERS, FRAME_SIZE, NUM_FRAMES, OURS, Video, centres
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.video import probe
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.video import probe
 
 TINY = MadeClip("tiny", "short", 2)
 INSTALLED = [one for one in DECODERS if one.is_installed]

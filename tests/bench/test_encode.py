@@ -15,7 +15,7 @@ from dgl_export import quality
 from dgl_export.fold import fold
 from dgl_export.formats import Target
 from dgl_runtime.errors import EngineError
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 METHODS = ["dgl-linear", "dgl-transformer"]
 

@@ -11,7 +11,7 @@ from benchmarks.cli import bench
 from benchmarks.experiments import SUITES, ZERO_SHOT, finish_run, run_experiments
 from benchmarks.experiments_report import make_report, mean_and_spread
 from dgl_runtime.errors import ConfigError
-from dgl_train.synthetic import make_shapes
+from dgl_train.shapes.clips import make_shapes
 
 SETTINGS = ("num_frames=2", "max_words=24", "epochs=1", "batch_size=16", "num_workers=0")
 

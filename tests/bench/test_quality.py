@@ -11,11 +11,11 @@ from tiny import write_tiny_backbone
 from benchmarks import quality
 from benchmarks.cli import bench
 from dgl_export.formats import Target
-from dgl_runtime.manifest import MIN_COSINE
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import save_checkpoint
-from dgl_train.methods import ModelSettings, build_model
-from dgl_train.prompts import PromptCounts
+from dgl_runtime.bundle.manifest import MIN_COSINE
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import save_checkpoint
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from benchmarks import train_memory
 from benchmarks.cli import bench
 from benchmarks.train_memory import TrainSpec, bench_train, measure_apart
 from dgl_runtime.errors import EngineError
-from dgl_train.config import read_recipe
+from dgl_train.recipes.recipe import read_recipe
 
 METHODS = ["dgl-linear", "dgl-transformer"]
 

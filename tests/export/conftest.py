@@ -6,7 +6,7 @@ from tiny_models import NUM_FRAMES, SETTINGS, make_model
 from dgl_export.fold import fold
 from dgl_export.parity import drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.opening import open_engine
 
 INPUTS = {
     "tokens": (TensorProto.INT32, ["batch", "length"]),

@@ -11,11 +11,11 @@ from tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
 from dgl_export.cli import export
 from dgl_runtime.retriever import Retriever
-from dgl_train import synthetic
-from dgl_train.cli import shapes, train
-from dgl_train.config import read_recipe, write_recipe
-from dgl_train.data_cli import data
-from dgl_train.eval_cli import evaluate
+from dgl_train.commands.data import data
+from dgl_train.commands.evaluate import evaluate
+from dgl_train.commands.train import shapes, train
+from dgl_train.recipes.recipe import read_recipe, write_recipe
+from dgl_train.shapes import clips as synthetic
 
 LATIN = os.fsdecode(b"caf\xe9")
 

@@ -13,10 +13,10 @@ from tiny_models import NUM_FRAMES, make_model
 from dgl_export.bundle_writer import write_bundle
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
-from dgl_train.attention import draw_attention
-from dgl_train.checkpoint import load_checkpoint
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.eval_cli import evaluate
+from dgl_train.commands.evaluate import evaluate
+from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
+from dgl_train.evaluation.attention import draw_attention
+from dgl_train.model.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.errors import ExportError
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 EXPORTED = ("dgl-linear", "dgl-transformer", "zero-shot", "frame positions", "no global prompts")
 

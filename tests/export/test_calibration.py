@@ -12,13 +12,13 @@ from tiny_models import NUM_FRAMES
 from dgl_export import calibration, quality
 from dgl_export.calibration import FEWEST, ClipForm, read_calibration
 from dgl_export.cli import export
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.errors import ConfigError, ExportError, MediaError
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import save_checkpoint
-from dgl_train.methods import ModelSettings, build_model
-from dgl_train.prompts import PromptCounts
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import save_checkpoint
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
 
 FORM = ClipForm(NUM_FRAMES, 16, 20)
 WORDS = "ant bee cat dog elk fox gnu hen ibis jay".split()

@@ -11,10 +11,10 @@ from tiny_models import NUM_FRAMES
 
 from dgl_export.cli import export
 from dgl_runtime import Retriever
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import save_checkpoint
-from dgl_train.methods import ModelSettings, build_model
-from dgl_train.prompts import PromptCounts
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import save_checkpoint
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
 
 
 def run(*arguments):

@@ -7,10 +7,10 @@ from tiny_models import BOUND_TO_FRAMES, make_tuned
 
 from dgl_export.fold import fold
 from dgl_runtime.errors import ExportError
-from dgl_train.backbone import Backbone, BackboneSource
-from dgl_train.methods import ModelSettings, build_model, make_prompts
-from dgl_train.model import DglModel, last
-from dgl_train.prompts import PromptCounts
+from dgl_train.model.backbone import Backbone, BackboneSource
+from dgl_train.model.dgl import DglModel, last
+from dgl_train.model.methods import ModelSettings, build_model, make_prompts
+from dgl_train.model.prompts import PromptCounts
 
 START, END = 49406, 49407
 NUM_FRAMES = 3

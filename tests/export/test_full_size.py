@@ -7,12 +7,12 @@ import torch
 from dgl_export.fold import fold
 from dgl_export.parity import run_captions, run_clips
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_runtime.engines import open_engine
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.methods import ModelSettings, make_prompts
-from dgl_train.model import DglModel
-from dgl_train.prompts import PromptCounts
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_runtime.engines.opening import open_engine
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.dgl import DglModel
+from dgl_train.model.methods import ModelSettings, make_prompts
+from dgl_train.model.prompts import PromptCounts
 
 METHODS = ("dgl-linear", "dgl-transformer")
 NUM_FRAMES = 12

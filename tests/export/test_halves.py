@@ -12,10 +12,10 @@ from dgl_export.calibration import Calibration, ClipForm, Half, made_calibration
 from dgl_export.formats import Target
 from dgl_export.lower import lower
 from dgl_export.observe import linear_layers
-from dgl_runtime.engines import open_engine
+from dgl_runtime.bundle.manifest import MIN_COSINE
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import MIN_COSINE
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 DYNAMIC, STATIC = (
     Target("onnx", "int8"),

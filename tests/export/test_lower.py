@@ -14,11 +14,11 @@ from dgl_export.bundle_writer import write_bundle
 from dgl_export.calibration import Calibration, Half, made_calibration
 from dgl_export.formats import WRITTEN, Target
 from dgl_export.request import ExportRequest
-from dgl_runtime.bundle import Bundle
-from dgl_runtime.engines import open_engine
+from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.bundle.manifest import MIN_COSINE
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import MIN_COSINE
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 FP8 = 0.98  # three bits of mantissa: random weights come out just below the gate's 0.99
 LOWER = [

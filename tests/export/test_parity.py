@@ -17,10 +17,10 @@ from dgl_export.parity import (
     require_numbers,
     rerun,
 )
-from dgl_runtime.bundle import Golden
+from dgl_runtime.bundle.folder import Golden
+from dgl_runtime.bundle.manifest import Parity
 from dgl_runtime.errors import ExportError
-from dgl_runtime.manifest import Parity
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 # Where a graph can be wrong: in a batch, or for what comes alone.
 PLACES = tuple(

@@ -11,11 +11,11 @@ from tiny import config, tiny_backbone, tiny_clip, write_tiny_backbone
 from tiny_models import NUM_FRAMES
 
 from dgl_export.request import tuned_request, untuned_request
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import save_checkpoint
-from dgl_train.methods import ModelSettings, build_model, trained_parameters
-from dgl_train.model import FrameMeanModel
-from dgl_train.prompts import PromptCounts
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import save_checkpoint
+from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
+from dgl_train.model.prompts import PromptCounts
 
 WORDS = 20
 

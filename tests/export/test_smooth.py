@@ -13,7 +13,7 @@ from dgl_export.observe import layer_errors, linear_layers, observe, weights_of
 from dgl_export.quantize import Quantizer
 from dgl_export.smooth import smooth
 from dgl_export.to_onnx import write_clips
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,15 @@ from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_export.to_tensorrt import build_engine, caption_profiles, clip_profiles, rebuild
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.encoder.choice import open_graph
 from dgl_runtime.engines import tensorrt_library
 from dgl_runtime.engines.candidates import Candidate
-from dgl_runtime.engines.choice import open_graph
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs dgl-retrieval[trt-rtx]")
 MAX_WORDS = 20
@@ -315,7 +315,7 @@ def test_without_a_driver_tensorrt_is_not_started(export, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("engine", ["tensorrt", "trt-rtx"])
 def test_an_engine_built_here_gives_what_onnx_runtime_gives(bundle, tmp_path, engine):
-    from dgl_runtime.engines import open_engine
+    from dgl_runtime.engines.opening import open_engine
 
     require_on_gpu(engine)
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
@@ -331,7 +331,7 @@ def test_an_engine_built_here_gives_what_onnx_runtime_gives(bundle, tmp_path, en
 @pytest.mark.gpu
 @pytest.mark.parametrize("engine", ["tensorrt", "trt-rtx"])
 def test_frames_on_the_gpu_give_what_frames_on_the_host_give(bundle, tmp_path, engine):
-    from dgl_runtime.engines import open_engine
+    from dgl_runtime.engines.opening import open_engine
 
     torch = pytest.importorskip("torch")
     require_on_gpu(engine)

@@ -3,9 +3,9 @@
 import torch
 from tiny import tiny_backbone
 
-from dgl_train.methods import ModelSettings, build_model, trained_parameters
-from dgl_train.model import FrameMeanModel
-from dgl_train.prompts import PromptCounts
+from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
+from dgl_train.model.prompts import PromptCounts
 
 NUM_FRAMES = 3
 SETTINGS = {

@@ -17,7 +17,7 @@ from engine_files import PROFILES, make_engine, make_graph
 from fake_cuda import FakeCuda
 
 from dgl_export.to_tensorrt import build_engine
-from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.tensorrt_library import load_library
 from dgl_runtime.errors import ExportError
 

@@ -12,8 +12,8 @@ from reference import ATOL, CASES, Case
 from dgl_export.fold import fold
 from dgl_export.parity import run_captions, run_clips
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_runtime.engines import open_engine
-from dgl_train.checkpoint import load_checkpoint
+from dgl_runtime.engines.opening import open_engine
+from dgl_train.model.checkpoint import load_checkpoint
 
 
 class Exported:

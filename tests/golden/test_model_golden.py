@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from reference import CASES, Case, assert_gold, weights
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.checkpoint import load_checkpoint
-from dgl_train.contrastive import contrastive_loss
-from dgl_train.model import DglModel
+from dgl_train.model.checkpoint import load_checkpoint
+from dgl_train.model.dgl import DglModel
+from dgl_train.training.contrastive import contrastive_loss
 
 VISUAL_OUTPUTS = {
     "global-prompt": "global_prompt0",

@@ -101,8 +101,8 @@ def distribution(module):
     "statement",
     [
         "import dgl_runtime",
-        "from dgl_runtime import Retriever, engines, index, video, gallery, contact_sheet",
-        "from dgl_runtime.index_cli import index; index(['--help'], standalone_mode=False)",
+        "from dgl_runtime import Retriever, bundle, engines, gallery, indexing, media, search",
+        "from dgl_runtime.commands.index import index; index(['--help'], standalone_mode=False)",
     ],
 )
 def test_importing_the_runtime_loads_nothing_heavy(statement):

@@ -36,7 +36,7 @@ STEPS = {
     "serve": "dgl-serve gallery other",
     "bench": "dgl-bench doctor bundle",
 }
-FEWER_SHAPES = """import dgl_train.synthetic as made
+FEWER_SHAPES = """import dgl_train.shapes.clips as made
 made.make_shapes.__kwdefaults__ |= dict.fromkeys(("num_train", "num_val", "num_test"), 16)
 """
 SERVE = """

@@ -7,12 +7,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_setting_is_read_outside_of_its_definition():
-    config = ROOT / "dgl_train/config.py"
+    config = ROOT / "dgl_train/recipes/recipe.py"
     classes = [n for n in ast.walk(ast.parse(config.read_text())) if isinstance(n, ast.ClassDef)]
     (recipe,) = [node for node in classes if node.name == "Recipe"]
     settings = {node.target.id for node in recipe.body if isinstance(node, ast.AnnAssign)}
     read = set()
-    for path in (ROOT / "dgl_train").glob("*.py"):
+    for path in (ROOT / "dgl_train").rglob("*.py"):
         if path != config:
             nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             read |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}

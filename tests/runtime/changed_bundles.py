@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 
-from dgl_runtime.bundle import GOLDEN, MANIFEST, Golden, sha256_of
+from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, Golden, sha256_of
 
 
 def changed_bundle(bundle, folder, *, golden=None, precision=None, **manifest):

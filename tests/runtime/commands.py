@@ -11,7 +11,7 @@ import dgl_runtime
 
 CODE = """import sys
 {before}
-from dgl_runtime.{command}_cli import {command}
+from dgl_runtime.commands.{command} import {command}
 {command}(prog_name='dgl-{command}')"""
 
 

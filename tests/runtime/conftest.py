@@ -1,6 +1,6 @@
 import pytest
 
-from dgl_runtime.index_cli import index
+from dgl_runtime.commands.index import index
 
 from .commands import invoke
 from .odd_videos import write_video

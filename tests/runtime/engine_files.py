@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_tensorrt import make_plan
 
-from dgl_runtime.engines import open_engine
+from dgl_runtime.bundle.manifest import TensorSpec
 from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
@@ -20,7 +20,7 @@ from dgl_runtime.engines.engine_file import (
     save_engines,
 )
 from dgl_runtime.engines.installed import KINDS
-from dgl_runtime.manifest import TensorSpec
+from dgl_runtime.engines.opening import open_engine
 
 VERSION = "11.4.0.106"
 RTX_RUNS = (

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dgl_runtime import Retriever
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 
 def add(bundle, gallery, *paths, **options):

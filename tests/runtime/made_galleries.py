@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import dgl_runtime
-from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery.gallery import Clip, Gallery
 
 E, F, BATCH = 8, 3, 4
 VECTORS = ("embeddings.0.f32", "frame_weights.0.f32")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dgl_runtime.decode_worker import main
+from dgl_runtime.decoding.decode_worker import main
 
 
 def look_into(line, job):

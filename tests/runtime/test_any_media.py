@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import PacketIndex, read_index
-from dgl_runtime.video import preprocess, read_clips
-from dgl_runtime.windows import frame_times
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.packet_index import PacketIndex, read_index
+from dgl_runtime.media.video import preprocess, read_clips
+from dgl_runtime.media.windows import frame_times
 
 from .random_media import Recipe, draw, make, shown_by_ffmpeg
 

@@ -16,13 +16,13 @@ from commands import run, start
 from made_galleries import MADE, batch
 from odd_videos import write_video
 
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.command import Command
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.index_cli import index
+from dgl_runtime.commands.index import index
+from dgl_runtime.commands.search import search
+from dgl_runtime.commands.verify import verify
+from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.plain_path import plain_path
-from dgl_runtime.search_cli import search
-from dgl_runtime.verify_cli import verify
 
 COMMANDS = {"index": index, "search": search, "verify": verify}
 LATIN = os.fsdecode(b"caf\xe9")
@@ -120,10 +120,7 @@ def test_what_is_neither_text_nor_a_byte_is_printed_as_a_question_mark():
 
 @contextmanager
 def serving(gallery):
-    before = (
-        "import dgl_runtime.serve.cli; sys.modules['dgl_runtime.serve_cli'] = dgl_runtime.serve.cli"
-    )
-    with start("serve", str(gallery), "--port", "0", "--threads", "1", before=before) as process:
+    with start("serve", str(gallery), "--port", "0", "--threads", "1") as process:
         try:
             said = process.stderr.readline()
             assert said.startswith("Serving "), said + process.stderr.read()

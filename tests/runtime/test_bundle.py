@@ -5,9 +5,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from dgl_runtime.bundle import TOKENIZER, Bundle, sha256_of
+from dgl_runtime.bundle.folder import TOKENIZER, Bundle, sha256_of
+from dgl_runtime.bundle.manifest import Manifest
 from dgl_runtime.errors import BundleError
-from dgl_runtime.manifest import Manifest
 
 from .changed_bundles import changed_bundle
 
@@ -86,7 +86,7 @@ def test_every_file_of_a_whole_bundle_is_given(bundle):
 
 def test_a_file_is_hashed_when_it_is_first_used_and_no_more(bundle):
     opened = Bundle(bundle)
-    with mock.patch("dgl_runtime.bundle.sha256_of", wraps=sha256_of) as hashed:
+    with mock.patch("dgl_runtime.bundle.folder.sha256_of", wraps=sha256_of) as hashed:
         for _ in range(2):
             opened.graph_path(opened.manifest.clips)
             assert opened.golden is opened.golden

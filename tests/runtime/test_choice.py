@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 
 from dgl_runtime import Retriever
-from dgl_runtime.bundle import GOLDEN, Bundle
+from dgl_runtime.bundle.folder import GOLDEN, Bundle
 from dgl_runtime.cache_folder import cache_folder
+from dgl_runtime.encoder.remembered import ChoiceMemory, Remembered
 from dgl_runtime.engines import candidates, choice, installed, onnx
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.hardware import NvidiaGpu
-from dgl_runtime.engines.remembered import ChoiceMemory, Remembered
 from dgl_runtime.errors import BundleError, EngineError
 
 from .changed_bundles import changed_bundle
@@ -251,9 +251,9 @@ class TestASecondStart:
     def test_of_anything_else_is_measured(self, bundle, monkeypatch, only, change):
         options = {"graph": {"name": "clips"}, "threads": {"threads": 2}}.get(change, {})
         if change == "version":
-            monkeypatch.setattr("dgl_runtime.engines.remembered.installed_version", str)
+            monkeypatch.setattr("dgl_runtime.encoder.remembered.installed_version", str)
         elif change == "cpu":
-            monkeypatch.setattr("dgl_runtime.engines.remembered.cpu_model", lambda: "another")
+            monkeypatch.setattr("dgl_runtime.encoder.remembered.cpu_model", lambda: "another")
         elif change == "engines":
             only("onnx")
         measured = []
@@ -327,7 +327,7 @@ def test_without_a_cache_folder_the_choice_is_made_all_the_same(
         def homeless():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr("dgl_runtime.engines.remembered.cache_folder", homeless)
+        monkeypatch.setattr("dgl_runtime.encoder.remembered.cache_folder", homeless)
     assert chosen(bundle).why.startswith("the fastest here")
 
 

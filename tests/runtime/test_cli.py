@@ -8,10 +8,10 @@ from contextlib import closing
 import pytest
 from PIL import Image
 
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.index_cli import index
-from dgl_runtime.search_cli import search
-from dgl_runtime.verify_cli import verify
+from dgl_runtime.commands.index import index
+from dgl_runtime.commands.search import search
+from dgl_runtime.commands.verify import verify
+from dgl_runtime.gallery.gallery import Gallery
 
 from .commands import as_a_user, failure, invoke, run, start
 from .indexed import assert_same, contents
@@ -178,7 +178,7 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(bundle, tmp_path):
     arguments = [str(bundle), str(tmp_path / "video.mp4"), "--gallery", str(tmp_path / "g")]
     arguments += ["--window", "200ms"]
     before = (
-        "import os, signal\nfrom dgl_runtime.gallery import Gallery\nappend = Gallery.append\n"
+        "import os, signal\nfrom dgl_runtime.gallery.gallery import Gallery\nappend = Gallery.append\n"
         "def interrupted(self, *batch):\n    append(self, *batch)\n"
         "    len(self) < 24 or os.kill(os.getpid(), signal.SIGINT)\n"
         "Gallery.append = interrupted"

@@ -5,10 +5,10 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from dgl_runtime.index_cli import index
-from dgl_runtime.manifest import SCHEMA_VERSION
-from dgl_runtime.search_cli import search
-from dgl_runtime.verify_cli import verify
+from dgl_runtime.bundle.manifest import SCHEMA_VERSION
+from dgl_runtime.commands.index import index
+from dgl_runtime.commands.search import search
+from dgl_runtime.commands.verify import verify
 
 from .commands import failure, run
 

@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from dgl_runtime.clock import Jump, find_jumps, shifts, without_stills
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.video import read_clips
+from dgl_runtime.media.clock import Jump, find_jumps, shifts, without_stills
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.video import read_clips
 
 from .odd_videos import number_of, numbers_of, write_video
 from .random_media import Recipe, make

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from PIL.ImageFont import load_default
 
-from dgl_runtime.contact_sheet import (
+from dgl_runtime.search.contact_sheet import (
     FRAME_SIDE,
     FRAMES_PER_LINE,
     SheetHit,

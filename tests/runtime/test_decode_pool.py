@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job, Seen
-from dgl_runtime.decode_process import DecodeProcess, Limits
+from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job, Seen
+from dgl_runtime.decoding.decode_process import DecodeProcess, Limits
 from dgl_runtime.errors import MediaError
-from dgl_runtime.preview import write_preview
-from dgl_runtime.video import read_clips
-from dgl_runtime.windows import Span
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.preview import write_preview
+from dgl_runtime.media.video import read_clips
+from dgl_runtime.media.windows import Span
 
 from .odd_videos import numbers_of, write_video, write_video_with_tones
 

@@ -8,10 +8,10 @@ import av
 import pytest
 from odd_videos import replace_bytes, write_video
 
-from dgl_runtime.boxes import boxes
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.video import probe
+from dgl_runtime.media.boxes import boxes
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.video import probe
 
 REFUSED = (
     " has encrypted pictures, which only a player that holds the key can show. Give a copy without "

@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 
 from dgl_runtime import DglError, Retriever
-from dgl_runtime.engines import open_engine
 from dgl_runtime.engines.onnx import OnnxEngine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import EngineError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 32, 32), np.uint8)

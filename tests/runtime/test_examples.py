@@ -10,7 +10,7 @@ import pytest
 from engine_files import install_stand_ins, make_engine
 from test_device_arrays import CudaInterface
 
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.engines.engine_file import Profile
 
 EXAMPLE = Path(__file__).parents[2] / "examples/pycuda_frames.py"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import read_index
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
 
 from .odd_videos import number_of, write_video
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_galleries import BATCH, MADE, E, F, assert_holds, batch, gallery_of
 
-from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery.gallery import Clip, Gallery
 
 
 def test_what_was_appended_is_read_back(tmp_path):

@@ -21,7 +21,7 @@ from made_galleries import (
 )
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from unittest import mock
 import pytest
 from made_galleries import MADE, VECTORS, PowerCut, assert_holds, batch, gallery_of, start_writer
 
-from dgl_runtime import gallery_vectors
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery import vectors as gallery_vectors
+from dgl_runtime.gallery.gallery import Gallery
 
 
 def test_a_second_writer_is_refused_until_the_first_has_closed(tmp_path):
@@ -73,7 +73,7 @@ def test_a_folder_in_use_is_not_made_a_gallery(tmp_path):
 
 def test_a_creation_that_was_killed_can_be_repeated(tmp_path):
     with (
-        mock.patch("dgl_runtime.gallery_records.Records.create", side_effect=PowerCut),
+        mock.patch("dgl_runtime.gallery.records.Records.create", side_effect=PowerCut),
         pytest.raises(PowerCut),
     ):
         Gallery.create(tmp_path, **MADE)

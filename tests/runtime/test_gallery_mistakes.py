@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from made_galleries import BATCH, MADE, E, F, batch, gallery_of, unit
 
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_pool import Done, Job, Seen
+from dgl_runtime.decoding.decode_pool import Done, Job, Seen
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import Clip, FileState, Gallery
-from dgl_runtime.index import _Run
-from dgl_runtime.nearest import ApproximateIndex
-from dgl_runtime.windows import Span
+from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
+from dgl_runtime.gallery.nearest import ApproximateIndex
+from dgl_runtime.indexing.index import _Run
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.windows import Span
 
 
 @pytest.fixture

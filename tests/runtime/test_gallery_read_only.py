@@ -11,11 +11,11 @@ from commands import as_a_user
 from made_galleries import BATCH, assert_holds, batch, gallery_of
 
 import dgl_runtime
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 READ = """import sys
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 try:
     with Gallery.open(sys.argv[1], writable=len(sys.argv) > 2) as gallery:
         records = gallery.records

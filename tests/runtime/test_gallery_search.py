@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_galleries import BATCH, MADE, E, F, batch, gallery_of, unit
 
-from dgl_runtime import nearest
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import Clip, Gallery
-from dgl_runtime.nearest import ApproximateIndex, exact_top_k
+from dgl_runtime.gallery import nearest
+from dgl_runtime.gallery.gallery import Clip, Gallery
+from dgl_runtime.gallery.nearest import ApproximateIndex, exact_top_k
 
 
 def brute_force(embeddings, queries, top_k):

@@ -11,9 +11,9 @@ import pytest
 from made_galleries import BATCH, batch, gallery_of
 
 from dgl_runtime.errors import ConfigError, GalleryError
-from dgl_runtime.gallery import FileState, Gallery
-from dgl_runtime.gallery_metadata import read_metadata
-from dgl_runtime.gallery_where import LONGEST_TEXT, quoted
+from dgl_runtime.gallery.filters import LONGEST_TEXT, quoted
+from dgl_runtime.gallery.gallery import FileState, Gallery
+from dgl_runtime.gallery.metadata import read_metadata
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from dgl_runtime import Retriever
-from dgl_runtime.decode_process import DecodeProcess
+from dgl_runtime.decoding.decode_process import DecodeProcess
 from dgl_runtime.errors import GalleryError, MediaError
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.video import read_clips
+from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.media.video import read_clips
 
 from .commands import run
 from .indexed import add, assert_same, contents, names
@@ -105,8 +105,8 @@ def test_a_video_that_vanishes_between_listing_and_reading_is_reported(
     bundle, tmp_path, monkeypatch
 ):
     gone, good = write_video(tmp_path / "gone.mp4"), write_video(tmp_path / "good.mp4", 12)
-    from dgl_runtime import index
-    from dgl_runtime.video_files import FoundVideos
+    from dgl_runtime.indexing import index
+    from dgl_runtime.media.video_files import FoundVideos
 
     monkeypatch.setattr(index, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
     gone.unlink()

@@ -7,7 +7,7 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.errors import MediaError
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 from .commands import as_a_user, run
 from .indexed import add, assert_same, contents, names

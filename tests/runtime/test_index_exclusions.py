@@ -6,7 +6,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from dgl_runtime.index_cli import index
+from dgl_runtime.commands.index import index
 
 from .commands import run, start
 from .indexed import add, names

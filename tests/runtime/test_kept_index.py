@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from dgl_runtime import kept_index, packet_index
-from dgl_runtime.packet_index import read_index
+from dgl_runtime.media import kept_index, packet_index
+from dgl_runtime.media.packet_index import read_index
 
 from .odd_videos import write_video
 

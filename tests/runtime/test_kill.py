@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 from .commands import run, start
 from .indexed import assert_same, contents
@@ -101,9 +101,9 @@ def test_a_gallery_killed_while_it_grows_equals_an_undisturbed_one(
 # and returns, of Python's and of C's, inside what drops clips, compacts, and builds the graph.
 DEADLY = """
 import os, signal, sys
-import dgl_runtime.index
-from dgl_runtime.gallery import Gallery
-dgl_runtime.index.APPROXIMATE_PAYS_FROM = 1
+import dgl_runtime.indexing.index
+from dgl_runtime.gallery.gallery import Gallery
+dgl_runtime.indexing.index.APPROXIMATE_PAYS_FROM = 1
 left, called = {left}, 0
 def count(*_):
     global called

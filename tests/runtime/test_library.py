@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dgl_runtime import Retriever
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
 
 from .indexed import names
 from .odd_videos import damage, numbered_picture, truncate, write_audio, write_video

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from dgl_runtime.errors import ConfigError
-from dgl_runtime.gallery import FileState, Gallery
-from dgl_runtime.gallery_metadata import MOST_COLUMNS, parse_metadata, read_metadata
+from dgl_runtime.gallery.gallery import FileState, Gallery
+from dgl_runtime.gallery.metadata import MOST_COLUMNS, parse_metadata, read_metadata
 
 from .made_galleries import batch, gallery_of
 

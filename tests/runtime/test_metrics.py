@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dgl_runtime import metrics
-from dgl_runtime.metrics import (
+from dgl_runtime.search import metrics
+from dgl_runtime.search.metrics import (
     RetrievalMetrics,
     direction_score,
     summarize,

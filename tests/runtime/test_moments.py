@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgl_runtime.moments import GROUPINGS, Hit, group
+from dgl_runtime.search.moments import GROUPINGS, Hit, group
 
 
 def hit(video, start_s, end_s, similarity, row=0):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from made_galleries import unit
 
-from dgl_runtime import nearest
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.nearest import ApproximateIndex, exact_top_k
+from dgl_runtime.gallery import nearest
+from dgl_runtime.gallery.nearest import ApproximateIndex, exact_top_k
 
 pytest.importorskip("usearch")
 

@@ -16,7 +16,7 @@ from odd_videos import (
 )
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.video import (
+from dgl_runtime.media.video import (
     Span,
     cut_windows,
     probe,

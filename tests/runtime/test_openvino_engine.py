@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import EngineError
 
@@ -45,7 +45,7 @@ def test_ctrl_c_is_heard_after_another_thread_let_the_engine_go(bundle):
     program = f"""
 import os, signal, threading
 from pathlib import Path
-from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.opening import open_engine
 
 engines = [open_engine(Path({str(bundle / "caption.onnx")!r}), device="cpu", threads=1,
                        engine="openvino")]

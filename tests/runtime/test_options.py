@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgl_runtime.options import Seconds, read_seconds, timestamp
+from dgl_runtime.commands.options import Seconds
+from dgl_runtime.times import read_seconds, timestamp
 
 
 @pytest.mark.parametrize(

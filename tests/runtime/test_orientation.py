@@ -11,9 +11,9 @@ import pytest
 from odd_videos import write_video
 from PIL import Image, ImageOps
 
-from dgl_runtime.orientation import as_shown
-from dgl_runtime.preview import picture, write_preview
-from dgl_runtime.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media.orientation import as_shown
+from dgl_runtime.media.preview import picture, write_preview
+from dgl_runtime.media.video import Span, preprocess, probe, read_clips
 
 # Exif's number -> what is done to the picture as it lies, and the display matrix (a, b, c, d) for the same.
 SHOWN = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from dgl_runtime.container import picture_streams
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.video import Span, read_clips
+from dgl_runtime.media.container import picture_streams
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.video import Span, read_clips
 
 from .odd_videos import number_of, numbered_picture, numbers_of
 from .random_media import Recipe, make

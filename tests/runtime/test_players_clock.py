@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dgl_runtime import Retriever
-from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.preview import picture, write_preview
-from dgl_runtime.video import Span, probe, read_clips
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.preview import picture, write_preview
+from dgl_runtime.media.video import Span, probe, read_clips
 
 from .odd_videos import number_of, numbers_of, write_video
 from .random_media import Recipe, make

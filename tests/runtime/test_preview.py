@@ -7,9 +7,9 @@ from odd_videos import numbered_picture, write_video, write_video_with_tones
 from PIL import Image
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.preview import LONGEST_S, PREVIEW_SIDE, picture, write_preview
-from dgl_runtime.preview_sound import add_sound
-from dgl_runtime.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media.preview import LONGEST_S, PREVIEW_SIDE, picture, write_preview
+from dgl_runtime.media.preview_sound import add_sound
+from dgl_runtime.media.video import Span, preprocess, probe, read_clips
 
 GREEN, RED = (40, 180, 40), (200, 40, 40)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dgl_runtime import metrics
-from dgl_runtime.querybank import (
+from dgl_runtime.search import metrics
+from dgl_runtime.search.querybank import (
     activation_set,
     choose_temperature,
     dual_softmax,

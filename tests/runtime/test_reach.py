@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from dgl_runtime.packet_index import read_index
+from dgl_runtime.media.packet_index import read_index
 
 from .odd_videos import truncate, write_video
 from .random_media import Recipe, make

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dgl_runtime import Retriever
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.video import Span, probe, read_clips
+from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.media.video import Span, probe, read_clips
 
 from .commands import run
 from .odd_videos import numbers_of, replace_bytes, write_video

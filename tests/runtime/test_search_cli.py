@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dgl_runtime import Retriever
-from dgl_runtime.index_cli import index
-from dgl_runtime.search_cli import search
+from dgl_runtime.commands.index import index
+from dgl_runtime.commands.search import search
 
 from .commands import failure, invoke, run
 from .odd_videos import write_video

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dgl_runtime.bundle import Bundle
+from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.encoder.self_check import check_graph, cosines, golden_inputs, graph_of
 from dgl_runtime.errors import BundleError
-from dgl_runtime.self_check import check_graph, cosines, golden_inputs, graph_of
 
 from .changed_bundles import changed_bundle
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from odd_videos import damage, replace_bytes, write_video
 
-from dgl_runtime.cutting import Cutting
 from dgl_runtime.errors import MediaError
-from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.shots import SHORTEST_SHOT_S, find_shots
-from dgl_runtime.windows import Span
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.shots import SHORTEST_SHOT_S, find_shots
+from dgl_runtime.media.windows import Span
 
 pytest.importorskip("scenedetect")
 pytest.importorskip("cv2", exc_type=ImportError)  # it needs libraries of the system

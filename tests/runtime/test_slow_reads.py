@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job
-from dgl_runtime.decode_process import DecodeProcess, Limits, LostWorkerError
+from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job
+from dgl_runtime.decoding.decode_process import DecodeProcess, Limits, LostWorkerError
+from dgl_runtime.media.cutting import Cutting
 
 from .odd_videos import write_video
 

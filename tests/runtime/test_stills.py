@@ -11,13 +11,13 @@ import pytest
 from odd_videos import truncate, write_video
 from PIL import Image
 
-from dgl_runtime import stills
-from dgl_runtime.decode_process import DecodeProcess, Limits
+from dgl_runtime.decoding.decode_process import DecodeProcess, Limits
 from dgl_runtime.errors import MediaError
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.preview import picture, write_preview
-from dgl_runtime.stills import find_still, read_still
-from dgl_runtime.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media import stills
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.preview import picture, write_preview
+from dgl_runtime.media.stills import find_still, read_still
+from dgl_runtime.media.video import Span, preprocess, probe, read_clips
 
 SIZE = (64, 48)
 

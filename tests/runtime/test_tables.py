@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgl_runtime.csv_cells import csv_rows
 from dgl_runtime.errors import ConfigError
-from dgl_runtime.tables import Row, read_table
-from dgl_runtime.text_files import is_text, numbered_lines, read_list
+from dgl_runtime.tables.csv_cells import csv_rows
+from dgl_runtime.tables.table import Row, read_table
+from dgl_runtime.tables.text_files import is_text, numbered_lines, read_list
 
 WORDS = {"video": ("file",), "caption": ("text",), "start_s": ("start",), "end_s": ("end", "stop"),
          "split": ("subset", "set")}  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_files import install_stand_ins, load, make_engine, make_graph, tokens
 
-from dgl_runtime.engines import open_engine
+from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import EngineError
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgl_runtime.bundle.tokenizer import Tokenizer, clean
 from dgl_runtime.errors import BundleError
-from dgl_runtime.tokenizer import Tokenizer, clean
 
 START, END = 49406, 49407
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())["cases"]

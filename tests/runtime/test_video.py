@@ -18,10 +18,10 @@ from odd_videos import (
 from PIL import Image
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.frame_reader import FrameReader
-from dgl_runtime.packet_index import read_index
-from dgl_runtime.side_by_side import read_frames
-from dgl_runtime.video import (
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.side_by_side import read_frames
+from dgl_runtime.media.video import (
     Span,
     VideoInfo,
     cut_windows,
@@ -157,7 +157,7 @@ def test_overlapping_windows_equal_each_window_read_alone(long_video):
 
 
 def test_overlapping_windows_decode_and_resize_each_frame_once(long_video, monkeypatch):
-    import dgl_runtime.video as video
+    import dgl_runtime.media.video as video
 
     sizes = []
     monkeypatch.setattr(
@@ -359,7 +359,7 @@ def test_a_clip_holds_the_preprocessed_frames(long_video):
 
 def test_importing_video_loads_neither_av_nor_pillow():
     code = (
-        "import sys, dgl_runtime.video; "
+        "import sys, dgl_runtime.media.video; "
         "print({name.split('.')[0] for name in sys.modules} & {'av', 'PIL', 'torch'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ from odd_videos import write_video
 from PIL import Image
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.video import probe
-from dgl_runtime.video_files import (
+from dgl_runtime.media.video import probe
+from dgl_runtime.media.video_files import (
     VIDEO_EXTENSIONS,
     find_videos,
     is_excluded,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgl_runtime.windows import MIN_NEW_PART, Span, cut_windows, frame_times
+from dgl_runtime.media.windows import MIN_NEW_PART, Span, cut_windows, frame_times
 
 seconds = st.floats(0.05, 500.0)
 lengths = st.floats(2.0, 60.0)

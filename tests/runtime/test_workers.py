@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from dgl_runtime.cutting import Cutting
-from dgl_runtime.decode_pool import Clips, DecodePool, Done, Job
-from dgl_runtime.decode_process import Limits
+from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job
+from dgl_runtime.decoding.decode_process import Limits
+from dgl_runtime.decoding.read_ahead import read_ahead
 from dgl_runtime.errors import MediaError
-from dgl_runtime.read_ahead import read_ahead
+from dgl_runtime.media.cutting import Cutting
 
 from .odd_videos import write_video
 

@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dgl_runtime import Retriever
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.gallery_metadata import read_metadata
+from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.metadata import read_metadata
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings

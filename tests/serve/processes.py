@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dgl_runtime
 
-CODE = "from dgl_runtime.serve.cli import serve; serve(prog_name='dgl-serve')"
+CODE = "from dgl_runtime.commands.serve import serve; serve(prog_name='dgl-serve')"
 
 
 @contextmanager

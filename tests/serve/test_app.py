@@ -12,10 +12,10 @@ from PIL import Image
 
 from dgl_runtime import Retriever
 from dgl_runtime.errors import MediaError
-from dgl_runtime.gallery import Gallery
+from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.media.windows import Span, frame_times
 from dgl_runtime.serve import app
 from dgl_runtime.serve.media import MediaMaker
-from dgl_runtime.windows import Span, frame_times
 from tests.runtime.odd_videos import write_video
 
 from .conftest import serve

@@ -13,7 +13,7 @@ import uvicorn
 from PIL import Image
 
 from dgl_runtime import Retriever
-from dgl_runtime.gallery import Clip, Gallery
+from dgl_runtime.gallery.gallery import Clip, Gallery
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings

@@ -6,8 +6,8 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import Gallery
-from dgl_runtime.search import bank_hubness
+from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.search.find import bank_hubness
 from dgl_runtime.serve import galleries
 from dgl_runtime.serve.galleries import ServedGallery, names_of
 from tests.runtime.odd_videos import write_video

@@ -11,9 +11,9 @@ import uvicorn
 from fastapi import HTTPException
 
 from dgl_runtime import Retriever
+from dgl_runtime.commands.serve import read_token
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.serve.app import ServeSettings, create_app
-from dgl_runtime.serve.cli import read_token
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
 

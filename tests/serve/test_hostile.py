@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dgl_runtime.decode_process import Limits
+from dgl_runtime.decoding.decode_process import Limits
 from tests.runtime.odd_videos import write_video
 
 AT = "/api/galleries/holiday"

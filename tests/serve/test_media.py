@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dgl_runtime.decode_process import DecodeProcess, LostWorkerError
+from dgl_runtime.decoding.decode_process import DecodeProcess, LostWorkerError
 from dgl_runtime.errors import MediaError
 from dgl_runtime.serve import media
 from dgl_runtime.serve.media import MediaMaker, video_type

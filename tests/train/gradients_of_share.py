@@ -5,11 +5,11 @@ import sys
 import torch
 from tiny import tiny_backbone, tiny_recipe
 
-from dgl_train.contrastive import PairBatch, backward_contrastive
-from dgl_train.methods import trained_parameters
-from dgl_train.processes import Processes
-from dgl_train.step import make_model
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.methods import trained_parameters
+from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.processes import Processes
+from dgl_train.training.step import make_model
 
 CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee"]
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import dgl_train
 
-CODE = "from dgl_train.{module} import {name}; {name}(prog_name={name!r})"
+CODE = "from dgl_train.commands.{name} import {name}; {name}(prog_name={name!r})"
 PATIENCE_S = 120.0
 
 
 def command(name, *arguments):
     """The command line of dgl-train ("train") or dgl-data ("data")."""
-    module = {"train": "cli", "data": "data_cli"}[name]
-    return [sys.executable, "-c", CODE.format(module=module, name=name), *map(str, arguments)]
+    return [sys.executable, "-c", CODE.format(name=name), *map(str, arguments)]
 
 
 @contextmanager

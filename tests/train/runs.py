@@ -4,11 +4,11 @@ import csv
 
 import torch
 
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import save_checkpoint
-from dgl_train.config import read_recipe, write_recipe
-from dgl_train.methods import ModelSettings, build_model, trained_parameters
-from dgl_train.prompts import PromptCounts
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import save_checkpoint
+from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
+from dgl_train.model.prompts import PromptCounts
+from dgl_train.recipes.recipe import read_recipe, write_recipe
 
 
 def tuned_model(backbone, seed=0):

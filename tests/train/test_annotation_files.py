@@ -1,6 +1,6 @@
 """Videos of a data root, found by their stem."""
 
-from dgl_train.annotation_files import index_videos
+from dgl_train.data.annotation_files import index_videos
 
 
 def make(root, *names):

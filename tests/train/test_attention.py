@@ -9,10 +9,10 @@ from PIL import Image
 from runs import write_run
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.attention import draw_attention, draw_clip_attention, global_attention
-from dgl_train.checkpoint import load_checkpoint
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.model import FrameMeanModel
+from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
+from dgl_train.evaluation.attention import draw_attention, draw_clip_attention, global_attention
+from dgl_train.model.checkpoint import load_checkpoint
+from dgl_train.model.dgl import FrameMeanModel
 
 CPU = torch.device("cpu")
 

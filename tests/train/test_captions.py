@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from tiny import write_tiny_clips
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.captioned_clip import CaptionedClip
-from dgl_train.cli import train
-from dgl_train.data_cli import data
-from dgl_train.datasets import read_dataset, shared_videos, warn_of_shared_videos
+from dgl_train.commands.data import data
+from dgl_train.commands.train import train
+from dgl_train.data.captioned_clip import CaptionedClip
+from dgl_train.data.datasets import read_dataset, shared_videos, warn_of_shared_videos
 
 
 @pytest.fixture(autouse=True)

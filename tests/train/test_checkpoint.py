@@ -9,16 +9,16 @@ from safetensors.torch import save_file
 from tiny import tiny_backbone, write_tiny_backbone
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.backbone import BackboneSource, load_backbone
-from dgl_train.checkpoint import (
+from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.checkpoint import (
     load_checkpoint,
     read_research_checkpoint,
     replacing,
     save_checkpoint,
     untuned_backbone,
 )
-from dgl_train.methods import METHODS, ModelSettings, build_model, trained_parameters
-from dgl_train.prompts import PromptCounts
+from dgl_train.model.methods import METHODS, ModelSettings, build_model, trained_parameters
+from dgl_train.model.prompts import PromptCounts
 
 
 @pytest.fixture(params=METHODS)

@@ -10,15 +10,15 @@ import torch
 from click.testing import CliRunner
 from tiny import SETTINGS, write_tiny_backbone
 
-import dgl_train.datasets as datasets
-import dgl_train.stills_backbone as stills_backbone
-import dgl_train.synthetic as synthetic
-from dgl_train.cli import shapes, train
-from dgl_train.config import read_recipe
-from dgl_train.eval_cli import evaluate
-from dgl_train.methods import METHODS
-from dgl_train.step import TrainingStep
-from dgl_train.synthetic import make_shapes
+import dgl_train.data.datasets as datasets
+import dgl_train.shapes.backbone as stills_backbone
+import dgl_train.shapes.clips as synthetic
+from dgl_train.commands.evaluate import evaluate
+from dgl_train.commands.train import shapes, train
+from dgl_train.model.methods import METHODS
+from dgl_train.recipes.recipe import read_recipe
+from dgl_train.shapes.clips import make_shapes
+from dgl_train.training.step import TrainingStep
 
 
 @pytest.fixture(scope="module")

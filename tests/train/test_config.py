@@ -5,8 +5,8 @@ from dataclasses import asdict
 import pytest
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.config import Recipe, read_recipe, recipe_names, write_recipe
-from dgl_train.methods import METHODS
+from dgl_train.model.methods import METHODS
+from dgl_train.recipes.recipe import Recipe, read_recipe, recipe_names, write_recipe
 
 
 def error_of(*args):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
 
-from dgl_train.contrastive import PairBatch, backward_contrastive, contrastive_loss
-from dgl_train.methods import trained_parameters
-from dgl_train.model import FrameMeanModel
-from dgl_train.processes import Processes
-from dgl_train.step import make_model
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.methods import trained_parameters
+from dgl_train.training.contrastive import PairBatch, backward_contrastive, contrastive_loss
+from dgl_train.training.processes import Processes
+from dgl_train.training.step import make_model
 
 CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee", "a hen"]
 

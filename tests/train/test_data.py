@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.video import Span, read_clips
-from dgl_train.data import (
+from dgl_runtime.media.video import Span, read_clips
+from dgl_train.data.batches import (
     FrameFormat,
     evaluation_batches,
     read_batches,
@@ -105,8 +105,8 @@ def test_no_more_workers_start_than_there_are_clips(
 ENDLESS = """
 import sys
 from pathlib import Path
-from dgl_train.data import FrameFormat, read_batches, training_batches
-from dgl_train.datasets import CaptionedClip
+from dgl_train.data.batches import FrameFormat, read_batches, training_batches
+from dgl_train.data.datasets import CaptionedClip
 
 if __name__ == "__main__":
     clips = [CaptionedClip(Path(sys.argv[1]), "the ant")] * 8

@@ -8,8 +8,8 @@ from annotations import damage_twenty, videos_of, write_layout
 from click.testing import CliRunner
 from tiny import write_tiny_clips
 
-from dgl_train.data_cli import data
-from dgl_train.published import PUBLISHED, Counts
+from dgl_train.commands.data import data
+from dgl_train.data.published import PUBLISHED, Counts
 
 
 @pytest.fixture(autouse=True)

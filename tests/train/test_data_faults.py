@@ -7,10 +7,10 @@ from annotations import write_layout
 from click.testing import CliRunner
 from runs import write_run
 
-from dgl_train.cli import train
-from dgl_train.data_cli import data
-from dgl_train.datasets import read_dataset
-from dgl_train.eval_cli import evaluate
+from dgl_train.commands.data import data
+from dgl_train.commands.evaluate import evaluate
+from dgl_train.commands.train import train
+from dgl_train.data.datasets import read_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-import dgl_train.datasets as datasets
+import dgl_train.data.datasets as datasets
 from dgl_runtime.errors import ConfigError
-from dgl_train.datasets import (
+from dgl_train.data.datasets import (
     CaptionedClip,
     read_dataset,
     select_split,
     split_train,
     training_parts,
 )
-from dgl_train.synthetic import make_shapes
+from dgl_train.shapes.clips import make_shapes
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from runs import write_csv, write_run
 
-from dgl_train.eval_cli import evaluate
-from dgl_train.eval_models import expand_runs, selection_line
+from dgl_train.commands.evaluate import evaluate
+from dgl_train.evaluation.models import expand_runs, selection_line
 
 
 @pytest.fixture(scope="module")

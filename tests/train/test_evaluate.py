@@ -10,9 +10,11 @@ from tiny import WORDS
 
 from dgl_runtime import Retriever
 from dgl_runtime.errors import EngineError
-from dgl_train import evaluate as module
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.evaluate import (
+from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
+from dgl_train.data.frame_cache import FrameCache
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.evaluation import evaluate as module
+from dgl_train.evaluation.evaluate import (
     Encoders,
     bundle_encoders,
     embed_captions,
@@ -21,9 +23,7 @@ from dgl_train.evaluate import (
     report,
     torch_encoders,
 )
-from dgl_train.frame_cache import FrameCache
-from dgl_train.model import FrameMeanModel, last
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.model.dgl import FrameMeanModel, last
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from safetensors.numpy import load_file
 from tiny import SETTINGS
 
 from dgl_export.cli import export
-from dgl_train.cli import train
-from dgl_train.data_cli import data as data_command
-from dgl_train.datasets import read_dataset
-from dgl_train.eval_cli import evaluate
-from dgl_train.published import PUBLISHED
-from dgl_train.step import TrainingStep
+from dgl_train.commands.data import data as data_command
+from dgl_train.commands.evaluate import evaluate
+from dgl_train.commands.train import train
+from dgl_train.data.datasets import read_dataset
+from dgl_train.data.published import PUBLISHED
+from dgl_train.training.step import TrainingStep
 
 VIDEOS = {"train": 30, "val": 4, "test": 10}
 DAMAGED = {"train": 14, "test": 6}  # of these, twenty in all

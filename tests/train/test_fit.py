@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_backbone, tiny_recipe
 
-import dgl_train.fit as fit_module
+import dgl_train.training.fit as fit_module
 from dgl_runtime.errors import ConfigError, MediaError
-from dgl_train.checkpoint import load_checkpoint
-from dgl_train.config import read_recipe
-from dgl_train.fit import fit
-from dgl_train.step import StepResult, TrainingStep
-from dgl_train.stopping import StopRequest
+from dgl_train.model.checkpoint import load_checkpoint
+from dgl_train.recipes.recipe import read_recipe
+from dgl_train.training.fit import fit
+from dgl_train.training.step import StepResult, TrainingStep
+from dgl_train.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgl_runtime.video import Span
-from dgl_train import clip_frames, data
-from dgl_train.data import CHOICES, FrameFormat, evaluation_batches, read_batches, training_batches
-from dgl_train.frame_cache import FrameCache, clip_key
+from dgl_runtime.media.video import Span
+from dgl_train.data import batches as data
+from dgl_train.data import clip_frames
+from dgl_train.data.batches import (
+    CHOICES,
+    FrameFormat,
+    evaluation_batches,
+    read_batches,
+    training_batches,
+)
+from dgl_train.data.frame_cache import FrameCache, clip_key
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), np.uint8)
 ENTRY_GB = (FRAMES.nbytes + 6 * 4) / 1e9
@@ -136,7 +143,7 @@ def test_two_processes_may_write_one_key_at_once(cache):
 def test_a_process_killed_before_the_rename_leaves_a_usable_cache(cache):
     script = (
         "import os, signal, sys, numpy as np; from pathlib import Path\n"
-        "from dgl_train.frame_cache import FrameCache\n"
+        "from dgl_train.data.frame_cache import FrameCache\n"
         "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "FrameCache(Path(sys.argv[1]), 1.0).put('0' * 64, np.zeros((6, 3, 16, 16), np.uint8))"
     )

@@ -16,12 +16,12 @@ from runs import write_csv
 from safetensors.torch import load_file
 from tiny import tiny_recipe, write_tiny_clips
 
-import dgl_train.fit as fit_module
+import dgl_train.training.fit as fit_module
+from dgl_runtime.decoding.workers import Workers
 from dgl_runtime.errors import MediaError
-from dgl_runtime.workers import Workers
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.fit import fit
-from dgl_train.verify import find_faults
+from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
+from dgl_train.data.verify import find_faults
+from dgl_train.training.fit import fit
 
 SETTINGS = {
     "num_frames": 64,

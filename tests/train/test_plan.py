@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import tiny_backbone, tiny_recipe
 
-from dgl_train.methods import METHODS
-from dgl_train.plan import describe_plan, kept_bytes, memory_estimate
-from dgl_train.step import make_model
+from dgl_train.model.methods import METHODS
+from dgl_train.training.plan import describe_plan, kept_bytes, memory_estimate
+from dgl_train.training.step import make_model
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgl_runtime.querybank import BETAS
-from dgl_train import post_process as module
-from dgl_train.captioned_clip import CaptionedClip
-from dgl_train.evaluate import Embeddings, Encoders, report
-from dgl_train.post_process import Calibration, calibrate, post_process
+from dgl_runtime.search.querybank import BETAS
+from dgl_train.data.captioned_clip import CaptionedClip
+from dgl_train.evaluation import post_process as module
+from dgl_train.evaluation.evaluate import Embeddings, Encoders, report
+from dgl_train.evaluation.post_process import Calibration, calibrate, post_process
 
 NO_ROWS, NO_CAPTIONS = np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
 

@@ -118,7 +118,7 @@ def test_a_run_of_two_processes_ends_where_that_of_one_does(tmp_path, captions, 
 
 ENDS_EARLY = """
 import os, torch
-from dgl_train.processes import Processes
+from dgl_train.training.processes import Processes
 processes = Processes()
 processes.wait()
 if not processes.is_main:

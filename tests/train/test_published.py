@@ -11,9 +11,9 @@ import pytest
 from annotations import videos_of, write_layout
 
 from dgl_runtime.errors import ConfigError
-from dgl_runtime.text_files import read_list
-from dgl_train.datasets import read_dataset, training_parts
-from dgl_train.published import (
+from dgl_runtime.tables.text_files import read_list
+from dgl_train.data.datasets import read_dataset, training_parts
+from dgl_train.data.published import (
     PUBLISHED,
     activitynet_ids,
     activitynet_paragraphs,

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.eval_models import CHOSEN_ON_TEST
-from dgl_train.evaluate import Encoders, embed_dataset, report
-from dgl_train.post_process import calibrate, post_process
-from dgl_train.report_page import ModelPages, make_page, write_report
-from dgl_train.report_table import Evaluation, Table, make_tables, selection_lines
-from dgl_train.worst_queries import draw_worst, rank_clips, rank_queries
+from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
+from dgl_train.evaluation.evaluate import Encoders, embed_dataset, report
+from dgl_train.evaluation.models import CHOSEN_ON_TEST
+from dgl_train.evaluation.post_process import calibrate, post_process
+from dgl_train.evaluation.report_page import ModelPages, make_page, write_report
+from dgl_train.evaluation.report_table import Evaluation, Table, make_tables, selection_lines
+from dgl_train.evaluation.worst_queries import draw_worst, rank_clips, rank_queries
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \udcff"
 SETTINGS = {"dataset": "<set>.csv", "split": "test", "zero_shot": False}

@@ -8,15 +8,15 @@ import torch
 from tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.contrastive import PairBatch, backward_contrastive, contrastive_loss
-from dgl_train.data import FrameFormat, evaluation_batches, read_batches
-from dgl_train.evaluate import evaluate, torch_encoders
-from dgl_train.methods import METHODS, PROMPT_METHODS, trained_parameters
-from dgl_train.model import FrameMeanModel
-from dgl_train.optimizer import make_optimizer, rate_factor
-from dgl_train.processes import Processes
-from dgl_train.step import MAX_LOGIT_SCALE, TrainingStep, autocast, make_batch, make_model
-from dgl_train.vocabulary import clip_tokenizer
+from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.evaluation.evaluate import evaluate, torch_encoders
+from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.methods import METHODS, PROMPT_METHODS, trained_parameters
+from dgl_train.training.contrastive import PairBatch, backward_contrastive, contrastive_loss
+from dgl_train.training.optimizer import make_optimizer, rate_factor
+from dgl_train.training.processes import Processes
+from dgl_train.training.step import MAX_LOGIT_SCALE, TrainingStep, autocast, make_batch, make_model
 
 CPU = torch.device("cpu")
 CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee"]

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from dgl_runtime.errors import ConfigError
-from dgl_train import stills_backbone
-from dgl_train.stills_backbone import (
+from dgl_train.shapes import backbone as stills_backbone
+from dgl_train.shapes.backbone import (
     MODEL_CONFIG,
     PREPROCESS_CONFIG,
     make_backbone,
     stills_recall,
 )
-from dgl_train.synthetic import looks, read_made_from
+from dgl_train.shapes.clips import looks, read_made_from
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dgl_runtime.errors import ConfigError
-from dgl_train import synthetic
-from dgl_train.synthetic import (
+from dgl_train.shapes import clips as synthetic
+from dgl_train.shapes.clips import (
     BACKGROUNDS,
     COLOURS,
     REVERSES,

@@ -9,10 +9,10 @@ from annotations import damage_twenty
 from odd_videos import write_video
 from tiny import write_tiny_clips
 
-import dgl_train.verify as verify
+import dgl_train.data.verify as verify
 from dgl_runtime.errors import ConfigError
-from dgl_train.captioned_clip import CaptionedClip
-from dgl_train.verify import examine_video, find_faults, verify_videos, write_dropped
+from dgl_train.data.captioned_clip import CaptionedClip
+from dgl_train.data.verify import examine_video, find_faults, verify_videos, write_dropped
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from dgl_train.backbone import Backbone, BackboneSource
-from dgl_train.config import read_recipe
-from dgl_train.datasets import CaptionedClip
-from dgl_train.synthetic import write_mp4
+from dgl_train.data.datasets import CaptionedClip
+from dgl_train.model.backbone import Backbone, BackboneSource
+from dgl_train.recipes.recipe import read_recipe
+from dgl_train.shapes.clips import write_mp4
 
 FRAME_SIZE = 16
 # What dgl-train is given where runs go through the command line.

@@ -1,0 +1,1 @@
+"""An exported model on disk: its manifest, tokenizer, files and checksums."""

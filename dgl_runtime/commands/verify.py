@@ -1,0 +1,55 @@
+"""dgl-verify: is a bundle whole, and does this machine give its results?"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from dgl_runtime.command import Command
+from dgl_runtime.commands.options import device_option, engine_option, threads_option
+
+
+@click.command(cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@device_option
+@engine_option
+@threads_option
+def verify(bundle: Path, as_json: bool, device: str, engine: str, threads: int) -> None:
+    """Check a bundle: every file against its hash, then its golden inputs on this machine.
+
+    Example: dgl-verify bundle --device cuda --engine onnx
+    """
+    from dgl_runtime.encoder.self_check import GRAPHS, check_graph
+    from dgl_runtime.retriever import Retriever
+
+    retriever = Retriever(bundle, device=device, engine=engine, threads=threads)
+    opened = retriever.bundle
+    for name in opened.manifest.files:
+        opened.path(name)
+    _ = retriever.tokenizer  # it must also load
+    rows = []
+    for graph in GRAPHS:
+        chosen = retriever.chosen(graph)
+        difference = check_graph(chosen.engine, opened, graph)
+        rows.append(
+            {
+                "graph": graph,
+                "engine": chosen.candidate.engine,
+                "device": chosen.candidate.device,
+                "description": chosen.engine.description,
+                "why": chosen.why,
+                **asdict(difference),
+            }
+        )
+    if as_json:
+        found = {"bundle": str(bundle), "id": opened.id, "files": len(opened.manifest.files)}
+        click.echo(json.dumps({**found, "graphs": rows}, indent=2))
+        return
+    click.echo(f"{click.format_filename(bundle)}: {len(opened.manifest.files)} files intact.")
+    for row in rows:
+        click.echo(
+            f"{row['graph']} in {row['description']} ({row['why']}): differ by "
+            f"{row['max_abs']:.1e}, cosine {row['min_cosine']:.6f}, from the exporting machine."
+        )

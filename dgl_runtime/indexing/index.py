@@ -1,0 +1,297 @@
+"""Indexing: videos -> clips -> frames -> embeddings -> gallery, resumable and stopped by no broken file.
+
+Processes decode (``decode_pool.py``) while this one encodes. What the gallery knows of files decides what
+is looked into at all: a file of the same size and time is not opened, a known content not decoded again.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job, Seen
+from dgl_runtime.decoding.read_ahead import read_ahead
+from dgl_runtime.errors import GalleryError, MediaError
+from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
+from dgl_runtime.gallery.sqlite import RECORDS
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.video_files import FoundVideos, find_videos, is_left_out
+
+if TYPE_CHECKING:
+    from dgl_runtime.retriever import Retriever
+
+CLIPS_PER_BATCH = 8
+_UNINDEXED_PART = 0.02
+_AHEAD = 8  # things found that wait to be taken
+
+
+@dataclass(frozen=True)
+class BrokenVideo:
+    """A video that could not be read, or not all of it, and why."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What one run of indexing did."""
+
+    num_videos: int
+    clips_added: int
+    clips_present: int  # of these videos, in the gallery before
+    files_dropped: int  # gone from the disk, or excluded now
+    passed_over: Mapping[str, int]  # what is no video, as ``video_files.FoundVideos`` counts it
+    broken: tuple[BrokenVideo, ...]
+    remarks: tuple[str, ...]  # on videos that were read although something is odd about them
+    encoding_s: float
+    waiting_s: float  # in which the encoder had nothing to do
+
+
+def index_videos(
+    retriever: "Retriever",
+    paths: Iterable[Path],
+    cutting: Cutting,
+    *,
+    exclude: Sequence[str],
+    jobs: int,
+    prune: bool,
+    show_progress: bool,
+) -> IndexReport:
+    """Add videos to the retriever's gallery; see ``Retriever.add_videos``."""
+    from tqdm import tqdm
+
+    if cutting.at_shots and find_spec("scenedetect") is None:
+        raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
+    paths = list(paths)
+    looked_for = _find_videos(retriever, paths, exclude, prune=prune)
+    videos = looked_for.videos
+    form = retriever.num_frames, retriever.frame_size
+    with (
+        _open_gallery(retriever) as gallery,
+        DecodePool(cutting, form, jobs=jobs or default_jobs()) as pool,
+        tqdm(total=len(videos), unit="video", disable=None if show_progress else True) as bar,
+    ):
+        run = _Run(retriever, gallery, cutting)
+        unknown = [job for path in videos if (job := run.look_up(path)) is not None]
+        bar.update(len(videos) - len(unknown))
+        with closing(read_ahead(pool.read(unknown, run.choose), pool.stop, most=_AHEAD)) as found:
+            started = waiting_since = time.perf_counter()
+            for items in found:
+                run.waiting_s += time.perf_counter() - waiting_since
+                run.encode([item for item in items if isinstance(item, Clips)])
+                for item in items:
+                    if isinstance(item, Done):
+                        run.finish(item)
+                        bar.update()
+                rate = run.added / (time.perf_counter() - started)
+                shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
+                bar.set_postfix({**shown, "broken": len(run.broken)})
+                waiting_since = time.perf_counter()
+        dropped = _forget_missing(gallery, paths, videos, exclude) if prune else 0
+        try:
+            gallery.compact()
+            _index_large(gallery)
+        except GalleryError as error:  # the clips are there all the same
+            run.broken.append(BrokenVideo(str(retriever.gallery_folder), str(error)))
+    return IndexReport(
+        num_videos=len(videos),
+        clips_added=run.added,
+        clips_present=run.present,
+        files_dropped=dropped,
+        passed_over=looked_for.passed_over,
+        broken=tuple(run.broken),
+        remarks=tuple(run.remarks),
+        encoding_s=run.encoding_s,
+        waiting_s=run.waiting_s,
+    )
+
+
+def _find_videos(
+    retriever: "Retriever", paths: Sequence[Path], exclude: Sequence[str], *, prune: bool
+) -> FoundVideos:
+    """Videos; none is all right where those that went are to be dropped."""
+    try:
+        return find_videos(paths, exclude)
+    except MediaError:
+        folder = retriever.gallery_folder
+        if not prune or folder is None or not (folder / RECORDS).exists():
+            raise
+        if not all(path.is_dir() for path in paths):
+            raise
+        return FoundVideos([], {})
+
+
+def default_jobs() -> int:
+    """Processes that decode: one for each core but one, at most 4, because more wait for the encoder."""
+    return min(4, max(1, (os.cpu_count() or 1) - 1))
+
+
+@dataclass
+class _Run:
+    """One run: what is done with each thing that is found."""
+
+    retriever: "Retriever"
+    gallery: Gallery
+    cutting: Cutting
+    added: int = 0
+    present: int = 0
+    encoding_s: float = 0.0
+    waiting_s: float = 0.0
+    broken: list[BrokenVideo] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
+    # Clips that a video will bring, so that none like it does.
+    _promised: dict[tuple[str, float, float], Path] = field(default_factory=dict)
+
+    def look_up(self, path: Path) -> Job | None:
+        """What to look into; None: the gallery has all of this file, which did not change."""
+        try:
+            state = FileState.of(path.resolve())
+        except OSError:  # the worker will say what is wrong
+            return Job(path)
+        self._states[path] = state
+        records = self.gallery.records
+        content = records.content_at(state)
+        if content is not None and records.is_cut(content, str(self.cutting)):
+            self.present += records.count_clips(content)
+            self._forget_old_names(content, state.path)
+            return None
+        return Job(path, content)
+
+    def choose(self, seen: Seen) -> Sequence[int]:
+        """Which clips of a video to read; called by the thread that looks."""
+        if (state := self._states.get(seen.job.path)) is not None:
+            # Before the clips come: those of what the file held before are wrong from now on.
+            self.gallery.place(state, seen.content, seen.duration_s)
+        keys = [clip.key for clip in _clips_of(seen)]
+        absent = [
+            number
+            for number, key in enumerate(keys)
+            if key not in self._promised and not self.gallery.records.has(*key)
+        ]
+        self._promised.update({keys[number]: seen.job.path for number in absent})
+        self.present += len(keys) - len(absent)
+        return absent
+
+    def encode(self, found: Sequence[Clips]) -> None:
+        """Encode clips, of several videos together, and add them."""
+        if not found:
+            return
+        started = time.perf_counter()
+        clips = [clip for one in found for clip in _clips_of(one.seen, one.numbers)]
+        frames = np.concatenate([one.frames for one in found])
+        for first in range(0, len(clips), CLIPS_PER_BATCH):
+            part = slice(first, first + CLIPS_PER_BATCH)
+            encoded = self.retriever.embed_clips(frames[part])
+            self.gallery.append(clips[part], encoded.embeddings, encoded.frame_weights)
+            self.added += len(clips[part])
+        self.encoding_s += time.perf_counter() - started
+
+    def finish(self, done: Done) -> None:
+        """A video is through: was all of it read, and was it the same file all the time?"""
+        path, seen = done.job.path, done.seen
+        before, records = self._states.get(path), self.gallery.records
+        for clip in _clips_of(seen) if seen is not None else ():
+            if self._promised.get(clip.key) == path:  # by now it has been appended, or was lost
+                del self._promised[clip.key]
+        if (fault := done.fault) is None and seen is not None and before is not None:
+            if before != _state_now(path):
+                fault = f"{path} changed while it was read. Index it again when it is complete."
+                self.gallery.forget([before.path])
+            elif all(records.has(*clip.key) for clip in _clips_of(seen)):
+                records.finish(seen.content, str(self.cutting))
+        elif done.is_unreadable and seen is None and before is not None:
+            if records.content_at(before) is None:
+                self.gallery.forget([before.path])  # what it held before is gone
+        if seen is not None and before is not None:
+            self._forget_old_names(seen.content, before.path)
+        self._tell(done, fault)
+
+    def _tell(self, done: Done, fault: str | None) -> None:
+        """Note what a person should know of a video."""
+        remarks = done.seen.remarks if done.seen is not None else ()
+        self.remarks += [f"{done.job.path} {remark}." for remark in remarks]
+        if fault is not None:
+            self.broken.append(BrokenVideo(str(done.job.path), fault))
+
+    def _forget_old_names(self, content: str, name: str) -> None:
+        names = [old for old in self.gallery.records.paths(content) if old != name]
+        if gone := [old for old in names if _is_gone(old)]:
+            self.gallery.forget(gone)
+
+
+def _clips_of(seen: Seen, numbers: Sequence[int] | None = None) -> list[Clip]:
+    path = str(seen.job.path.resolve())
+    chosen = range(len(seen.spans)) if numbers is None else numbers
+    spans = [seen.spans[number] for number in chosen]
+    return [Clip(path, seen.content, one.start_s, one.end_s, seen.duration_s) for one in spans]
+
+
+def _state_now(path: Path) -> FileState | None:
+    try:
+        return FileState.of(path.resolve())
+    except OSError:
+        return None
+
+
+def _open_gallery(retriever: "Retriever") -> Gallery:
+    folder, bundle = retriever.gallery_folder, retriever.bundle
+    if folder is None:
+        raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
+    if (folder / RECORDS).exists():  # else new, or left behind by a run killed in its first moment
+        return Gallery.open(folder, bundle_id=bundle.id, writable=True)
+    return Gallery.create(
+        folder,
+        bundle_id=bundle.id,
+        bundle_path=bundle.folder.resolve(),
+        embed_dim=bundle.manifest.embed_dim,
+        num_frames=bundle.manifest.num_frames,
+    )
+
+
+def _forget_missing(
+    gallery: Gallery, paths: Sequence[Path], videos: Sequence[Path], exclude: Sequence[str]
+) -> int:
+    """Drop files below the folders given that are not there any more, or are left out now."""
+    roots = [path.resolve() for path in paths]
+    here = {str(video.resolve()) for video in videos}
+    gone = [
+        name
+        for name in gallery.records.paths()
+        if name not in here
+        and any(root in Path(name).parents for root in roots)
+        and (_is_gone(name) or is_left_out(Path(name), paths, exclude))
+    ]
+    gallery.forget(gone)
+    return len(gone)
+
+
+def _is_gone(name: str) -> bool:
+    """Whether there is no such file; one that may not be looked at is not gone."""
+    try:
+        os.lstat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _index_large(gallery: Gallery) -> None:
+    """Index a large gallery for approximate search, if the extra ``large`` is installed.
+
+    A few clips behind those covered are searched exactly, which costs less than to write the index again.
+    """
+    if len(gallery) < APPROXIMATE_PAYS_FROM or not find_spec("usearch"):
+        return
+    with suppress(GalleryError):  # a damaged one is built anew
+        if gallery.count_unindexed() <= _UNINDEXED_PART * len(gallery):
+            return
+    gallery.build_approximate_index()

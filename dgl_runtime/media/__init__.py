@@ -1,0 +1,1 @@
+"""One video: packets and times, frames and pixels, windows and shots, previews."""

@@ -1,0 +1,90 @@
+"""How much of a file can be reached: the one rule for "cut off", for training and for indexing."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dgl_runtime.media.packet_pass import read_others
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dgl_runtime.media.packet_pass import Pass
+
+_FROM_S, _PART = 0.5, 0.02
+"""Something is missing if more than this is: seconds, and of what is there; of bytes, the part alone."""
+
+_BEGINNINGS = re.compile(
+    rb"\0\0\0[\x08-\xff]ftyp|FLV\x01[\x01\x04\x05]|\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9|OggS\0\x02|"
+    rb"RIFF....AVI |\x1a\x45\xdf\xa3",
+    re.DOTALL,
+)
+"""How a recording begins in formats of which at times only the first in a file is read: mp4, flv, asf, ogg,
+avi, mkv."""
+
+_BLOCK, _LONGEST_BEGINNING = 2**22, 16
+
+
+def what_is_missing(read: Pass, last_s: float, duration_s: float, *, has_jumps: bool) -> str | None:
+    """What a file lacks, or holds where no reader comes, in words; None: nothing.
+
+    Args:
+        read: The pass over it.
+        last_s: Where its pictures end, seconds of the file's clock.
+        duration_s: How long they last, those that cannot be shown among them.
+        has_jumps: The clock jumps, so that what a file says of its duration says nothing.
+    """
+    if has_jumps:
+        stated_s = reached_s = 0.0
+    elif read.stated_s is not None:
+        stated_s, reached_s = read.stated_s, duration_s
+    elif read.all_s is not None and _is_short(last_s, read.all_s):
+        # Sound and subtitles may well outlast the pictures: the longest stream counts.
+        stated_s, reached_s = read.all_s, max(last_s, read_others(read.path)[1])
+    else:
+        stated_s = reached_s = 0.0
+    if _is_short(reached_s, stated_s):
+        return (
+            f"ends after {reached_s:.1f} s of the {stated_s:.1f} s it states: the rest is missing, "
+            "or its header is wrong. Copy or download it again."
+        )
+    return _unread(read, duration_s)
+
+
+def _is_short(reached_s: float, stated_s: float) -> bool:
+    return stated_s - reached_s > max(_FROM_S, _PART * reached_s)
+
+
+def _unread(read: Pass, duration_s: float) -> str | None:
+    """What lies behind the last packet, if that is more than tables.
+
+    A second recording may begin before it: FFmpeg takes the first frame of a second avi for one of the first.
+    """
+    size, end = read.path.stat().st_size, read.packets.end
+    if size - end <= _PART * size:
+        return None
+    if read.end.fault is not None:
+        reason = f"reading it stops there ({read.end.fault}). Copy or download it again"
+    elif read.end.is_other:
+        reason = "streams follow that its beginning does not announce, as of another recording. Split it there"
+    elif _has_beginning(read.path, read.packets.last_but_one):
+        reason = "another recording follows, which no player reaches. Split it there"
+    else:
+        return None
+    return (
+        f"can be read for {duration_s:.1f} s, which are {end} of its {size} bytes: {reason}, or "
+        "convert it to one recording."
+    )
+
+
+def _has_beginning(path: Path, offset: int) -> bool:
+    """Whether a recording begins somewhere behind ``offset``."""
+    with path.open("rb") as file:
+        file.seek(max(offset, _LONGEST_BEGINNING))  # not that of the file itself
+        before = b""
+        while block := file.read(_BLOCK):
+            if _BEGINNINGS.search(before + block):
+                return True
+            before = block[-_LONGEST_BEGINNING:]
+    return False

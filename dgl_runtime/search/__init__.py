@@ -1,0 +1,1 @@
+"""From a query to moments: ranking, hubs, examples, and how results are shown."""

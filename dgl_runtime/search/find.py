@@ -1,0 +1,121 @@
+"""Search of a gallery by embeddings: filter, rank, correct for hubs, group into moments."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Gallery
+from dgl_runtime.search.moments import GROUPINGS, Hit, group
+from dgl_runtime.search.querybank import hubness, inverted_softmax
+
+Float32 = NDArray[np.float32]
+
+HUB_BETA = 20.0  # inverse temperature of the correction for hubs
+_HUB_CANDIDATES = 1000  # clips that are ranked anew by it
+_CLIPS_A_MOMENT = 4  # looked at first, for each moment asked for
+_ROWS_AT_ONCE = 16_384
+_LOOKED_UP_AT_ONCE = 32  # hits; not all are needed
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What is searched among, and how hits are shown.
+
+    Attributes:
+        where: A condition in SQL that clips must fulfil; see ``gallery/filters.py``.
+        grouping: One of ``dgl_runtime.search.moments.GROUPINGS``.
+        bank_hubness: What :func:`bank_hubness` gave, to rank down clips that are near to every text.
+    """
+
+    where: str | None = None
+    grouping: str = "apart"
+    bank_hubness: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        if self.grouping not in GROUPINGS:
+            raise ValueError(
+                f"grouping is {self.grouping!r}, expected one of {', '.join(GROUPINGS)}."
+            )
+
+
+def find_moments(
+    gallery: Gallery, queries: Float32, top_k: int, refinement: Refinement
+) -> list[list[Hit]]:
+    """The best moments of each query, best first.
+
+    Args:
+        gallery: Where to search.
+        queries: Unit-norm float32 [Q, E], of texts or of clips.
+        top_k: Moments a query at the most.
+        refinement: What among, and how they are shown.
+
+    Raises:
+        GalleryError: The condition does not work, or the approximate index is damaged.
+    """
+    among = None if refinement.where is None else gallery.select(refinement.where)
+    wanted = top_k if refinement.grouping == "none" else _CLIPS_A_MOMENT * top_k
+    if refinement.bank_hubness is not None:
+        wanted = max(wanted, _HUB_CANDIDATES)
+    most = top_k
+    if refinement.grouping == "video":
+        most = min(top_k, gallery.records.count_videos())
+    waiting = list(range(len(queries)))
+    found: list[list[Hit]] = [[]] * len(queries)
+    while waiting:
+        ranked = _rank(gallery, queries[waiting], wanted, among)
+        for number, hits in zip(list(waiting), ranked, strict=True):
+            ranked_hits = _corrected(gallery, *hits, refinement)
+            if (
+                is_merged := refinement.grouping == "merge"
+            ):  # of more clips there would be fewer moments
+                ranked_hits = islice(ranked_hits, top_k)
+            moments = group(ranked_hits, refinement.grouping, top_k)
+            is_all = len(hits[0]) < wanted  # there is no more to look at
+            if len(moments) >= most or is_all or is_merged:
+                found[number] = moments
+                waiting.remove(number)
+        wanted *= _CLIPS_A_MOMENT
+    return found
+
+
+def _rank(
+    gallery: Gallery, queries: Float32, wanted: int, among: NDArray[np.bool_] | None
+) -> Iterator[tuple[NDArray[np.int64], Float32]]:
+    approximate = len(gallery) >= APPROXIMATE_PAYS_FROM
+    return zip(*gallery.search(queries, wanted, approximate=approximate, among=among), strict=True)
+
+
+def _corrected(
+    gallery: Gallery, rows: NDArray[np.int64], similarity: Float32, refinement: Refinement
+) -> Iterator[Hit]:
+    order = np.arange(len(rows))
+    if (bank := refinement.bank_hubness) is not None:
+        order = np.argsort(-inverted_softmax(similarity, bank[rows]), kind="stable")
+    rows, similarity = rows[order], similarity[order]
+    for first in range(0, len(rows), _LOOKED_UP_AT_ONCE):
+        part = slice(first, first + _LOOKED_UP_AT_ONCE)
+        clips = gallery.records.look_up(rows[part].tolist())
+        for row, value in zip(rows[part].tolist(), similarity[part].tolist(), strict=True):
+            clip, _ = clips[row]
+            weights = tuple(gallery.frame_weights[row].tolist())
+            yield Hit(clip.video, clip.start_s, clip.end_s, value, weights, row)
+
+
+def bank_hubness(gallery: Gallery, bank: Float32) -> Float32:
+    """How near each row of a gallery is to a bank of texts: float32 [rows].
+
+    Args:
+        gallery: What is searched.
+        bank: Unit-norm float32 [Q, E] of texts of the kind that is searched, a hundred or more.
+
+    Raises:
+        ValueError: The bank is empty.
+    """
+    parts = [
+        hubness(bank @ gallery.embeddings[first : first + _ROWS_AT_ONCE].T, HUB_BETA)
+        for first in range(0, len(gallery.embeddings), _ROWS_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)

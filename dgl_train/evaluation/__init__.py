@@ -1,0 +1,1 @@
+"""The protocol of evaluation, and reports of it."""

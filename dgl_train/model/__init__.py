@@ -1,0 +1,1 @@
+"""Backbones and what is tuned on them: prompts, the DGL model, its alternatives, checkpoints."""

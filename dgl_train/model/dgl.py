@@ -1,0 +1,326 @@
+"""DGL, the whole of the paper's model: prompts in both towers and global-local video attention.
+
+Global prompts see every frame at once and carry the clip's meaning through all blocks; a frame's tokens
+see their own frame and the global prompts. The clip's embedding is global prompt 0, the caption's its end
+token (Dynamic Global-Local Prompt Tuning, AAAI 2024, section 3).
+
+Frame and caption prompts are replaced before every block, so what a block makes of them is never read:
+they take part as keys and values only.
+
+Axes: B batch, F frames, P patches, K frame prompts, T keys of a frame (class token, K frame prompts, P
+patches), G global prompts, C caption prompts, L caption tokens, H heads, D width, E embedding.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgl_runtime.errors import ConfigError
+from dgl_train.model.backbone import (
+    Backbone,
+    Block,
+    attend_within,
+    merge_heads,
+    recomputed,
+    split_heads,
+)
+from dgl_train.model.prompts import PromptGenerator, Prompts
+
+State = TypeVar("State")
+
+VISUAL_OUTPUTS = ("global-prompt", "mean-globals", "mean-frames", "mean-all", "global-local")
+"""What a clip is read from; the paper compares them, and takes the first."""
+
+
+@dataclass(frozen=True)
+class ClipState:
+    """A clip's tokens after a block, and how the global prompts attended in it."""
+
+    globals: Tensor  # [B, G, D]
+    frames: Tensor  # [B, F, 1 + P, D], class token first
+    by_frame: Tensor  # attention [B, H, G, F, G + T]: the copies of the global prompts side by side
+
+    @property
+    def attention(self) -> Tensor:
+        """The global prompts' attention to themselves and all frames: [B, H, G, G + F*T]."""
+        num_globals = self.globals.shape[1]
+        to_globals, to_frames = self.by_frame.tensor_split([num_globals], dim=-1)
+        return torch.cat([to_globals.sum(dim=3), to_frames.flatten(3)], dim=-1)
+
+    def frame_attention(self) -> Tensor:
+        """How much global prompt 0 attended to each key of each frame: [B, F, T], mean over heads."""
+        to_frames: Tensor = self.by_frame[:, :, 0, :, self.globals.shape[1] :].mean(dim=1)
+        return to_frames
+
+    def frame_weights(self) -> Tensor:
+        """The same for whole frames: [B, F], rows sum to 1."""
+        mass: Tensor = self.frame_attention().sum(dim=-1)
+        return mass / mass.sum(dim=-1, keepdim=True)
+
+
+class DglModel(nn.Module):
+    """A frozen backbone with a prompt generator.
+
+    Args:
+        backbone: The CLIP network.
+        prompts: The generator.
+        visual_output: One of VISUAL_OUTPUTS; without global prompts "mean-frames" alone is there.
+        recompute_blocks: Keep only the inputs of blocks for the backward pass and compute the rest
+            again: less memory, a third more time, the same numbers.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: PromptGenerator,
+        *,
+        visual_output: str = VISUAL_OUTPUTS[0],
+        recompute_blocks: bool = False,
+    ) -> None:
+        super().__init__()
+        if visual_output not in VISUAL_OUTPUTS:
+            raise ConfigError(
+                f"visual_output is {visual_output!r}, expected one of {', '.join(VISUAL_OUTPUTS)}."
+            )
+        if not prompts.counts.global_prompts and visual_output != "mean-frames":
+            raise ConfigError(
+                f"visual_output is {visual_output!r}, but there are no global prompts to read. "
+                "Set visual_output to mean-frames, or global_prompts to 1 or more."
+            )
+        self.backbone = backbone
+        self.prompts = prompts
+        self.visual_output = visual_output
+        self.recompute_blocks = recompute_blocks
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The frozen factor on the cosine that makes logits, [] float32."""
+        return self.backbone.logit_scale.exp()
+
+    def encode_captions(self, tokens: Tensor) -> Tensor:
+        """Embed captions.
+
+        Args:
+            tokens: Token ids [B, L], zero padded; the end token has the highest id.
+
+        Returns:
+            Unit-norm embeddings [B, E].
+        """
+        state = last(self.caption_states(tokens, self.prompts()))
+        return F.normalize(self.read_caption(state, tokens).float(), dim=-1)
+
+    def encode_clips(self, frames: Tensor) -> Tensor:
+        """Embed clips.
+
+        Args:
+            frames: uint8 pixels, or floats already normalised, [B, F, 3, S, S], order RGB.
+
+        Returns:
+            Unit-norm embeddings [B, E], read as ``visual_output`` says.
+
+        Raises:
+            ConfigError: If F differs from the number of frames the prompts were made for.
+        """
+        state = last(self.clip_states(frames, self.prompts()))
+        return F.normalize(self.read_clip(state).float(), dim=-1)
+
+    def caption_states(self, tokens: Tensor, prompts: Prompts) -> Iterator[Tensor]:
+        """Tokens after each block, [B, L, D]. The prompts stand behind the start token."""
+        text = self.backbone.text
+        x = text.embed(tokens)
+        may_see = caption_mask(tokens.shape[1], prompts.captions.shape[1], tokens.device)
+        for block, prompt in zip(text.blocks, prompts.captions, strict=True):
+            x = self._run(attend_with_prompts, block, x, prompt, may_see)
+            yield x
+
+    def read_caption(self, state: Tensor, tokens: Tensor) -> Tensor:
+        """The end token's embedding before normalisation, [B, E]."""
+        rows = torch.arange(len(state), device=state.device)
+        return self.backbone.text.read_out(state[rows, tokens.argmax(dim=-1)])
+
+    def clip_states(self, frames: Tensor, prompts: Prompts) -> Iterator[ClipState]:
+        """Global prompts and frame tokens after each block.
+
+        Frame prompts have neither positions nor ln_pre. Global prompts are given once and carry on
+        through all blocks.
+        """
+        vision = self.backbone.vision
+        batch, num_frames = frames.shape[:2]
+        for made_for in (prompts.frames.shape[1], prompts.frame_positions.shape[1]):
+            if made_for not in (0, 1, num_frames):
+                raise ConfigError(
+                    f"clips have {num_frames} frames, the prompts were made for {made_for}. "
+                    "DGL-transformer and frame positions are bound to their number of frames; give "
+                    "clips of that many."
+                )
+        tokens = vision.embed(self.backbone.normalize(frames).flatten(0, 1))
+        tokens = tokens.unflatten(0, (batch, num_frames))
+        state = ClipState(prompts.globals.expand(batch, -1, -1), tokens, tokens.new_empty(0))
+        for block, prompt, positions in zip(
+            vision.blocks, prompts.frames, prompts.frame_positions, strict=True
+        ):
+            state = self._run(
+                attend_globally_and_locally, block, state.globals, state.frames, prompt, positions
+            )
+            yield state
+
+    def read_clip(self, state: ClipState) -> Tensor:
+        """The clip's embedding before normalisation, [B, E]."""
+        read_out = self.backbone.vision.read_out
+        match self.visual_output:
+            case "global-prompt":
+                return read_out(state.globals[:, 0])
+            case "mean-globals":
+                return read_out(state.globals).mean(dim=1)
+            case "mean-frames":
+                return read_out(state.frames[:, :, 0]).mean(dim=1)
+            case "mean-all":
+                return read_out(torch.cat([state.globals, state.frames[:, :, 0]], 1)).mean(dim=1)
+        # The paper leaves open how its global-local feature, global prompt 0 beside the frames' class
+        # tokens, is compared: here the similarity is the mean of a global and a local one.
+        global_ = F.normalize(read_out(state.globals[:, 0]).float(), dim=-1)
+        local = F.normalize(read_out(state.frames[:, :, 0]).mean(dim=1).float(), dim=-1)
+        return global_ + local
+
+    def _run(self, attend: Callable[..., State], *args: object) -> State:
+        return recomputed(attend, *args) if self.recompute_blocks else attend(*args)
+
+
+def caption_mask(length: int, prompts: int, device: torch.device) -> Tensor:
+    """Which keys a token may see, bool [L, C + L]: itself, tokens before it, and but for the start prompts."""
+    may_see = torch.ones(length, prompts + length, dtype=torch.bool, device=device).tril(prompts)
+    may_see[0, :prompts] = False
+    return may_see
+
+
+def attend_with_prompts(block: Block, x: Tensor, prompts: Tensor, may_see: Tensor) -> Tensor:
+    """One text block: tokens [B, L, D] see the prompts [C, D] and their past; see ``caption_mask``."""
+    q, k, v = block.project_qkv(x)
+    _, prompt_k, prompt_v = block.project_qkv(prompts)
+    each = (len(x), -1, -1, -1)
+    k = torch.cat([prompt_k.expand(each), k], dim=2)
+    v = torch.cat([prompt_v.expand(each), v], dim=2)
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=may_see)
+    return block.mlp(x + block.out(merge_heads(attended)))
+
+
+def attend_globally_and_locally(
+    block: Block, globals_: Tensor, frames: Tensor, prompts: Tensor, positions: Tensor
+) -> ClipState:
+    """One vision block, with the same weights for both kinds of attention.
+
+    Frame tokens attend to the global prompts and their own frame; global prompts attend to themselves and
+    every frame's tokens. Both read the block's input.
+
+    Args:
+        block: A block of the vision tower.
+        globals_: Global prompts [B, G, D].
+        frames: Frame tokens [B, F, 1 + P, D].
+        prompts: Frame prompts [F or 1, K, D].
+        positions: Frame positions [F or 0, D].
+
+    Returns:
+        Both after the block, with the global prompts' attention.
+    """
+    num_frames = frames.shape[1]
+    global_q, global_k, global_v = block.project_qkv(globals_)  # [B, H, G, D/H]
+    q, k, v = block.project_qkv(frames)  # [B, F, H, 1 + P, D/H]
+    _, prompt_k, prompt_v = block.project_qkv(prompts)  # [F or 1, H, K, D/H]
+
+    def seen(global_: Tensor, prompt: Tensor, frame: Tensor) -> Tensor:  # [B, F, H, G + T, D/H]
+        each = (frame.shape[0], num_frames, -1, -1, -1)
+        parts = (global_[:, None].expand(each), frame[..., :1, :], prompt.expand(each))
+        return torch.cat([*parts, frame[..., 1:, :]], dim=-2)
+
+    keys, values = seen(global_k, prompt_k, k), seen(global_v, prompt_v, v)
+    # Its own copy of q lets go of the projection's k and v, which live on in keys and values. Fused
+    # attention takes one batch axis.
+    local = F.scaled_dot_product_attention(
+        q.flatten(0, 1).contiguous(), keys.flatten(0, 1), values.flatten(0, 1)
+    ).unflatten(0, (len(frames), num_frames))
+    attention = attend_over_frames(global_q, keys, split_heads(positions, block.heads))
+    globally = (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1)  # [B, H, G, D/H]
+    return ClipState(
+        globals=block.mlp(globals_ + block.out(merge_heads(globally))),
+        frames=block.mlp(frames + block.out(merge_heads(local))),
+        by_frame=attention,
+    )
+
+
+def attend_over_frames(q: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
+    """The global prompts' attention over all frames, reading the keys laid out for the frames.
+
+    That layout holds the global prompts' own keys once a frame; log F off their logits makes the F
+    copies count as one. Written out rather than fused: the weights are read, and there are few queries.
+
+    Args:
+        q: Queries [B, H, G, D/H].
+        keys: [B, F, H, G + T, D/H].
+        positions: Frame positions [H, F or 0, D/H].
+
+    Returns:
+        Attention [B, H, G, F, G + T]; over the last two axes it sums to 1.
+    """
+    num_frames, num_globals = keys.shape[1], q.shape[2]
+    q = q * q.shape[-1] ** -0.5
+    logits = (q[:, None] @ keys.transpose(-1, -2)).permute(0, 2, 3, 1, 4)
+    to_globals, to_frames = logits[..., :num_globals], logits[..., num_globals:]
+    if positions.shape[1]:
+        to_frames = to_frames + (q @ positions.transpose(-1, -2))[..., None]
+    logits = torch.cat([to_globals - math.log(num_frames), to_frames], dim=-1)
+    attention: Tensor = logits.flatten(3).softmax(dim=-1).unflatten(3, (num_frames, -1))
+    return attention
+
+
+class FrameMeanModel(nn.Module):
+    """A backbone without prompts: a clip is the mean of its frames' unit embeddings (CLIP4Clip's meanP).
+
+    Untuned it is zero-shot CLIP; the alternatives to prompts tune it.
+    """
+
+    def __init__(self, backbone: Backbone, *, recompute_blocks: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.recompute_blocks = recompute_blocks
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor on the cosine that makes logits, [] float32."""
+        return self.backbone.logit_scale.exp()
+
+    def encode_captions(self, tokens: Tensor) -> Tensor:
+        """Token ids [B, L] -> unit-norm embeddings [B, E]."""
+        text = self.backbone.text
+        x = text.embed(tokens)
+        for block in text.blocks:
+            x = self._run(block, x, True)
+        rows = torch.arange(len(x), device=x.device)
+        return F.normalize(text.read_out(x[rows, tokens.argmax(dim=-1)]).float(), dim=-1)
+
+    def encode_clips(self, frames: Tensor) -> Tensor:
+        """uint8 pixels [B, F, 3, S, S] -> unit-norm embeddings [B, E]."""
+        vision = self.backbone.vision
+        x = vision.embed(self.backbone.normalize(frames).flatten(0, 1))
+        for block in vision.blocks:
+            x = self._run(block, x, False)
+        by_frame = F.normalize(vision.read_out(x[:, 0]).float(), dim=-1)
+        return F.normalize(by_frame.unflatten(0, frames.shape[:2]).mean(dim=1), dim=-1)
+
+    def _run(self, block: Block, x: Tensor, causal: bool) -> Tensor:
+        if self.recompute_blocks:
+            return recomputed(attend_within, block, x, causal)
+        return attend_within(block, x, causal)
+
+
+RetrievalModel = DglModel | FrameMeanModel
+
+
+def last(states: Iterator[State]) -> State:
+    """The last state of an iterator, holding no earlier one."""
+    return deque(states, maxlen=1)[0]

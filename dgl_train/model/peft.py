@@ -1,0 +1,112 @@
+"""The alternatives to prompts: other ways to tune a backbone, each on the mean over frames.
+
+All of them change the backbone itself: full fine-tuning, biases only (BitFit), low-rank updates of the
+attention's projections (LoRA, Hu et al. 2021) and bottleneck adapters (Houlsby et al. 2019).
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgl_train.model.backbone import Backbone, Block
+
+LORA_RANK = 8
+ADAPTER_WIDTH = 64
+
+
+class LowRankLinear(nn.Linear):
+    """A frozen linear layer plus a trained update of low rank, which starts at zero."""
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.down = nn.Parameter(torch.empty(rank, layer.in_features))
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return super().forward(x) + x @ self.down.T @ self.up.T
+
+    def merged(self) -> nn.Linear:
+        """The plain layer that does the same."""
+        layer = nn.Linear(self.in_features, self.out_features, device="meta")
+        layer.weight = nn.Parameter(self.weight + self.up @ self.down, requires_grad=False)
+        layer.bias = self.bias
+        return layer
+
+
+class AdaptedLinear(nn.Linear):
+    """A frozen linear layer with a bottleneck behind it, which starts as the identity."""
+
+    def __init__(self, layer: nn.Linear, width: int) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.down = nn.Linear(layer.out_features, width)
+        self.up = nn.Linear(width, layer.out_features)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        x = super().forward(x)
+        adapted: Tensor = x + self.up(F.gelu(self.down(x)))
+        return adapted
+
+
+def train_all(backbone: Backbone) -> None:
+    """Full fine-tuning, the temperature included."""
+    backbone.requires_grad_(True)
+
+
+def train_biases(backbone: Backbone) -> None:
+    """Every bias of both towers, those of the norms included."""
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+
+
+def add_lora(backbone: Backbone) -> None:
+    """Low-rank updates of queries, keys and values in every block."""
+    for block in _blocks(backbone):
+        block.qkv = LowRankLinear(block.qkv, LORA_RANK)
+
+
+def add_attention_adapters(backbone: Backbone) -> None:
+    """An adapter behind every block's attention."""
+    for block in _blocks(backbone):
+        block.out = AdaptedLinear(block.out, ADAPTER_WIDTH)
+
+
+def add_mlp_adapters(backbone: Backbone) -> None:
+    """An adapter behind every block's MLP."""
+    for block in _blocks(backbone):
+        block.proj = AdaptedLinear(block.proj, ADAPTER_WIDTH)
+
+
+@torch.no_grad()
+def merge_lora(backbone: Backbone) -> None:
+    """Put low-rank updates into the weights they update; anything else stays."""
+    for block in _blocks(backbone):
+        if isinstance(block.qkv, LowRankLinear):
+            block.qkv = block.qkv.merged()
+
+
+def has_adapters(backbone: Backbone) -> bool:
+    """Whether a layer has a bottleneck behind it, which no weight can absorb."""
+    return any(isinstance(layer, AdaptedLinear) for layer in backbone.modules())
+
+
+ALTERNATIVES = {
+    "full": train_all,
+    "bias": train_biases,
+    "lora": add_lora,
+    "adapter-attention": add_attention_adapters,
+    "adapter-mlp": add_mlp_adapters,
+}
+
+
+def _blocks(backbone: Backbone) -> Iterator[Block]:
+    yield from backbone.vision.blocks
+    yield from backbone.text.blocks

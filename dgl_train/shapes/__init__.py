@@ -1,0 +1,1 @@
+"""A made data set of moving shapes, and a tiny backbone for it."""

@@ -1,0 +1,1 @@
+"""A run: steps, loss, processes, and the folder it resumes from."""
