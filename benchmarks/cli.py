@@ -1,6 +1,5 @@
 """dgl-bench: one subcommand a question; heavy imports happen when one runs."""
 
-import json
 from pathlib import Path
 
 import click
@@ -233,32 +232,6 @@ def experiments(
     )
     described = {"seeds": seeds, "jobs": jobs, "threads": threads, "set": " ".join(settings) or "-"}
     publish(make_report(suite, outcomes, described), out)
-
-
-@bench.command(cls=Command)
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write this file.")
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 lets the engine choose."
-)
-def doctor(bundle: Path | None, json_file: Path | None, threads: int) -> None:
-    """Say which engines work on this machine, and what the others need; with BUNDLE, how fast it is.
-
-    Exit code 0 if at least one engine works. Attach the JSON file to a report of a problem.
-
-    Example: dgl-bench doctor bundle --json doctor.json
-    """
-    from benchmarks.doctor import diagnose
-    from benchmarks.doctor_page import page
-    from dgl_runtime.bundle.folder import Bundle
-
-    diagnosis = diagnose(None if bundle is None else Bundle(bundle), threads=threads)
-    click.echo(page(diagnosis))
-    if json_file is not None:
-        json_file.write_text(json.dumps(diagnosis.to_json(), indent=2) + "\n", encoding="utf-8")
-        click.echo(f"Written: {json_file}", err=True)
-    if not diagnosis.works:
-        fail("no engine works here; above it says why, and what to install.")
 
 
 @bench.command(cls=Command)

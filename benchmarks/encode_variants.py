@@ -22,8 +22,8 @@ from dgl_export.calibration import Calibration
 from dgl_export.fold import FoldedModel
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
-from dgl_export.to_tensorrt import write_engines
 from dgl_runtime.bundle.manifest import Graph, Quality
+from dgl_runtime.encoder.rebuild import write_engines
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import DglError

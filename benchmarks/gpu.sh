@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that needs a GPU, in one call: the gpu tests, then dgl-bench doctor, encode and quality.
+# Everything that needs a GPU, in one call: the gpu tests, then dgl-doctor, dgl-bench encode and quality.
 #
 #   benchmarks/gpu.sh [OUT]           results in OUT (default: gpu-results); the exit code is 1 if a step failed
 #   DEVICE=cpu benchmarks/gpu.sh      as far as it goes without a GPU
@@ -52,7 +52,7 @@ if [ ! -e "$bundle" ]; then
     step export "$python" -c "from dgl_export.cli import export; export(prog_name='dgl-export')" \
         --zero-shot --backbone ViT-B-32-quickgelu --out "$bundle"
 fi
-bench doctor --json "$out/doctor.json" # every engine, TensorRT's too, on tiny graphs
+step doctor "$python" -c "from dgl_runtime.commands.doctor import doctor; doctor(prog_name='dgl-doctor')" --json "$out/doctor.json" # every engine, TensorRT's too, on tiny graphs
 bench encode --out "$out" $on ${QUICK:+--rounds 3 --compile=}
 if [ -e "$demo/run" ]; then
     bench quality "$demo/run" --dataset shapes --data-root "$demo/shapes" --out "$out" ${QUICK:+--rounds 3}

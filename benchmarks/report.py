@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Machine
 from benchmarks.timing import Spread
+from dgl_runtime.engines.machine import Machine
+from dgl_runtime.tables.markdown import markdown_table
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """Markdown that is aligned, so that it also reads well in a terminal."""
-        cells = [self.columns, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        header, *rows = (self._line(row, widths) for row in cells)
-        rule = [
-            "-" * width if place < self.text_columns else "-" * (width - 1) + ":"
-            for place, width in enumerate(widths)
-        ]
-        return "\n".join([f"**{self.title}**", "", header, self._line(rule, widths), *rows])
-
-    def _line(self, row: Sequence[str], widths: Sequence[int]) -> str:
-        padded = (
-            cell.ljust(width) if place < self.text_columns else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        return f"| {' | '.join(padded)} |"
+        return markdown_table(self.title, self.columns, self.rows, self.text_columns)
 
 
 @dataclass(frozen=True)

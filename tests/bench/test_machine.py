@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import Machine, describe_machine, measure_peaks
+from benchmarks.machine import describe_machine, measure_peaks
+from dgl_runtime.engines.machine import Machine
 
 
 def made(cpu):

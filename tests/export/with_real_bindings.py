@@ -16,8 +16,8 @@ import numpy as np
 from engine_files import PROFILES, make_engine, make_graph
 from fake_cuda import FakeCuda
 
-from dgl_export.to_tensorrt import build_engine
 from dgl_runtime.engines.opening import open_engine
+from dgl_runtime.engines.tensorrt_build import build_engine
 from dgl_runtime.engines.tensorrt_library import load_library
 from dgl_runtime.errors import ExportError
 

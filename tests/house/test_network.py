@@ -34,7 +34,9 @@ STEPS = {
     "search openvino": "dgl-search other ant --engine openvino",
     "verify": "dgl-verify bundle --engine auto",
     "serve": "dgl-serve gallery other",
-    "bench": "dgl-bench doctor bundle",
+    "doctor": "dgl-doctor bundle",
+    "build": "dgl-bundle rebuild bundle",
+    "bench": "dgl-bench index bundle --videos 1 --jobs 1 --out results",
 }
 FEWER_SHAPES = """import dgl_train.shapes.clips as made
 made.make_shapes.__kwdefaults__ |= dict.fromkeys(("num_train", "num_val", "num_test"), 16)

@@ -1,10 +1,43 @@
-"""The doctor's findings on one screen."""
+"""dgl-doctor: which engines work on this machine, and what the others need, on one screen."""
 
-from benchmarks.doctor import Diagnosis, EngineReport, Trial
-from benchmarks.report import Table
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dgl_runtime.command import Command, fail
+from dgl_runtime.commands.options import threads_option
+from dgl_runtime.tables.markdown import markdown_table
+
+if TYPE_CHECKING:
+    from dgl_runtime.encoder.diagnosis import Diagnosis, EngineReport, Trial
 
 
-def page(diagnosis: Diagnosis) -> str:
+@click.command(cls=Command)
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write this file.")
+@threads_option
+def doctor(bundle: Path | None, json_file: Path | None, threads: int) -> None:
+    """Say which engines work on this machine, and what the others need; with BUNDLE, how fast it is.
+
+    Exit code 0 if at least one engine works. Attach the JSON file to a report of a problem.
+
+    Example: dgl-doctor bundle --json doctor.json
+    """
+    from dgl_runtime.bundle.folder import Bundle
+    from dgl_runtime.encoder.diagnosis import diagnose
+
+    diagnosis = diagnose(None if bundle is None else Bundle(bundle), threads=threads)
+    click.echo(page(diagnosis))
+    if json_file is not None:
+        json_file.write_text(json.dumps(diagnosis.to_json(), indent=2) + "\n", encoding="utf-8")
+        click.echo(f"Written: {json_file}", err=True)
+    if not diagnosis.works:
+        fail("no engine works here; above it says why, and what to install.")
+
+
+def page(diagnosis: "Diagnosis") -> str:
     """The machine, a table of engines, why some do not work, and what to install."""
     parts = ["\n".join(_machine(diagnosis)), _table(diagnosis)]
     if reasons := _reasons(diagnosis):
@@ -14,7 +47,7 @@ def page(diagnosis: Diagnosis) -> str:
     return "\n\n".join(parts)
 
 
-def _machine(diagnosis: Diagnosis) -> list[str]:
+def _machine(diagnosis: "Diagnosis") -> list[str]:
     machine, versions = diagnosis.machine, diagnosis.machine.versions
     ours = versions.get("dgl-retrieval", "from source")
     abilities = diagnosis.abilities
@@ -34,7 +67,7 @@ def _machine(diagnosis: Diagnosis) -> list[str]:
     ]
 
 
-def _table(diagnosis: Diagnosis) -> str:
+def _table(diagnosis: "Diagnosis") -> str:
     tasks = [trial.task for trial in diagnosis.engines[0].trials]
     title = "Largest error of a small graph" if diagnosis.bundle is None else "Self-check and time"
     rows = [
@@ -45,10 +78,10 @@ def _table(diagnosis: Diagnosis) -> str:
         ]
         for report in diagnosis.engines
     ]
-    return Table(title, ["engine", "version", *tasks], rows, text_columns=2).to_markdown()
+    return markdown_table(title, ["engine", "version", *tasks], rows, text_columns=2)
 
 
-def _cell(trial: Trial) -> str:
+def _cell(trial: "Trial") -> str:
     if not trial.works or trial.error is None:
         return "no"
     if trial.time_ms is None or trial.min_cosine is None:
@@ -56,7 +89,7 @@ def _cell(trial: Trial) -> str:
     return f"{trial.time_ms:.1f} ms, cosine {trial.min_cosine:.6f}"
 
 
-def _reasons(diagnosis: Diagnosis) -> list[str]:
+def _reasons(diagnosis: "Diagnosis") -> list[str]:
     """One line for each reason, with all that it keeps from working."""
     found: dict[str, list[str]] = {}
     for report in diagnosis.engines:
@@ -68,8 +101,8 @@ def _reasons(diagnosis: Diagnosis) -> list[str]:
     return [f"- {', '.join(tasks)} in {reason}" for reason, tasks in found.items()]
 
 
-def _remedies(diagnosis: Diagnosis) -> list[str]:
-    found: dict[str, list[EngineReport]] = {}
+def _remedies(diagnosis: "Diagnosis") -> list[str]:
+    found: dict[str, list["EngineReport"]] = {}
     for report in diagnosis.engines:
         if report.remedy:
             found.setdefault(report.remedy, []).append(report)

@@ -15,18 +15,20 @@ from refused_graphs import fp8_product, strange_node
 from tiny import tiny_backbone
 from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
-from dgl_export import quality, to_tensorrt
+from dgl_export import quality
 from dgl_export.bundle_writer import write_bundle
 from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
-from dgl_export.to_tensorrt import build_engine, caption_profiles, clip_profiles, rebuild
 from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.encoder import rebuild as building
 from dgl_runtime.encoder.choice import open_graph
+from dgl_runtime.encoder.rebuild import caption_profiles, clip_profiles, rebuild
 from dgl_runtime.engines import tensorrt_library
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
+from dgl_runtime.engines.tensorrt_build import build_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
 from dgl_train.data.vocabulary import clip_tokenizer
@@ -141,8 +143,8 @@ def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
         return OnTheGpu(bundle, name)
 
     asked = []
-    monkeypatch.setattr(to_tensorrt, "why_not_run", str)
-    monkeypatch.setattr(to_tensorrt, "open_graph", opened)
+    monkeypatch.setattr(building, "why_not_run", str)
+    monkeypatch.setattr(building, "open_graph", opened)
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
     if error:
         with pytest.raises(
@@ -158,7 +160,7 @@ def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
 
 
 def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(to_tensorrt, "caption_profiles", lambda _: (Profile((1,), (1,), (1,)),))
+    monkeypatch.setattr(building, "caption_profiles", lambda _: (Profile((1,), (1,), (1,)),))
     with pytest.raises(ExportError, match=r"cannot build .* profile 0"):
         write_bundle(request_for("dgl-linear"), tmp_path / "bundle", Target("trt-rtx", "fp32"))
     assert list(tmp_path.iterdir()) == []
@@ -191,7 +193,7 @@ def test_engines_of_tensorrt_are_kept_for_each_gpu(export, tmp_path, monkeypatch
     fake_cuda.install(monkeypatch, fake_cuda.FakeCuda())
     monkeypatch.setitem(sys.modules, "tensorrt", trt)  # the same family
     monkeypatch.setattr(tensorrt_library, "OLDEST", (1, 0))
-    monkeypatch.setattr(to_tensorrt, "why_not_run", lambda: "stand-in")  # a stand-in runs nothing
+    monkeypatch.setattr(building, "why_not_run", lambda: "stand-in")  # a stand-in runs nothing
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
     names = [path.name for path in rebuild(folder, "tensorrt")]
     key = f"tensorrt-{trt.__version__}-nvidia-fake-1-sm86"
@@ -276,7 +278,7 @@ def test_a_second_graph_that_fails_leaves_no_engine_of_the_first(bundle, tmp_pat
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
     before = sorted(folder.rglob("*"))
     bad = (Profile((1, 1), (1, 1), (1, 1)),)
-    monkeypatch.setattr(to_tensorrt, "clip_profiles", lambda *_: bad)
+    monkeypatch.setattr(building, "clip_profiles", lambda *_: bad)
     with pytest.raises(ExportError, match=r"cannot build .*clip\.onnx"):
         rebuild(folder, "trt-rtx")
     assert sorted(folder.rglob("*")) == before

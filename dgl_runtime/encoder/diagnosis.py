@@ -1,20 +1,15 @@
-"""dgl-bench doctor: which engines work on this machine, with what precision, and what the others need.
+"""Which engines work on this machine, with what precision, and what the others need.
 
-Needs nothing but a runtime installation: graphs of two operators are shipped, and numpy knows their
-results. With a bundle, the bundle itself is checked and timed in every engine that reads its format.
+Graphs of two operators are shipped, and numpy knows their results. With a bundle, the bundle itself is
+checked and timed in every engine that reads its format.
 """
 
 import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from benchmarks.machine import Machine, describe_machine
-from benchmarks.tiny_graph import TOLERANCES, example, expected, graph_path
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.encoder.choice import one_input, open_graph, time_in_turn
 from dgl_runtime.encoder.self_check import GRAPHS, check_graph
@@ -22,7 +17,9 @@ from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.hardware import NvidiaGpu, cpu_abilities, cuda_of_driver, nvidia_gpus
 from dgl_runtime.engines.installed import KINDS, how_to_install, installed_version, is_installed
-from dgl_runtime.engines.opening import DEVICES, open_engine
+from dgl_runtime.engines.machine import Machine, describe_machine
+from dgl_runtime.engines.opening import DEVICES
+from dgl_runtime.engines.tiny_graph import TOLERANCES, error_of
 from dgl_runtime.errors import DglError, reason_of
 
 ROUNDS = 20
@@ -148,29 +145,12 @@ def _failed(task: str, error: Exception, folder: Path) -> Trial:
 
 
 def _try_precision(precision: str, pair: Candidate, threads: int) -> Trial:
-    x = example()
     with TemporaryDirectory() as folder:
-        # Engines of TensorRT are built beside the graph.
-        graph = Path(shutil.copy(graph_path(precision), folder))
         try:
-            y = _open_tiny(graph, precision, pair, threads).run({"x": x})["y"]
-        except (DglError, ImportError, OSError) as error:
-            return _failed(precision, error, graph.parent)
-    off = float(np.abs(y.astype(np.float64) - expected(x)).max())
-    if not off <= TOLERANCES[precision]:
-        reason = f"its result is off by {off:.1e}, {precision} allows {TOLERANCES[precision]:.0e}"
-        return Trial(precision, False, None, None, None, reason)
-    return Trial(precision, True, off, None, None, "")
-
-
-def _open_tiny(graph: Path, precision: str, pair: Candidate, threads: int) -> Engine:
-    if pair.engine in ("tensorrt", "trt-rtx"):
-        from benchmarks.doctor_tensorrt import build_tiny
-
-        build_tiny(graph, precision, pair.engine)
-    return open_engine(
-        graph, device=pair.device, threads=threads, engine=pair.engine, precision=precision
-    )
+            error = error_of(precision, pair, Path(folder), threads)
+        except (DglError, ImportError, OSError) as fault:
+            return _failed(precision, fault, Path(folder))
+    return Trial(precision, True, error, None, None, "")
 
 
 # ---- a bundle --------------------------------------------------------------------------------
