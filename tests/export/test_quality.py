@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from lookup_graphs import lookup_engine
 
 from dgl_export.calibration import Half
 from dgl_export.quality import Embeddings, compare, embed_half, faults, recall_at_1, require
 from dgl_runtime.bundle.manifest import Quality
 from dgl_runtime.errors import ExportError
+from tests.helpers.lookup_graphs import lookup_engine
 
 PRECISIONS = (("fp16", 0.999, 99), ("bf16", 0.999, 99), ("int8", 0.99, 95), ("fp8", 0.99, 95))
 UNHARMED = Quality(1.0, 1.0, 1.0, None, None, num_captions=100, num_clips=8)

@@ -4,12 +4,14 @@ Each runs where a name server counts questions and never answers, and nothing li
 """
 
 import tomllib
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
-from tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+from tests import ROOT
+from tests.helpers.tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
+
+PYPROJECT = ROOT / "pyproject.toml"
 SCRIPTS = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["scripts"]
 
 try:
@@ -18,6 +20,7 @@ except ImportError:
     CUT = ""
 else:
     CUT = "--shots"
+BUILT = "--format trt-rtx" if find_spec("tensorrt_rtx") else ""
 DATA = "--dataset clips.csv --data-root clips --device cpu"
 LEARN = " ".join(f"--set {name}={value}" for name, value in SETTINGS.items())
 # In the order in which each finds what it needs.
@@ -34,8 +37,9 @@ STEPS = {
     "search openvino": "dgl-search other ant --engine openvino",
     "verify": "dgl-verify bundle --engine auto",
     "serve": "dgl-serve gallery other",
+    "rtx": f"dgl-export --ckpt run --out rtx {BUILT}",
+    "rebuild": f"dgl-bundle rebuild {'rtx' if BUILT else '--help'}",
     "doctor": "dgl-doctor bundle",
-    "build": "dgl-bundle rebuild bundle",
     "bench": "dgl-bench index bundle --videos 1 --jobs 1 --out results",
 }
 FEWER_SHAPES = """import dgl_train.shapes.clips as made
@@ -43,7 +47,7 @@ made.make_shapes.__kwdefaults__ |= dict.fromkeys(("num_train", "num_val", "num_t
 """
 SERVE = """
 import json, pathlib, urllib.request
-from tests.serve.processes import serving
+from tests.helpers.served import serving
 with serving(*(pathlib.Path(name).absolute() for name in {arguments!r})) as (process, port):
     query = urllib.request.Request(
         f"http://127.0.0.1:{{port}}/api/galleries/other/search",
