@@ -11,7 +11,9 @@ from dgl_runtime.command import Command
 
 def _moved(context: click.Context, parameter: click.Parameter, bundle: str | None) -> None:
     if bundle is not None:
-        raise click.UsageError(f"--rebuild is a command of its own now: dgl-bundle rebuild {bundle}")
+        raise click.UsageError(
+            f"--rebuild is a command of its own now: dgl-bundle rebuild {bundle}"
+        )
 
 
 @click.command(cls=Command)

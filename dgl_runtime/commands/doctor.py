@@ -102,7 +102,7 @@ def _reasons(diagnosis: "Diagnosis") -> list[str]:
 
 
 def _remedies(diagnosis: "Diagnosis") -> list[str]:
-    found: dict[str, list["EngineReport"]] = {}
+    found: dict[str, list[EngineReport]] = {}
     for report in diagnosis.engines:
         if report.remedy:
             found.setdefault(report.remedy, []).append(report)

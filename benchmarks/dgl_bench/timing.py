@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -38,20 +38,18 @@ class Paired(Generic[Result]):
     times_ms: dict[str, list[float]]
     results: dict[str, Result]  # of the last round, for an equality check after the timing
 
-    def without(self, variants: Collection[str]) -> "Paired[Result]":
-        """The same rounds without some variants."""
-        times_ms = {name: kept for name, kept in self.times_ms.items() if name not in variants}
-        results = {name: kept for name, kept in self.results.items() if name not in variants}
-        return Paired(times_ms, results)
-
     def spread_ms(self, variant: str) -> Spread:
         """A variant's times."""
         return Spread.of(self.times_ms[variant])
 
     def speedup(self, variant: str, over: str) -> Spread:
         """How many times faster than ``over``, from the ratio in each round."""
-        pairs = zip(self.times_ms[over], self.times_ms[variant], strict=True)
-        return Spread.of([theirs / ours for theirs, ours in pairs])
+        return ratios(self.times_ms[over], self.times_ms[variant])
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
+    """The ratio in each round; entry i of both belongs to round i."""
+    return Spread.of([one / other for one, other in zip(above, below, strict=True)])
 
 
 def rotating_orders(count: int) -> list[tuple[int, ...]]:
@@ -65,6 +63,19 @@ def rotating_orders(count: int) -> list[tuple[int, ...]]:
     if count % 2:
         orders += [order[::-1] for order in orders]
     return orders
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], Result]], rounds: int, label: str = "rounds"
+) -> dict[str, list[Result]]:
+    """Call each once a round, in rotating order; entry i of each list belongs to round i."""
+    names, orders = list(calls), rotating_orders(len(calls))
+    found: dict[str, list[Result]] = {name: [] for name in names}
+    bar = tqdm(range(rounds), desc=label, file=sys.stderr, disable=None, leave=False)
+    for turn in bar:
+        for place in orders[turn % len(orders)]:
+            found[names[place]].append(calls[names[place]]())
+    return found
 
 
 def time_paired(
@@ -87,26 +98,25 @@ def time_paired(
         pause_s: Rest before a variant's turn, in seconds.
         label: What the progress bar on stderr says.
     """
-    names = list(variants)
-    orders = rotating_orders(len(names))
-    times_ms: dict[str, list[float]] = {name: [] for name in names}
     results: dict[str, Result] = {}
+
+    def timed(name: str) -> Callable[[], float]:
+        def call() -> float:
+            time.sleep(pause_s)
+            for _ in range(settle):
+                variants[name]()
+            started = time.perf_counter()
+            results[name] = variants[name]()
+            return 1000 * (time.perf_counter() - started)
+
+        return call
+
     collects = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        bar = tqdm(range(warm_up + rounds), desc=label, file=sys.stderr, disable=None, leave=False)
-        for turn in bar:
-            for name in (names[place] for place in orders[turn % len(orders)]):
-                time.sleep(pause_s)
-                for _ in range(settle):
-                    variants[name]()
-                started = time.perf_counter()
-                results[name] = variants[name]()
-                elapsed = time.perf_counter() - started
-                if turn >= warm_up:
-                    times_ms[name].append(1000 * elapsed)
+        times_ms = in_turn({name: timed(name) for name in variants}, warm_up + rounds, label)
     finally:
         if collects:
             gc.enable()
-    return Paired(times_ms, results)
+    return Paired({name: times[warm_up:] for name, times in times_ms.items()}, results)

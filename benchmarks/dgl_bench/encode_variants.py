@@ -1,35 +1,44 @@
-"""Every way to the same embeddings that dgl-bench encode compares."""
+"""A model, what it is asked, and every way to the same embeddings that dgl-bench encode compares."""
 
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dgl_export.calibration import Calibration
-from dgl_export.fold import FoldedModel
+from dgl_bench.command import say
+from dgl_bench.work import Work, caption_work, clip_work
+from dgl_export.calibration import Calibration, ClipForm, made_calibration
+from dgl_export.fold import FoldedModel, fold
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
+from dgl_export.parity import drifting_patterns
+from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.bundle.manifest import Graph, Quality
 from dgl_runtime.encoder.rebuild import write_engines
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import DglError
+from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbone import Backbone
 from dgl_train.model.dgl import DglModel
+from dgl_train.model.prompts import LinearPrompts, PromptCounts, TransformerPrompts
 
 Embedding = NDArray[np.float32]
+CAPTION = "a man is playing the guitar on a stage"
+PADDED_LENGTH = 32  # the research code pads every caption to this
+SEED = 0
 QUERY, CLIP = "query", "clip"
 TASKS = (QUERY, CLIP)
 UNFOLDED, FOLDED = "torch, unfolded", "torch, folded"
@@ -37,21 +46,14 @@ COMPILED = {  # as --compile lists them
     "default": "torch, folded, compiled",
     "max-autotune": "torch, folded, compiled max-autotune",
 }
-ENGINE_NAMES = {
-    "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "trt": "TensorRT",
-    "trt-rtx": "TensorRT-RTX",
-}
+ENGINE_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+ENGINE_NAMES |= {"trt": "TensorRT", "trt-rtx": "TensorRT-RTX"}
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 # What is exported and timed on each device beside torch.
 TARGETS = {
     "cpu": (
-        Target("onnx", "fp32"),
-        Target("onnx", "int8"),
-        Target("openvino", "fp32"),
-        Target("openvino", "bf16"),
-        Target("openvino", "int8"),
+        *(Target("onnx", precision) for precision in ("fp32", "int8")),
+        *(Target("openvino", precision) for precision in ("fp32", "bf16", "int8")),
     ),
     "cuda": (
         *(Target("onnx", precision) for precision in ("fp32", "fp16", "bf16")),
@@ -75,6 +77,76 @@ class Inputs:
         return Inputs(tokens, padded, self.frames[:1].repeat(size, 1, 1, 1, 1))
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model with freshly drawn prompts, folded and exported in float32, and what it is asked."""
+
+    model: DglModel
+    folded: FoldedModel
+    inputs: Inputs
+    work: dict[str, Work]  # task -> of one query or clip
+    folder: Path
+    graphs: list[Graph]  # of the folder
+    calibration: Calibration  # made captions and clips, of the sizes that are timed
+
+
+def make_subject(backbone: Backbone, method: str, num_frames: int, folder: Path) -> Subject:
+    """Make a model of a method, and export it into a folder."""
+    say(f"{method}: ONNX export")
+    inputs, model = make_inputs(backbone, num_frames), make_model(backbone, method, num_frames)
+    folded = fold(model, start_token=clip_tokenizer().start_id)
+    work = {
+        QUERY: caption_work(backbone, folded, pieces=inputs.tokens.shape[1] - 1),
+        CLIP: clip_work(backbone, folded, num_frames),
+    }
+    form = ClipForm(num_frames, backbone.frame_size, min(PADDED_LENGTH, backbone.context_length))
+    calibration = made_calibration(form, clip_tokenizer())
+    graphs = export(folded, method, inputs, folder)
+    return Subject(model, folded, inputs, work, folder, graphs, calibration)
+
+
+def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
+    """The fixed caption, and a clip of coarse patterns of colour."""
+    tokens = torch.from_numpy(clip_tokenizer()([CAPTION], backbone.context_length))
+    padded = torch.zeros(1, min(PADDED_LENGTH, backbone.context_length), dtype=torch.int64)
+    padded[:, : tokens.shape[1]] = tokens
+    pixels = drifting_patterns(1, num_frames, backbone.frame_size)
+    return Inputs(tokens, padded, torch.from_numpy(pixels))
+
+
+def make_model(backbone: Backbone, method: str, num_frames: int) -> DglModel:
+    """A model with the paper's prompt counts and freshly drawn prompts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        if method == "dgl-linear":
+            return DglModel(backbone, LinearPrompts(backbone, PromptCounts())).eval()
+        return DglModel(backbone, TransformerPrompts(backbone, PromptCounts(), num_frames)).eval()
+
+
+def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> list[Graph]:
+    """Write the float32 graphs."""
+    any_frames = method == "dgl-linear"
+    # Every dimension that stays free must be above 1 in the example.
+    repeats = 2 if any_frames and inputs.frames.shape[1] == 1 else 1
+    frames = inputs.frames.repeat(2, repeats, 1, 1, 1)
+    with redirect_stdout(sys.stderr):
+        return [
+            write_captions(folded.captions.cpu(), inputs.tokens.repeat(2, 1), folder),
+            write_clips(folded.clips.cpu(), frames, folder, any_frames=any_frames),
+        ]
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Run with this many threads in torch; the number before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 Encode = Callable[[Tensor], object]
 Calls = dict[str, Callable[[Inputs], Embedding]]  # task -> call
 
@@ -92,13 +164,11 @@ class Variant:
     any_batch: bool = True
 
 
-def torch_variants(
-    model: DglModel, folded: FoldedModel, inputs: Inputs, modes: tuple[str, ...], device: str
-) -> Iterator[Variant]:
+def torch_variants(subject: Subject, modes: tuple[str, ...], device: str) -> Iterator[Variant]:
     """Torch as trained, folded, and compiled in each mode; on a GPU in fp16 and bf16 too."""
     # Copies: all methods share one backbone, which stays where it is.
-    captions, clips = deepcopy(folded.captions).to(device), deepcopy(folded.clips).to(device)
-    model = deepcopy(model).to(device)
+    folded, model = deepcopy(subject.folded), deepcopy(subject.model).to(device)
+    captions, clips = folded.captions.to(device), folded.clips.to(device)
 
     def calls(captions: Encode, clips: Encode, low: torch.dtype | None, padded: bool) -> Calls:
         run = partial(_run_torch, device=device, low=low)
@@ -107,24 +177,19 @@ def torch_variants(
             CLIP: lambda given: run(clips, given.frames),
         }
 
-    yield Variant(
-        UNFOLDED, "fp32", calls(model.encode_captions, model.encode_clips, None, True), {}
-    )
+    trained = calls(model.encode_captions, model.encode_clips, None, True)
+    yield Variant(UNFOLDED, "fp32", trained, {})
     yield Variant(FOLDED, "fp32", calls(captions, clips, None, False), {})
     for precision, low in _AUTOCAST.items() if device == "cuda" else ():
         yield Variant(f"{FOLDED}, {precision}", precision, calls(captions, clips, low, False), {})
     for mode in modes:
-        click.echo(f"torch.compile, {mode}", err=True)
+        say(f"torch.compile, {mode}")
         torch.compiler.reset()  # encoders compiled earlier would count as recompilations
-        yield _compiled(captions, clips, inputs, mode, device)
+        yield _compiled(captions, clips, subject.inputs, mode, device)
 
 
 def _run_torch(
-    encode: Encode,
-    values: Tensor,
-    *,
-    device: str,
-    low: torch.dtype | None = None,
+    encode: Encode, values: Tensor, *, device: str, low: torch.dtype | None = None
 ) -> Embedding:
     """A torch encoder on one input; of several outputs the first is the embedding."""
     mixed = torch.autocast(device, low) if low is not None else nullcontext()
@@ -151,13 +216,9 @@ def _compiled(
 
         started = time.perf_counter()
         try:
-            with (
-                config.patch(force_disable_caches=True),
-                warnings.catch_warnings(),
-                redirect_stdout(sys.stderr),
-            ):
-                warnings.simplefilter("ignore")  # the compiler warns of its own internals
-                call(inputs)
+            with config.patch(force_disable_caches=True), redirect_stdout(sys.stderr):
+                with warnings.catch_warnings(action="ignore"):  # of the compiler's own internals
+                    call(inputs)
         except RuntimeError as error:  # the base of all of the compiler's own errors
             remarks[task] = compiler_reason(error)
             continue
@@ -166,37 +227,21 @@ def _compiled(
     return Variant(COMPILED[mode], "fp32", encode, remarks, any_batch=False)
 
 
-def engine_variants(
-    folder: Path,
-    graphs: list[Graph],
-    calibration: Calibration,
-    threads: int,
-    device: str,
-) -> Iterator[Variant]:
+def engine_variants(subject: Subject, threads: int, device: str) -> Iterator[Variant]:
     """The exported graphs in every engine and precision of the device."""
     for target in TARGETS[device]:
         name = variant_name(target)
-        click.echo(name, err=True)
-        out = folder / f"{target.form}-{target.precision}"
-        out.mkdir()
+        say(name)
         try:
-            written, quality = write_target(folder, graphs, target, calibration, out)
-            if target.library is not None:
-                sizes = calibration.judges.tokens.shape[1], calibration.judges.frames.shape[1]
-                write_engines(
-                    out,
-                    (written[0], written[1]),
-                    max_words=sizes[0],
-                    num_frames=sizes[1],
-                    library=target.library,
-                )
-            engines = [_open(out / graph.file, target, threads, device) for graph in written]
+            written, paths, quality = write_target(subject, target)
+            how = {"engine": target.library or target.form, "precision": target.precision}
+            opened = [open_engine(one, device=device, threads=threads, **how) for one in paths]
         except (DglError, ModuleNotFoundError) as error:
             remark = f"not measured, {' '.join(str(error).split())[:160]}"
             yield Variant(name, target.precision, {}, dict.fromkeys(TASKS, remark))
             continue
         kept = tuple(len(graph.kept) for graph in written)
-        yield Variant(name, target.precision, _engine_calls(engines), {}, quality, kept)
+        yield Variant(name, target.precision, _engine_calls(opened), {}, quality, kept)
 
 
 def variant_name(target: Target) -> str:
@@ -205,22 +250,26 @@ def variant_name(target: Target) -> str:
 
 
 def write_target(
-    folder: Path, graphs: list[Graph], target: Target, calibration: Calibration, out: Path
-) -> tuple[list[Graph], Quality | None]:
-    """Both graphs in a format and precision; what the gate would refuse is written too."""
+    subject: Subject, target: Target
+) -> tuple[list[Graph], list[Path], Quality | None]:
+    """Both graphs in a format and precision, and their files; what the gate would refuse is written too."""
+    folder, graphs, calibration = subject.folder, subject.graphs, subject.calibration
+    out, measured = folder / f"{target.form}-{target.precision}", None
+    out.mkdir()
     if target.precision == "fp32":
         models = [onnx.load(folder / graph.file) for graph in graphs]
         pairs = zip(models, graphs, strict=True)
-        return [write_graph(*pair, target, (out, ())).graph for pair in pairs], None
-    lowered = lower(folder, graphs, target, calibration, out)
-    return [one.graph for one in lowered.written], lowered.measured
-
-
-def _open(path: Path, target: Target, threads: int, device: str) -> Engine:
-    engine = target.library or target.form
-    return open_engine(
-        path, device=device, threads=threads, engine=engine, precision=target.precision
-    )
+        written = [write_graph(*pair, target, (out, ())).graph for pair in pairs]
+    else:
+        lowered = lower(folder, graphs, target, calibration, out)
+        written, measured = [one.graph for one in lowered.written], lowered.measured
+    if target.library is not None:
+        words, frames = (
+            part.shape[1] for part in (calibration.judges.tokens, calibration.judges.frames)
+        )
+        pair = (written[0], written[1])
+        write_engines(out, pair, max_words=words, num_frames=frames, library=target.library)
+    return written, [out / graph.file for graph in written], measured
 
 
 def _engine_calls(engines: list[Engine]) -> Calls:

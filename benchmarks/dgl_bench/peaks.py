@@ -1,20 +1,9 @@
-"""The machine a benchmark ran on: its name, and the limits that a perfect program would meet.
+"""The limits of this machine that a perfect program would meet."""
 
-No host names, user names or paths: results are published.
-"""
-
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from dgl_runtime.engines import machine
-from dgl_runtime.engines.machine import Machine
-
-PACKAGES = (
-    *("dgl-retrieval", "numpy", "torch", "open_clip_torch", "onnx", "onnxruntime"),
-    *("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx_cu13"),
-)
 MATRIX_SIDE = 3072
 MEMORY_BYTES = 2**29  # more than any cache
 _REPEATS = 10
@@ -32,15 +21,9 @@ class Peaks:
         rates = {name: max(rate, other.flop_per_s[name]) for name, rate in self.flop_per_s.items()}
         return Peaks(rates, max(self.bytes_per_s, other.bytes_per_s))
 
-
-def describe_machine(packages: Iterable[str] = PACKAGES) -> Machine:
-    """Name the machine; ``packages`` that are not installed are left out."""
-    return machine.describe_machine(packages)
-
-
-def load_average() -> float | None:
-    """Processes that want a core, mean of the last minute; None where the system does not tell."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    def __str__(self) -> str:
+        rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in self.flop_per_s.items())
+        return f"{rates} GFLOP/s (int8: GOP/s), memory {self.bytes_per_s / 1e9:.1f} GB/s"
 
 
 def measure_peaks(device: str = "cpu") -> Peaks:
@@ -63,6 +46,14 @@ def measure_peaks(device: str = "cpu") -> Peaks:
     first, second = memory.chunk(2)
     moved_s = min(_fastest(memory.sum, device), _fastest(lambda: second.copy_(first), device))
     return Peaks(rates, memory.nbytes / moved_s)
+
+
+def bandwidth() -> float:
+    """Bytes a second that one thread reads or copies."""
+    import torch
+
+    torch.set_num_threads(1)
+    return measure_peaks().bytes_per_s
 
 
 def _fastest(call: Callable[[], object], device: str) -> float:

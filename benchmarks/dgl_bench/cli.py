@@ -1,0 +1,86 @@
+"""dgl-bench: one subcommand a question; heavy imports happen when one runs."""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from dgl_bench.command import results_folder, say
+from dgl_bench.decode import decode
+from dgl_bench.encode import encode
+from dgl_bench.index import index
+from dgl_bench.moments import moments
+from dgl_bench.search import search
+from dgl_bench.serve import serve, soak
+from dgl_bench.startup import startup
+from dgl_bench.train import train
+from dgl_runtime.command import Command, fail
+
+ALL: dict[str, Sequence[str]] = {
+    "encode": ("--rounds", "3", "--compile", ""),
+    "decode": ("--quick", "--rounds", "2"),
+    "search": ("--sizes", "10000", "--rounds", "20"),
+    "startup": ("--rounds", "2"),
+    "train": ("--steps", "1", "--rounds", "1"),
+}
+"""Benchmark of ``all`` -> what makes it quick: it tells whether everything runs, not how fast."""
+
+_BENCH = ("-c", "from dgl_bench.cli import bench; bench(prog_name='dgl-bench')")
+_EXPORT: tuple[str, ...] = (
+    "-c",
+    "from dgl_export.cli import export; export(prog_name='dgl-export')",
+    "--zero-shot",
+)
+_EXPORT = (*_EXPORT, "--backbone", "ViT-B-32-quickgelu", "--out")
+
+
+@click.group()
+def bench() -> None:
+    """Measure, side by side: all variants in every round, equality checked after the timing."""
+
+
+@bench.command("all", cls=Command)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="For startup; made with random weights for this run without.",
+)
+@click.option("--quick", is_flag=True, help="A few rounds: whether it runs, not how fast.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="As of each benchmark."
+)
+def run_all(bundle: Path | None, quick: bool, out: Path | None) -> None:
+    """Run encode, decode, search, startup and train, one after another.
+
+    One that fails does not stop the others; the exit code is then 1.
+
+    Example: dgl-bench all --out results --quick
+    """
+    folder = out or results_folder()
+    failed = []
+    with TemporaryDirectory() as made:
+        runs = {
+            name: [*_BENCH, name, *(less if quick else ()), "--out", str(folder)]
+            for name, less in ALL.items()
+        }
+        runs["startup"].append(str(bundle or Path(made) / "bundle"))
+        if bundle is None:
+            runs = {"export": [*_EXPORT, f"{made}/bundle"], **runs}
+        for name, arguments in runs.items():
+            say(f"{name}: {shlex.join(arguments[2:])}")
+            started = time.perf_counter()
+            code = subprocess.run([sys.executable, *arguments], check=False).returncode
+            failed += [name] if code else []
+            told = f"failed ({code})" if code else "ok"
+            click.echo(f"{name:8} {told:12}{time.perf_counter() - started:8.0f} s")
+    if failed:
+        fail(f"{', '.join(failed)} failed; what each said stands above.")
+
+
+for command in (decode, encode, index, moments, search, serve, soak, startup, train):
+    bench.add_command(command)

@@ -1,0 +1,185 @@
+"""dgl-bench train: what a training step of each method costs in time and memory.
+
+A process's peak memory never falls, so every measurement has a fresh process. Methods take turns over
+the rounds, so that what the machine does meanwhile is not always paid by the same one. Frames and captions
+are random and ready in memory: reading videos is not part of it, and neither cost depends on pixels.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import numpy as np
+
+from dgl_bench.command import Backbone, Pretrained, Threads, benchmark
+from dgl_bench.encode import METHODS
+from dgl_bench.processes import apart, memory_bytes
+from dgl_bench.report import Report, Row, Table
+from dgl_bench.timing import Spread, in_turn
+from dgl_runtime.engines.hardware import cpu_model
+from dgl_train.commands.options import device_option
+
+if TYPE_CHECKING:
+    import torch
+
+    from dgl_train.recipes.recipe import Recipe
+    from dgl_train.training.contrastive import PairBatch
+
+WARM_UP = 1  # steps; the first one also makes the optimizer's state
+SEED = 0
+VPT = ("method=unshared", "global_prompts=0", "visual_output=mean-frames", "caption_prompts=0")
+_REMEDY = "Lower --batch-size or --num-frames, or leave the method out."
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One measurement: the recipe names the method, the batch and the backbone."""
+
+    recipe: "Recipe"
+    steps: int
+    threads: int
+    device: str  # as of --device
+
+
+@benchmark
+@device_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As dgl-train's.")
+def train(
+    overrides: tuple[str, ...],
+    device: str,
+    backbone: Backbone = "ViT-B-32-quickgelu",
+    pretrained: Pretrained = "",
+    methods: Annotated[str, "As dgl-train's, or vpt; with commas."] = ",".join(METHODS),
+    batch_size: int = 8,
+    num_frames: int = 12,
+    steps: Annotated[int, "A process."] = 5,
+    rounds: int = 3,
+    threads: Threads = 2,
+) -> Report:
+    """Time and memory of a training step, each method in processes of its own.
+
+    Example: dgl-bench train --methods dgl-linear,dgl-transformer --batch-size 8
+    """
+    from dgl_train.recipes.recipe import read_recipe
+
+    settings = [f"backbone={backbone}", f"pretrained={pretrained}", f"batch_size={batch_size}"]
+    settings += [f"num_frames={num_frames}", *overrides]
+    specs = {}
+    for method in methods.split(","):
+        own = VPT if method == "vpt" else (f"method={method}",)
+        specs[method] = TrainSpec(read_recipe("default", [*settings, *own]), steps, threads, device)
+    measured = in_turn(
+        {method: partial(apart, partial(measure, spec), _REMEDY) for method, spec in specs.items()},
+        rounds,
+        "processes",
+    )
+    return Report(
+        name="train",
+        title="Time and memory of a training step",
+        tables=[Table("A training step", [row_of(*one) for one in measured.items()])],
+        settings={
+            "max_words": next(iter(specs.values())).recipe.max_words,
+            "warm_up": WARM_UP,
+            "device": next(iter(measured.values()))[0]["device"],
+        },
+        notes=[
+            "Every measurement has a fresh process; every round measures every method once, in turn.",
+            "A step: forward, backward and optimizer on one random batch in memory, with captions of the "
+            "full length. Reading videos and tokenizing are not part of it.",
+            "Seconds: median (p10 to p90) over the steps of all rounds.",
+            "Memory: the process's peak less its peak before the backbone was read; process: all of it. On a "
+            "GPU both are the peak of torch's tensors. Medians over rounds, 1e9 bytes.",
+        ],
+    )
+
+
+def row_of(method: str, measured: Sequence[Row]) -> Row:
+    """A method's measurements, one for each round."""
+    peaks = np.array([one["peak_bytes"] for one in measured])
+    added = peaks - np.array([one["start_bytes"] for one in measured])
+    return {
+        "method": method,
+        "trained": measured[0]["trained"],
+        "s a step": Spread.of([seconds for one in measured for seconds in one["step_s"]]),
+        "memory GB": float(np.median(added)) / 1e9,
+        "process GB": float(np.median(peaks)) / 1e9,
+        "measured": list(measured),
+    }
+
+
+def measure(spec: TrainSpec) -> Row:
+    """Train on one random batch, in this process, which should have done nothing else.
+
+    Returns:
+        The device it computed on, numbers that are trained, seconds of each step after the warm-up, the loss
+        of the last, and peak memory before the backbone was read and at the end.
+
+    Raises:
+        ConfigError: The backbone does not load, or the recipe does not fit it.
+        EngineError: The device is missing.
+    """
+    import torch
+
+    from dgl_train.commands.options import choose_device
+    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.methods import trained_parameters
+    from dgl_train.training.processes import Processes
+    from dgl_train.training.step import TrainingStep, make_model
+
+    recipe, device = spec.recipe, choose_device(spec.device)
+    torch.set_num_threads(spec.threads)
+    start = _peak_bytes(device)
+    backbone = load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
+    model = make_model(recipe, backbone).model.to(device)
+    step = TrainingStep(
+        model, recipe, total_steps=WARM_UP + spec.steps, device=device, processes=Processes()
+    )
+    batch = _random_batch(recipe, backbone.frame_size, device)
+    seconds, loss = [], 0.0
+    for number in range(WARM_UP + spec.steps):
+        started = time.perf_counter()
+        loss = step.take(number, batch).loss
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu_model(),
+        "trained": sum(one.numel() for one in trained_parameters(model).values()),
+        "step_s": seconds[WARM_UP:],
+        "loss": loss,
+        "start_bytes": start,
+        "peak_bytes": _peak_bytes(device),
+    }
+
+
+def _random_batch(recipe: "Recipe", frame_size: int, device: "torch.device") -> "PairBatch":
+    """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
+    import torch
+
+    from dgl_train.data.vocabulary import clip_tokenizer
+    from dgl_train.training.contrastive import PairBatch
+
+    rng, tokenizer = np.random.default_rng(SEED), clip_tokenizer()
+    shape = (recipe.batch_size, recipe.max_words)
+    tokens = rng.integers(1, tokenizer.start_id, shape, dtype=np.int32)
+    tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
+    shape_clips = (recipe.batch_size, recipe.num_frames, 3, frame_size, frame_size)
+    frames = rng.integers(0, 256, shape_clips, dtype=np.uint8)
+    return PairBatch(torch.from_numpy(tokens).to(device), torch.from_numpy(frames).to(device))
+
+
+def _peak_bytes(device: "torch.device") -> int:
+    """The most memory that tensors on a GPU, or this process, have taken so far."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # ru_maxrss would begin with the peak of the process that started this one.
+    if (peak := memory_bytes("VmHWM")) is not None:
+        return peak
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
