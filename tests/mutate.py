@@ -25,17 +25,15 @@ from mutation.mistakes import Mistake, mistakes
 from mutation.suite import ROOT, Suite, warm_up
 
 GALLERY = ("tests/runtime/test_gallery*.py", "tests/runtime/test_index*.py")
-VIDEO = (
-    "tests/runtime/*video*.py",
-    "tests/runtime/test_windows.py",
-    "tests/runtime/test_cutting*.py",
-    "tests/runtime/test_clock.py",
-    "tests/runtime/test_frame_reader.py",
-    "tests/runtime/test_reach.py",
-    "tests/runtime/test_picture_streams.py",
-    "tests/runtime/test_players_clock.py",
-    "tests/runtime/test_kept_index.py",
-    "tests/runtime/test_any_media.py",
+VIDEO = tuple(
+    f"tests/runtime/test_{name}.py"
+    for name in "any_media clock encryption frame_reader kept_index odd_videos orientation "
+    "picture_streams players_clock reach shots stills video windows".split()
+)
+PREVIEW = (
+    "tests/runtime/test_preview.py",
+    "tests/runtime/test_examples.py",
+    "tests/serve/test_media.py",
 )
 SERVE = ("tests/serve/*.py",)
 BUNDLE = tuple(f"tests/runtime/test_{name}.py" for name in ("bundle", "self_check"))
@@ -52,8 +50,11 @@ DATASETS = (
 TESTS_OF = {
     "dgl_runtime/serve/guard.py": ("tests/serve/test_guard*.py", *SERVE),
     "dgl_runtime/serve/app.py": SERVE,
-    "dgl_runtime/serve/lane.py": SERVE,
+    "dgl_runtime/serve/batching.py": SERVE,
+    "dgl_runtime/serve/connections.py": SERVE,
     "dgl_runtime/serve/galleries.py": SERVE,
+    "dgl_runtime/serve/lane.py": SERVE,
+    "dgl_runtime/serve/media.py": SERVE,
     "dgl_runtime/gallery/filters.py": (*GALLERY, "tests/runtime/test_search_cli.py"),
     "dgl_runtime/gallery/nearest.py": (
         "tests/runtime/test_gallery_search.py",
@@ -69,14 +70,21 @@ TESTS_OF = {
         "tests/train/test_vocabulary.py",
     ),
     "dgl_runtime/media/windows.py": ("tests/runtime/test_windows.py",),
+    "dgl_runtime/media/boxes.py": VIDEO,
+    "dgl_runtime/media/clock.py": VIDEO,
+    "dgl_runtime/media/container.py": VIDEO,
     "dgl_runtime/media/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
+    "dgl_runtime/media/encryption.py": VIDEO,
+    "dgl_runtime/media/frame_reader.py": VIDEO,
+    "dgl_runtime/media/kept_index.py": VIDEO,
+    "dgl_runtime/media/orientation.py": VIDEO,
     "dgl_runtime/media/packet_index.py": VIDEO,
     "dgl_runtime/media/packet_pass.py": VIDEO,
-    "dgl_runtime/media/clock.py": VIDEO,
+    "dgl_runtime/media/preview.py": PREVIEW,
+    "dgl_runtime/media/preview_sound.py": PREVIEW,
     "dgl_runtime/media/reach.py": VIDEO,
-    "dgl_runtime/media/container.py": VIDEO,
-    "dgl_runtime/media/kept_index.py": VIDEO,
-    "dgl_runtime/media/frame_reader.py": VIDEO,
+    "dgl_runtime/media/shots.py": VIDEO,
+    "dgl_runtime/media/stills.py": VIDEO,
     "dgl_runtime/gallery/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery/records.py": GALLERY,
     "dgl_runtime/gallery/metadata.py": (
