@@ -39,4 +39,4 @@ install '.[cpu,large,serve,shots,test,watch]'
 mkdir -p $light/.pytest_cache
 [ ! -d .pytest_cache/d ] || cp -r .pytest_cache/d $light/.pytest_cache/ # clips fetched above: no pip in there
 cp -r tests pyproject.toml $light/ # away from the checkout, whose packages must not be imported
-(cd $light && DGL_TEST_FIXTURES=fixtures bin/python -m pytest tests/runtime tests/serve tests/house/test_imports.py)
+(cd $light && DGL_TEST_FIXTURES=fixtures bin/python -m pytest tests/runtime tests/house/test_imports.py)

@@ -10,9 +10,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "runtime"))
-from odd_videos import write_video
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from dgl_export import quality
 from dgl_export.bundle_writer import write_bundle
 from dgl_export.calibration import made_calibration
@@ -23,6 +21,7 @@ from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.model.backbone import Backbone, BackboneSource
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts
+from tests.helpers.odd_videos import write_video
 
 NUM_FRAMES, MAX_WORDS = 4, 32
 

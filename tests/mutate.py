@@ -24,56 +24,52 @@ import click
 from mutation.mistakes import Mistake, mistakes
 from mutation.suite import ROOT, Suite, warm_up
 
-GALLERY = ("tests/runtime/test_gallery*.py", "tests/runtime/test_index*.py")
-VIDEO = tuple(
-    f"tests/runtime/test_{name}.py"
-    for name in "any_media clock encryption frame_reader kept_index odd_videos orientation "
-    "picture_streams players_clock reach shots stills video windows".split()
-)
-PREVIEW = (
-    "tests/runtime/test_preview.py",
-    "tests/runtime/test_examples.py",
-    "tests/serve/test_media.py",
-)
-SERVE = ("tests/serve/*.py",)
-BUNDLE = tuple(f"tests/runtime/test_{name}.py" for name in ("bundle", "self_check"))
+GALLERY = ("tests/runtime/gallery/*.py", "tests/runtime/indexing/*.py")
+VIDEO = ("tests/runtime/media/*.py",)
+PREVIEW = ("tests/runtime/media/test_preview.py", "tests/runtime/serve/test_media.py")
+SERVE = ("tests/runtime/serve/*.py",)
+BUNDLE = ("tests/runtime/bundle/test_bundle.py", "tests/runtime/encoder/test_self_check.py")
 FOLD = ("tests/export/test_fold*.py", "tests/golden/test_folded_golden.py")
 DOCUMENTED = "tests/export/test_documented_bounds.py"
-TABLES = ("tests/runtime/test_tables.py", "tests/runtime/test_metadata.py")
+TABLES = ("tests/runtime/tables/test_tables.py", "tests/runtime/gallery/test_metadata.py")
 DATASETS = (
-    "tests/train/test_captions.py",
-    "tests/train/test_datasets.py",
-    "tests/train/test_published.py",
-    "tests/train/test_data_faults.py",
-    "tests/train/test_data_cli.py",
+    "tests/train/data/test_captions.py",
+    "tests/train/data/test_datasets.py",
+    "tests/train/data/test_published.py",
+    "tests/train/data/test_data_faults.py",
+    "tests/train/commands/test_data.py",
 )
 TESTS_OF = {
-    "dgl_runtime/serve/guard.py": ("tests/serve/test_guard*.py", *SERVE),
+    "dgl_runtime/serve/guard.py": ("tests/runtime/serve/test_guard*.py", *SERVE),
     "dgl_runtime/serve/app.py": SERVE,
     "dgl_runtime/serve/batching.py": SERVE,
     "dgl_runtime/serve/connections.py": SERVE,
     "dgl_runtime/serve/galleries.py": SERVE,
     "dgl_runtime/serve/lane.py": SERVE,
     "dgl_runtime/serve/media.py": SERVE,
-    "dgl_runtime/gallery/filters.py": (*GALLERY, "tests/runtime/test_search_cli.py"),
+    "dgl_runtime/gallery/filters.py": (*GALLERY, "tests/runtime/commands/test_search_cli.py"),
     "dgl_runtime/gallery/nearest.py": (
-        "tests/runtime/test_gallery_search.py",
-        "tests/runtime/test_nearest.py",
+        "tests/runtime/gallery/test_search.py",
+        "tests/runtime/gallery/test_nearest.py",
     ),
     "dgl_runtime/bundle/manifest.py": BUNDLE,
     "dgl_runtime/bundle/folder.py": BUNDLE,
     "dgl_runtime/encoder/self_check.py": BUNDLE,
-    "dgl_runtime/search/metrics.py": ("tests/runtime/test_metrics.py",),
-    "dgl_runtime/search/querybank.py": ("tests/runtime/test_querybank.py",),
+    "dgl_runtime/search/metrics.py": ("tests/runtime/search/test_metrics.py",),
+    "dgl_runtime/search/querybank.py": ("tests/runtime/search/test_querybank.py",),
     "dgl_runtime/bundle/tokenizer.py": (
-        "tests/runtime/test_tokenizer.py",
-        "tests/train/test_vocabulary.py",
+        "tests/runtime/bundle/test_tokenizer.py",
+        "tests/train/data/test_vocabulary.py",
     ),
-    "dgl_runtime/media/windows.py": ("tests/runtime/test_windows.py",),
+    "dgl_runtime/media/windows.py": ("tests/runtime/media/test_windows.py",),
     "dgl_runtime/media/boxes.py": VIDEO,
     "dgl_runtime/media/clock.py": VIDEO,
     "dgl_runtime/media/container.py": VIDEO,
-    "dgl_runtime/media/cutting.py": (*VIDEO, "tests/runtime/test_decode_pool.py", *GALLERY),
+    "dgl_runtime/media/cutting.py": (
+        *VIDEO,
+        "tests/runtime/decoding/test_decode_pool.py",
+        *GALLERY,
+    ),
     "dgl_runtime/media/encryption.py": VIDEO,
     "dgl_runtime/media/frame_reader.py": VIDEO,
     "dgl_runtime/media/kept_index.py": VIDEO,
@@ -88,21 +84,21 @@ TESTS_OF = {
     "dgl_runtime/gallery/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery/records.py": GALLERY,
     "dgl_runtime/gallery/metadata.py": (
-        "tests/runtime/test_metadata.py",
-        "tests/runtime/test_gallery_where.py",
+        "tests/runtime/gallery/test_metadata.py",
+        "tests/runtime/gallery/test_filters.py",
     ),
     "dgl_runtime/tables/csv_cells.py": TABLES,
     "dgl_runtime/tables/table.py": TABLES,
     "dgl_runtime/tables/text_files.py": TABLES,
     "dgl_runtime/names.py": ("tests/runtime/test_names.py",),
     "dgl_runtime/media/video_files.py": (
-        "tests/runtime/test_video_files.py",
-        "tests/runtime/test_index_exclusions.py",
+        "tests/runtime/media/test_video_files.py",
+        "tests/runtime/indexing/test_exclusions.py",
     ),
     "dgl_runtime/indexing/index.py": (
         *GALLERY,
         "tests/runtime/test_retriever.py",
-        "tests/runtime/test_watch.py",
+        "tests/runtime/indexing/test_watch.py",
     ),
     "dgl_export/parity.py": ("tests/export/test_parity*.py", "tests/export/test_bundle_writer.py"),
     "dgl_export/quality.py": (
@@ -124,17 +120,17 @@ TESTS_OF = {
         DOCUMENTED,
     ),
     "dgl_train/training/contrastive.py": (
-        "tests/train/test_contrastive*.py",
-        "tests/train/test_step.py",
-        "tests/train/test_processes.py",
+        "tests/train/training/test_contrastive*.py",
+        "tests/train/training/test_step.py",
+        "tests/train/training/test_processes.py",
     ),
-    "dgl_train/evaluation/evaluate.py": ("tests/train/test_evaluate.py",),
+    "dgl_train/evaluation/evaluate.py": ("tests/train/evaluation/test_evaluate.py",),
     "dgl_train/data/datasets.py": DATASETS,
     "dgl_train/data/published.py": DATASETS,
     "dgl_train/data/annotation_files.py": DATASETS,
     "dgl_train/evaluation/post_process.py": (
-        "tests/train/test_post_process.py",
-        "tests/train/test_eval_cli.py",
+        "tests/train/evaluation/test_post_process.py",
+        "tests/train/commands/test_evaluate.py",
     ),
 }
 SLOW_OR_FETCHING = ("test_real_clips", "test_mutated_videos", "test_browser", "test_full_size")

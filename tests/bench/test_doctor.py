@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from engine_files import require_on_gpu
 
 import benchmarks
 from benchmarks import doctor, tiny_graph
@@ -19,6 +18,7 @@ from benchmarks.cli import bench
 from benchmarks.tiny_graph import TOLERANCES
 from dgl_runtime.engines import installed
 from dgl_runtime.engines.hardware import NvidiaGpu, nvidia_gpus
+from tests.helpers.engine_files import require_on_gpu
 
 without_gpu = pytest.mark.skipif(bool(nvidia_gpus()), reason="this machine has a GPU")
 BLOCK = """

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from tiny import write_tiny_backbone
 
 from benchmarks import experiments
 from benchmarks.cli import bench
@@ -12,6 +11,7 @@ from benchmarks.experiments import SUITES, ZERO_SHOT, finish_run, run_experiment
 from benchmarks.experiments_report import make_report, mean_and_spread
 from dgl_runtime.errors import ConfigError
 from dgl_train.shapes.clips import make_shapes
+from tests.helpers.tiny import write_tiny_backbone
 
 SETTINGS = ("num_frames=2", "max_words=24", "epochs=1", "batch_size=16", "num_workers=0")
 

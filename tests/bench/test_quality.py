@@ -5,8 +5,6 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from odd_videos import write_video
-from tiny import write_tiny_backbone
 
 from benchmarks import quality
 from benchmarks.cli import bench
@@ -16,6 +14,8 @@ from dgl_train.model.backbone import BackboneSource, load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
+from tests.helpers.odd_videos import write_video
+from tests.helpers.tiny import write_tiny_backbone
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tiny import tiny_backbone
-from tiny_models import NUM_FRAMES, SETTINGS, make_model
 
 from dgl_export.fold import fold
 from dgl_export.parity import drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers.tiny import tiny_backbone
+from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
 
 
 @pytest.fixture(scope="session")

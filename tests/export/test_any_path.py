@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
 from dgl_export.cli import export
 from dgl_runtime.retriever import Retriever
@@ -16,6 +15,7 @@ from dgl_train.commands.evaluate import evaluate
 from dgl_train.commands.train import shapes, train
 from dgl_train.recipes.recipe import read_recipe, write_recipe
 from dgl_train.shapes import clips as synthetic
+from tests.helpers.tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
 LATIN = os.fsdecode(b"caf\xe9")
 

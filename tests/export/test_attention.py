@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import write_csv, write_run
-from tiny import write_tiny_backbone, write_tiny_clips
-from tiny_models import NUM_FRAMES, make_model
 
 from dgl_export.bundle_writer import write_bundle
 from dgl_export.request import ExportRequest
@@ -17,6 +14,9 @@ from dgl_train.commands.evaluate import evaluate
 from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.evaluation.attention import draw_attention
 from dgl_train.model.checkpoint import load_checkpoint
+from tests.helpers.runs import write_csv, write_run
+from tests.helpers.tiny import write_tiny_backbone, write_tiny_clips
+from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from spoiled_graphs import add_to_output
-from tiny import tiny_backbone
-from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
 from dgl_export import bundle_writer, quality
 from dgl_export import lower as lowering
@@ -26,6 +23,9 @@ from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.errors import ExportError
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers.spoiled_graphs import add_to_output
+from tests.helpers.tiny import tiny_backbone
+from tests.helpers.tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
 EXPORTED = ("dgl-linear", "dgl-transformer", "zero-shot", "frame positions", "no global prompts")
 

@@ -5,9 +5,6 @@ import csv
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from odd_videos import truncate, write_video
-from tiny import write_tiny_backbone
-from tiny_models import NUM_FRAMES
 
 from dgl_export import calibration, quality
 from dgl_export.calibration import FEWEST, ClipForm, read_calibration
@@ -19,6 +16,9 @@ from dgl_train.model.backbone import BackboneSource, load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
+from tests.helpers.odd_videos import truncate, write_video
+from tests.helpers.tiny import write_tiny_backbone
+from tests.helpers.tiny_models import NUM_FRAMES
 
 FORM = ClipForm(NUM_FRAMES, 16, 20)
 WORDS = "ant bee cat dog elk fox gnu hen ibis jay".split()

@@ -5,9 +5,6 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from reference import Case
-from tiny import write_tiny_backbone
-from tiny_models import NUM_FRAMES
 
 from dgl_export.cli import export
 from dgl_runtime import Retriever
@@ -15,6 +12,9 @@ from dgl_train.model.backbone import BackboneSource, load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
+from tests.golden.reference import Case
+from tests.helpers.tiny import write_tiny_backbone
+from tests.helpers.tiny_models import NUM_FRAMES
 
 
 def run(*arguments):

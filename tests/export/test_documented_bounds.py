@@ -1,7 +1,6 @@
 """docs/export.md says what the code does: bounds, defaults, formats."""
 
 import re
-from pathlib import Path
 
 import click
 import pytest
@@ -13,8 +12,9 @@ from dgl_export.formats import WRITTEN
 from dgl_export.request import ZERO_SHOT_FRAMES, ZERO_SHOT_WORDS
 from dgl_export.to_tensorrt import CAPTION_BATCH, CLIP_BATCH, SHORTEST
 from dgl_runtime.bundle.manifest import MIN_COSINE, PRECISIONS
+from tests import ROOT
 
-TEXT = Path(__file__).parents[2].joinpath("docs/export.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/export.md").read_text(encoding="utf-8")
 PLAIN = " ".join(TEXT.split())
 
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from tiny import FRAME_SIZE, tiny_backbone
-from tiny_models import BOUND_TO_FRAMES, make_tuned
 
 from dgl_export.fold import fold
 from dgl_runtime.errors import ExportError
@@ -11,6 +9,8 @@ from dgl_train.model.backbone import Backbone, BackboneSource
 from dgl_train.model.dgl import DglModel, last
 from dgl_train.model.methods import ModelSettings, build_model, make_prompts
 from dgl_train.model.prompts import PromptCounts
+from tests.helpers.tiny import FRAME_SIZE, tiny_backbone
+from tests.helpers.tiny_models import BOUND_TO_FRAMES, make_tuned
 
 START, END = 49406, 49407
 NUM_FRAMES = 3

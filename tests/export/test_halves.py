@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from tiny_models import NUM_FRAMES
 
 from dgl_export import quality
 from dgl_export.calibration import Calibration, ClipForm, Half, made_calibration
@@ -16,6 +15,7 @@ from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers.tiny_models import NUM_FRAMES
 
 DYNAMIC, STATIC = (
     Target("onnx", "int8"),

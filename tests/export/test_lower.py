@@ -5,8 +5,6 @@ import json
 import numpy as np
 import onnx
 import pytest
-from tiny import tiny_backbone
-from tiny_models import NUM_FRAMES, SETTINGS, make_model
 
 from dgl_export import bundle_writer, quality
 from dgl_export import lower as lowering
@@ -19,6 +17,8 @@ from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers.tiny import tiny_backbone
+from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
 
 FP8 = 0.98  # three bits of mantissa: random weights come out just below the gate's 0.99
 LOWER = [

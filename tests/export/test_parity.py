@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from lookup_graphs import lookup_engine
-from tiny_models import NUM_FRAMES, make_model
 
 from dgl_export.fold import fold
 from dgl_export.parity import (
@@ -21,6 +19,8 @@ from dgl_runtime.bundle.folder import Golden
 from dgl_runtime.bundle.manifest import Parity
 from dgl_runtime.errors import ExportError
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers.lookup_graphs import lookup_engine
+from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
 # Where a graph can be wrong: in a batch, or for what comes alone.
 PLACES = tuple(

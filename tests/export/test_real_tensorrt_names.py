@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+from tests import ROOT
+
+HELPERS = ROOT / "tests/helpers"
 # The oldest that we take, the last of 10, and 11: distribution, version, version of the libraries.
 BINDINGS = [
     ("tensorrt-cu12-bindings", "10.12.0.36", 10),
@@ -29,7 +31,7 @@ def libraries(tmp_path_factory):
         pytest.skip("needs g++ on Linux to make libraries that stand in for TensorRT's")
     folder = tmp_path_factory.mktemp("libraries")
     made = folder / "made.so"
-    source = HERE / "stand_in_libraries.cpp"
+    source = HELPERS / "stand_in_libraries.cpp"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", made, source], check=True)
     for name in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
         for version in (10, 11):
@@ -59,10 +61,10 @@ def bindings(request, pytestconfig, tmp_path_factory):
 
 
 def call(bindings, folder, *, libraries=None):
-    paths = [bindings, HERE, HERE.parent / "runtime", HERE.parents[1]]
+    paths = [bindings, ROOT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     environment["LD_LIBRARY_PATH"] = str(libraries or "")
-    script = [sys.executable, HERE / "with_real_bindings.py", folder]
+    script = [sys.executable, HELPERS / "with_real_bindings.py", folder]
     return subprocess.run(script, capture_output=True, text=True, check=False, env=environment)
 
 

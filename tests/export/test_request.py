@@ -7,8 +7,6 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import config, tiny_backbone, tiny_clip, write_tiny_backbone
-from tiny_models import NUM_FRAMES
 
 from dgl_export.request import tuned_request, untuned_request
 from dgl_train.model.backbone import BackboneSource, load_backbone
@@ -16,6 +14,8 @@ from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.dgl import FrameMeanModel
 from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts
+from tests.helpers.tiny import config, tiny_backbone, tiny_clip, write_tiny_backbone
+from tests.helpers.tiny_models import NUM_FRAMES
 
 WORDS = 20
 

@@ -4,8 +4,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from tiny import tiny_backbone
-from tiny_models import NUM_FRAMES, make_model
 
 from dgl_export.calibration import ClipForm, made_calibration
 from dgl_export.fold import fold
@@ -14,6 +12,8 @@ from dgl_export.quantize import Quantizer
 from dgl_export.smooth import smooth
 from dgl_export.to_onnx import write_clips
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers.tiny import tiny_backbone
+from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,8 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_cuda
 import numpy as np
 import pytest
-from engine_files import require_on_gpu
-from refused_graphs import fp8_product, strange_node
-from tiny import tiny_backbone
-from tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
 from dgl_export import quality, to_tensorrt
 from dgl_export.bundle_writer import write_bundle
@@ -30,6 +25,11 @@ from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
 from dgl_train.data.vocabulary import clip_tokenizer
+from tests.helpers import fake_cuda
+from tests.helpers.engine_files import require_on_gpu
+from tests.helpers.refused_graphs import fp8_product, strange_node
+from tests.helpers.tiny import tiny_backbone
+from tests.helpers.tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs dgl-retrieval[trt-rtx]")
 MAX_WORDS = 20

@@ -7,13 +7,13 @@ shows that the graph of the product, which takes uint8 pixels, equals it.
 import numpy as np
 import pytest
 import torch
-from reference import ATOL, CASES, Case
 
 from dgl_export.fold import fold
 from dgl_export.parity import run_captions, run_clips
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.engines.opening import open_engine
 from dgl_train.model.checkpoint import load_checkpoint
+from tests.golden.reference import ATOL, CASES, Case
 
 
 class Exported:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import CASES, Case, assert_gold, weights
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.model.checkpoint import load_checkpoint
 from dgl_train.model.dgl import DglModel
 from dgl_train.training.contrastive import contrastive_loss
+from tests.golden.reference import CASES, Case, assert_gold, weights
 
 VISUAL_OUTPUTS = {
     "global-prompt": "global_prompt0",

@@ -1,6 +1,6 @@
 import pytest
 
-from .closed_network import closed_network, why_not
+from tests.helpers.closed_network import closed_network, why_not
 
 
 @pytest.fixture(scope="session")

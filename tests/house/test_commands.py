@@ -2,12 +2,12 @@
 
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 pytest.importorskip("open_clip", reason="the commands of dgl_train need it")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import config, write_tiny_backbone
+
+from tests.helpers.tiny import config, write_tiny_backbone
 
 # A small model of open_clip under a name of its own, whose weight tags lie in repositories of the hub.
 LOAD = """

@@ -2,11 +2,11 @@
 
 import ast
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 PACKAGES = ("dgl_runtime", "dgl_train", "dgl_export", "benchmarks")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import dgl_runtime
+import tests
 
 # Where the packages are, installed or not; the declarations are read from the checkout.
 ROOT = Path(dgl_runtime.__file__).parents[1]
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PYPROJECT = tests.ROOT / "pyproject.toml"
 
 OURS = ("dgl_runtime", "dgl_train", "dgl_export", "benchmarks")
 MAY_IMPORT = {

@@ -1,11 +1,9 @@
 """What tests/mutate.py puts into a file: one mistake at a time, and none where nobody could notice."""
 
 import tomllib
-from pathlib import Path
 
+from tests import ROOT
 from tests.mutation.mistakes import mistakes
-
-ROOT = Path(__file__).parents[2]
 
 SOURCE = '''"""Text < 3."""
 __all__ = ["grow"]

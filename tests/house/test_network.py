@@ -4,12 +4,13 @@ Each runs where a name server counts questions and never answers, and nothing li
 """
 
 import tomllib
-from pathlib import Path
 
 import pytest
-from tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+from tests import ROOT
+from tests.helpers.tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
+
+PYPROJECT = ROOT / "pyproject.toml"
 SCRIPTS = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["scripts"]
 
 try:
@@ -41,7 +42,7 @@ made.make_shapes.__kwdefaults__ |= dict.fromkeys(("num_train", "num_val", "num_t
 """
 SERVE = """
 import json, pathlib, urllib.request
-from tests.serve.processes import serving
+from tests.helpers.served import serving
 with serving(*(pathlib.Path(name).absolute() for name in {arguments!r})) as (process, port):
     query = urllib.request.Request(
         f"http://127.0.0.1:{{port}}/api/galleries/other/search",

@@ -1,9 +1,8 @@
 """Every setting of a recipe is read somewhere; a setting nobody reads is deleted."""
 
 import ast
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 
 def test_every_setting_is_read_outside_of_its_definition():

@@ -1,9 +1,8 @@
 import pytest
 
 from dgl_runtime.commands.index import index
-
-from .commands import invoke
-from .odd_videos import write_video
+from tests.helpers.commands import invoke
+from tests.helpers.odd_videos import write_video
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dgl_runtime import Retriever
-from dgl_runtime.engines import choice
+from dgl_runtime.encoder import choice
+from tests import ROOT
 
 MODULES = {"onnx": "onnxruntime", "openvino": "openvino"}
 # Tokens of captions, 3 to 32 in batches of 1 to 8; some texts; some clips.
@@ -130,7 +131,7 @@ def test_memory_is_flat_over_requests_of_mixed_shapes(chosen, count):
     bundle, engine = chosen
     done = subprocess.run(
         [sys.executable, "-c", ALONE, bundle.resolve(), engine, str(count)],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -3,17 +3,17 @@
 import runpy
 import shutil
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from engine_files import install_stand_ins, make_engine
-from test_device_arrays import CudaInterface
 
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.engines.engine_file import Profile
+from tests import ROOT
+from tests.helpers.cuda_arrays import CudaInterface
+from tests.helpers.engine_files import install_stand_ins, make_engine
 
-EXAMPLE = Path(__file__).parents[2] / "examples/pycuda_frames.py"
+EXAMPLE = ROOT / "examples/pycuda_frames.py"
 
 
 @pytest.fixture

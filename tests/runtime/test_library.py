@@ -13,9 +13,8 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.gallery.gallery import Gallery
-
-from .indexed import names
-from .odd_videos import damage, numbered_picture, truncate, write_audio, write_video
+from tests.helpers.indexed import names
+from tests.helpers.odd_videos import damage, numbered_picture, truncate, write_audio, write_video
 
 SDIST, SHA256 = "iscc-samples==0.6.0", "5714df1ecbc49df0"
 REAL = ("demo.mp4", "demo.mov", "demo.avi", "demo.mkv", "demo.webm", "demo.ogv", "demo.mpg")

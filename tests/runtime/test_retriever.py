@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from dgl_runtime import ClipEmbeddings, DglError, Hit, Retriever
 from dgl_runtime.errors import BundleError, GalleryError, MediaError
-
-from .changed_bundles import changed_bundle
+from tests.helpers.changed_bundles import changed_bundle
 
 QUERIES = ["a dog jumps into the lake", "cooking", "", "a man " * 40, "猫が走る 😀"]
 

@@ -1,5 +1,6 @@
 import pytest
-from tiny import tiny_backbone, write_tiny_backbone, write_tiny_clips
+
+from tests.helpers.tiny import tiny_backbone, write_tiny_backbone, write_tiny_clips
 
 
 @pytest.fixture(scope="session")

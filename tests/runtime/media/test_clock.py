@@ -1,0 +1,212 @@
+"""Clocks that jump: every picture once, in order, at times that go on."""
+
+import shutil
+import subprocess
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from dgl_runtime.media.clock import Jump, find_jumps, shifts, without_stills
+from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.video import read_clips
+from tests.helpers.odd_videos import number_of, numbers_of, write_video
+from tests.helpers.random_media import Recipe, make
+
+TICK_S = 0.1
+
+
+def jumps(times, keys=(0,), *, forward=False, step=1, tick_s=TICK_S):
+    is_key = np.isin(np.arange(len(times)), keys)
+    return find_jumps(np.array(times, np.int64), is_key, step, tick_s, forward=forward)
+
+
+def follow(times, found, step=1):
+    return (np.array(times) + shifts(found, len(times), step)).tolist()
+
+
+def test_a_clock_that_goes_on_has_no_jumps():
+    assert jumps(range(50)) == []
+
+
+def test_frames_stored_behind_ones_shown_later_are_no_jump():
+    assert jumps([0, 4, 2, 1, 3, 8, 6, 5, 7, 12, 10, 9, 11]) == []
+    assert jumps([0, 16, *range(1, 16)]) == []
+    assert jumps([0, 17, *range(1, 17)], step=1) == []
+
+
+def test_a_keyframe_shown_earlier_than_what_was_shown_begins_a_new_count():
+    times = [5, 6, 7, 0, 1, 2]
+    found = jumps(times, keys=(0, 3))
+    assert found == [Jump(packet=3, before=7, after=0)]
+    assert follow(times, found) == [5, 6, 7, 8, 9, 10]
+
+
+def test_a_keyframe_a_tenth_of_a_second_early_is_no_jump():
+    assert jumps([5, 6, 7, 6, 8], keys=(0, 3)) == []
+    assert jumps([5, 6, 7, 5, 8], keys=(0, 3)) == [Jump(3, 7, 5)]
+    assert jumps([50, 60, 70, 61, 80], keys=(0, 3), tick_s=0.01) == []
+    assert jumps([50, 60, 70, 59, 80], keys=(0, 3), tick_s=0.01) == [Jump(3, 70, 59)]
+
+
+def test_what_is_reordered_lies_a_second_or_sixteen_frames_back():
+    assert jumps([100, 200, 101, 300], step=1, tick_s=0.01) == []
+    assert jumps([100, 202, 101, 300], step=1, tick_s=0.01) == [Jump(2, 202, 101)]
+    assert jumps([100, 400, 241, 500], step=10, tick_s=0.01) == []
+    assert jumps([100, 400, 239, 500], step=10, tick_s=0.01) == [Jump(2, 400, 239)]
+
+
+def test_one_frame_or_one_time_has_no_jumps():
+    assert jumps([7], forward=True) == jumps([7, 7, 7], forward=True) == []
+
+
+def test_the_second_packet_may_be_behind_a_jump():
+    assert jumps([500, 0, 1], keys=(0, 1)) == [Jump(1, 500, 0)]
+
+
+def test_frames_far_behind_a_jump_do_not_say_where_it_leads():
+    times = [0, 1, 2, *range(500, 525), 495, 496]
+    assert jumps(times, keys=(0, 3, 28), forward=True) == [Jump(3, 2, 500), Jump(28, 524, 495)]
+
+
+def test_a_count_that_begins_anew_between_keyframes_is_seen_beyond_what_is_reordered():
+    times = [*range(30), 0, 1, 2]
+    assert follow(times, jumps(times)) == list(range(33))
+    assert jumps([*range(30), 14]) == []  # within 16 frames
+    assert jumps([*range(30), 12]) == [Jump(30, 29, 12)]
+
+
+def test_behind_a_jump_the_first_frame_shown_follows_though_another_is_stored_first():
+    times = [0, 1, 2, 3, 500, 498, 499, 501]
+    found = jumps(times, keys=(0, 4), forward=True)
+    assert found == [Jump(4, 3, 498)]
+    assert follow(times, found) == [0, 1, 2, 3, 6, 4, 5, 7]
+
+
+@pytest.mark.parametrize(("wait", "is_jump"), [(100, False), (103, True)])
+def test_a_wait_of_ten_seconds_is_a_jump_forward_where_clocks_jump(wait, is_jump):
+    times = [0, 1, 2, 2 + wait, 3 + wait]
+    assert bool(jumps(times, forward=True)) == is_jump
+    assert jumps(times) == []
+
+
+def test_slides_are_no_jumps():
+    assert jumps(range(0, 9000, 300), forward=True, step=300) == []
+    assert jumps([0, 300, 600, 900, 3900], forward=True, step=300) == []
+    assert len(jumps([0, 300, 600, 900, 3901], forward=True, step=300)) == 1
+
+
+def test_each_of_several_jumps_is_followed():
+    times = [10, 11, 12, 900, 901, 3, 4, 5]
+    found = jumps(times, keys=(0, 3, 5), forward=True)
+    assert [jump.packet for jump in found] == [3, 5]
+    assert follow(times, found) == [10, 11, 12, 13, 14, 15, 16, 17]
+
+
+def test_where_sound_goes_on_a_picture_stays_on_display():
+    found = [Jump(3, before=20, after=920), Jump(5, before=930, after=0)]
+    assert without_stills(found, np.array([5.0, 50.0]), TICK_S) == found[1:]
+    assert without_stills(found, np.array([2.5, 91.5, 93.0]), TICK_S) == found
+    assert without_stills(found, np.array([3.5]), TICK_S) == found[1:]
+
+
+# --- files -------------------------------------------------------------------------------------
+
+JOINED = {"ts": "libx264", "mpg": "mpeg2video", "mkv": "libx264", "webm": "libvpx"}
+
+
+def joined(folder, container, **more):
+    """Thirty pictures, and thirty more of a second recording whose clock begins anew."""
+    more = {"b_frames": 2 if container in ("ts", "mkv") else 0, **more}
+    recipe = Recipe(container, JOINED[container], Fraction(25), 30, join="cat", gop=10, **more)
+    return make(folder / f"joined.{container}", recipe)
+
+
+def numbers(path, index, wanted):
+    pictures = FrameReader(path, index).read(wanted)
+    return [number_of(picture[16:].transpose(2, 0, 1)) for _, picture in pictures]
+
+
+@pytest.mark.parametrize("container", JOINED)
+@pytest.mark.parametrize("sound_s", [0.0, 2.0])
+def test_of_joined_recordings_every_picture_is_there_once_in_order(tmp_path, container, sound_s):
+    path = joined(tmp_path, container, sound_s=sound_s)
+    index = read_index(path)
+    assert numbers(path, index, range(60)) == list(range(60))
+    assert numbers(path, index, [0, 29, 30, 45, 59]) == [0, 29, 30, 45, 59]
+    np.testing.assert_allclose(np.diff(index.shown) * index.tick_s, 0.04, atol=0.0021)
+    assert index.duration_s == pytest.approx(2.4, abs=0.01)
+    assert index.missing is None
+    (remark,) = index.remarks
+    assert remark.startswith("has a clock that jumps (number of jumps: 1, the first by -")
+
+
+def test_headers_of_a_second_recording_in_an_ogg_are_no_frames(tmp_path):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    film, path = write_video(tmp_path / "film.mp4", 20), tmp_path / "film.ogv"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", film, "-c:v", "libtheora", path], check=True)
+    path.write_bytes(2 * path.read_bytes())
+    index = read_index(path)
+    assert len(index.shown) == 40
+    assert index.duration_s == pytest.approx(4.0)
+
+
+def test_joined_recordings_are_cut_and_read_as_one(tmp_path):
+    path = joined(tmp_path, "ts")
+    _, spans = Cutting(0.8).spans(path, lambda: None)
+    assert [span.end_s for span in spans] == pytest.approx([0.8, 1.6, 2.4])
+    clips = list(read_clips(path, spans, 2, 64, threads=2))
+    assert [numbers_of(clip[:, :, 24:]) for clip in clips] == [[5, 15], [25, 35], [45, 55]]
+
+
+def test_an_hour_that_is_missing_from_the_clock_is_passed_over(tmp_path):
+    first = write_video(tmp_path / "first.ts", 20, codec="libx264", b_frames=2)
+    later = [36_000 + number for number in range(20)]
+    second = write_video(tmp_path / "second.ts", 20, codec="libx264", b_frames=2, pts=later)
+    path = tmp_path / "jump.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    index = read_index(path)
+    assert len(index.shown) == 40
+    assert index.duration_s == pytest.approx(4.0)
+    assert index.missing is None
+    assert index.remarks == (
+        "has a clock that jumps (number of jumps: 1, the first by +3597.8 s at 2.0 s); its times go on "
+        "as in a player",
+    )
+
+
+def test_a_frame_that_stays_for_an_hour_stays_where_clocks_do_not_jump(tmp_path):
+    path = write_video(tmp_path / "still.mkv", 12, pts=[*range(10), 36_000, 36_001])
+    index = read_index(path)
+    assert index.remarks == ()
+    assert index.duration_s == pytest.approx(3600.2)
+
+
+def test_a_frame_that_stays_while_sound_goes_on_stays(tmp_path):
+    path = tmp_path / "still.ts"
+    with av.open(str(path), "w", format="mpegts") as output:
+        film = output.add_stream("mpeg2video", rate=25)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        sound = output.add_stream("mp2", rate=32_000, layout="mono")
+        for pts in (*range(25), *range(1000, 1025)):
+            frame = av.VideoFrame.from_ndarray(
+                np.full((48, 64, 3), pts % 250, np.uint8), format="rgb24"
+            )
+            frame.pts, frame.time_base = pts, Fraction(1, 25)
+            output.mux(film.encode(frame))
+        sound.codec_context.open(strict=False)
+        for number in range(32_000 * 41 // 1152):
+            part = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1152), np.int16), format="s16", layout="mono"
+            )
+            part.sample_rate, part.pts, part.time_base = 32_000, 1152 * number, Fraction(1, 32_000)
+            output.mux(sound.encode(part))
+        output.mux(film.encode(None))
+        output.mux(sound.encode(None))
+    index = read_index(path)
+    assert index.remarks == ()
+    assert index.duration_s == pytest.approx(41.0, abs=0.1)

@@ -1,0 +1,67 @@
+"""What a pass over a video makes sure of: the right frame, or an error."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dgl_runtime.errors import MediaError
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
+from tests.helpers.odd_videos import number_of, write_video
+
+
+def numbers(reader, wanted):
+    return [number_of(picture.transpose(2, 0, 1)) for _, picture in reader.read(wanted)]
+
+
+@pytest.mark.parametrize(("lost_s", "stands_in"), [(0.9, True), (1.1, False)])
+def test_a_frame_stands_in_for_a_second_of_loss_at_most(tmp_path, lost_s, stands_in):
+    path = write_video(tmp_path / "film.mkv", 40, pts=[*range(20), *range(60, 80)])
+    index = read_index(path)
+    # The index knows of a frame that no packet brings, so long after the last one before the gap.
+    lost = int(index.shown[19]) + round(lost_s / index.tick_s)
+    index = replace(index, shown=np.sort(np.append(index.shown, lost)))
+    if stands_in:
+        assert numbers(FrameReader(path, index), [19, 20, 21]) == [19, 19, 20]
+        return
+    with pytest.raises(MediaError, match=r"cannot be decoded at second 3\.00"):
+        numbers(FrameReader(path, index), [19, 20, 21])
+
+
+def test_a_frame_that_a_skipping_pass_does_not_bring_is_read_in_a_full_one(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "film.mp4", 40, codec="libx264", b_frames=2)
+    index = read_index(path)
+    decode = FrameReader._decode_packet
+
+    def skipping_too_much(self, packet):
+        for time, frame in decode(self, packet):
+            if not self._may_skip or time != index.shown[21]:
+                yield time, frame
+
+    monkeypatch.setattr(FrameReader, "_decode_packet", skipping_too_much)
+    assert numbers(FrameReader(path, index), [5, 21, 30]) == [5, 21, 30]
+
+
+def test_a_seek_that_goes_back_changes_no_frame(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "film.mp4", 60, codec="libx264", gop=10)
+    index, seek = read_index(path), FrameReader._seek
+    monkeypatch.setattr(FrameReader, "_seek", lambda self, ticks: seek(self, 0))
+    reader = FrameReader(path, index)
+    assert numbers(reader, [5, 25, 45]) == [5, 25, 45]
+    assert reader._may_skip  # it goes on from there; nothing is read anew
+
+
+@pytest.mark.parametrize("ahead", [1, 11])
+def test_a_seek_that_lands_behind_its_keyframe_is_useless(tmp_path, monkeypatch, ahead):
+    path = write_video(tmp_path / "film.mp4", 60, codec="libx264", gop=10)
+    index, seek = read_index(path), FrameReader._seek
+
+    def too_far(self, ticks):
+        packets = seek(self, ticks)
+        for _ in range(ahead):
+            next(packets)
+        return packets
+
+    monkeypatch.setattr(FrameReader, "_seek", too_far)
+    assert numbers(FrameReader(path, index), [5, 20, 45]) == [5, 20, 45]

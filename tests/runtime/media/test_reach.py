@@ -1,0 +1,122 @@
+"""One rule for files that end early, and for what lies where no reader comes."""
+
+import shutil
+import struct
+import subprocess
+from fractions import Fraction
+
+import pytest
+
+from dgl_runtime.media.packet_index import read_index
+from tests.helpers.odd_videos import truncate, write_video
+from tests.helpers.random_media import Recipe, make
+
+STARTS = "ends after"
+
+
+def ffmpeg(*arguments):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mkv", "libx264"), ("webm", "libvpx")])
+def test_sound_may_outlast_the_pictures(tmp_path, container, codec):
+    recipe = Recipe(container, codec, Fraction(10), 20, sound_s=9.0)
+    path = make(tmp_path / f"sound.{container}", recipe)
+    index = read_index(path)
+    assert index.duration_s == pytest.approx(2.0, abs=0.01)
+    assert index.missing is None
+    assert read_index(truncate(path, 0.8)).missing.startswith(STARTS)
+
+
+def test_subtitles_may_outlast_the_pictures(tmp_path):
+    film = write_video(tmp_path / "film.mp4", 20, codec="libx264")
+    words = tmp_path / "words.srt"
+    words.write_text(
+        "1\n00:00:01,000 --> 00:00:02,000\nyes\n\n2\n00:00:40,000 --> 00:00:41,000\nno\n"
+    )
+    path = tmp_path / "film.mkv"
+    ffmpeg("-i", film, "-i", words, "-map", "0:v", "-map", "1", "-c:v", "copy", "-c:s", "srt", path)
+    assert read_index(path).missing is None
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.avi", "cut.webm", "cut.flv"])
+def test_a_file_that_is_cut_off_says_how_much_is_missing(tmp_path, name):
+    codec = {"cut.webm": "libvpx", "cut.flv": "flv1"}.get(name, "mpeg4")
+    path = write_video(tmp_path / name, 100, codec=codec)
+    assert read_index(path).missing is None
+    missing = read_index(truncate(path, 0.6)).missing
+    assert missing.startswith(STARTS)
+    stated = (
+        "6.0" if name.endswith("avi") else "10.0"
+    )  # an avi without its index is as long as its bytes
+    assert missing.endswith(
+        f"of the {stated} s it states: the rest is missing, or its header is wrong. "
+        "Copy or download it again."
+    )
+
+
+@pytest.mark.parametrize(("lost", "is_missing"), [(4, False), (6, True)])
+def test_half_a_second_may_be_missing_because_headers_round(tmp_path, lost, is_missing):
+    path = write_video(tmp_path / "film.mkv", 20, codec="libx264", gop=1)
+    content = path.read_bytes()
+    # The duration of a Matroska file is a float in its header: element 0x4489, 8 bytes.
+    place = content.index(b"\x44\x89\x88") + 3
+    (stated_ms,) = struct.unpack(">d", content[place : place + 8])
+    longer = struct.pack(">d", stated_ms + 100 * lost)
+    path.write_bytes(content[:place] + longer + content[place + 8 :])
+    assert (read_index(path).missing is not None) == is_missing
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mp4", "libx264"), ("mov", "mjpeg"), ("flv", "libx264"), ("wmv", "wmv2"), ("avi", "mpeg4")],
+)
+def test_a_second_recording_that_no_reader_reaches_is_named(tmp_path, container, codec):
+    # Where sound outlasts the pictures, an avi is read by its index, which knows the first part alone.
+    recipe = Recipe(container, codec, Fraction(25), 30, sound_s=4.0 if container == "avi" else 0.0)
+    path = tmp_path / f"film.{container}"
+    assert read_index(make(path, recipe)).missing is None
+    content = path.read_bytes()
+    path.write_bytes(2 * content)
+    missing = read_index(path).missing
+    assert "another recording follows, which no player reaches" in missing
+    assert f"of its {2 * len(content)} bytes" in missing
+
+
+def test_a_recording_on_other_streams_is_named(tmp_path):
+    parts = [tmp_path / "a.ts", tmp_path / "b.ts"]
+    film = write_video(tmp_path / "film.mp4", 40, codec="libx264")
+    for part, first in zip(parts, (256, 512), strict=True):
+        ffmpeg(
+            "-i",
+            film,
+            "-c",
+            "copy",
+            "-mpegts_start_pid",
+            first,
+            "-mpegts_pmt_start_pid",
+            first + 2048,
+            part,
+        )
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert "streams follow that its beginning does not announce" in read_index(path).missing
+
+
+def test_a_fault_that_ends_the_reading_is_named(tmp_path):
+    film = write_video(tmp_path / "film.mp4", 40, codec="libx264")
+    parts = [tmp_path / "a.ogv", tmp_path / "b.ogv"]
+    for part in parts:  # with streams of other numbers
+        sound = ("-f", "lavfi", "-i", "sine=d=4")
+        ffmpeg("-i", film, *sound, "-c:v", "libtheora", "-c:a", "libvorbis", part)
+    path = tmp_path / "joined.ogv"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert "reading it stops there" in read_index(path).missing
+
+
+def test_tables_behind_the_pictures_are_no_recording(tmp_path):
+    path = write_video(tmp_path / "film.mp4", 3, codec="mpeg4")
+    path.write_bytes(path.read_bytes() + b"\0\0\x10\0free" + bytes(4088))
+    assert read_index(path).missing is None
