@@ -40,9 +40,9 @@ WARM_TORCH = ("torch", "open_clip", "onnx")
 
 def warm_up(test_files: list[str]) -> None:
     """Import what tests of these folders import of others, nothing of ours; forks then have it."""
-    folders = {Path(file).parts[1] for file in test_files}
-    wanted = WARM + (WARM_SERVE if "serve" in folders else ())
-    wanted += WARM_TORCH if folders - {"serve", "runtime", "house"} else ()
+    folders = [Path(file).parts[1:-1] for file in test_files]
+    wanted = WARM + (WARM_SERVE if any("serve" in parts for parts in folders) else ())
+    wanted += WARM_TORCH if any(parts[0] not in ("runtime", "house") for parts in folders) else ()
     threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in threads}
     os.environ.update(dict.fromkeys(threads, "1"))
