@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle.manifest import TensorSpec
 from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
@@ -18,6 +17,7 @@ from dgl_runtime.engines.engine_file import (
     engine_path,
     graph_digest,
 )
+from dgl_runtime.engines.tensor_spec import TensorSpec
 from dgl_runtime.engines.tensorrt_library import (
     PORTABLE,
     load_library,

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle.manifest import TensorSpec
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.engine_file import Profile, save_engines
 from dgl_runtime.engines.opening import open_engine
+from dgl_runtime.engines.tensor_spec import TensorSpec
 from dgl_runtime.engines.tensorrt_build import described_engine, why_not_run
 from dgl_runtime.engines.tensorrt_library import LIBRARIES
 from dgl_runtime.errors import EngineError

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-
-from benchmarks import decode, decode_clips
 from benchmarks.cli import bench
 from benchmarks.decode import bench_clip, bench_decode, look_at
 from benchmarks.decode_clips import MadeClip, make_clips
 from benchmarks.decode_report import make_report
 from benchmarks.decoders import DECODERS, FRAME_SIZE, NUM_FRAMES, OURS, Video, centres
+from click.testing import CliRunner
+
+from benchmarks import decode, decode_clips
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.video import probe

@@ -3,14 +3,14 @@ from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
-from torch.utils.flop_counter import FlopCounterMode
-
-from benchmarks import encode, encode_variants
 from benchmarks.cli import bench
 from benchmarks.encode_variants import COMPILED, ENGINE_NAMES, FOLDED, TARGETS, UNFOLDED
 from benchmarks.options import COMPILE_MODES
 from benchmarks.work import block_flop, caption_work, clip_work
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import encode, encode_variants
 from dgl_export import quality
 from dgl_export.fold import fold
 from dgl_export.formats import Target

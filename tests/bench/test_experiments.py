@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
-
-from benchmarks import experiments
 from benchmarks.cli import bench
 from benchmarks.experiments import SUITES, ZERO_SHOT, finish_run, run_experiments
 from benchmarks.experiments_report import make_report, mean_and_spread
+from click.testing import CliRunner
+
+from benchmarks import experiments
 from dgl_runtime.errors import ConfigError
 from dgl_train.shapes.clips import make_shapes
 from tests.helpers.tiny import write_tiny_backbone

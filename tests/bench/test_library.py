@@ -4,11 +4,10 @@ import json
 import shutil
 
 import pytest
-from click.testing import CliRunner
-
 from benchmarks.index import WINDOW_S
 from benchmarks.library_cli import index, moments, serve, soak
 from benchmarks.moments import CUTTINGS
+from click.testing import CliRunner
 
 
 def measured(command, out, *options):

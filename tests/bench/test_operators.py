@@ -1,10 +1,9 @@
 import json
 
 import pytest
-from click.testing import CliRunner
-
 from benchmarks.cli import bench
 from benchmarks.encode_variants import TARGETS, variant_name
+from click.testing import CliRunner
 
 
 def test_operators_account_for_each_engine_s_time(backbone_folder, small_peaks, tmp_path):

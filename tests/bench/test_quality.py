@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
+from benchmarks.cli import bench
 from click.testing import CliRunner
 
 from benchmarks import quality
-from benchmarks.cli import bench
 from dgl_export.formats import Target
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_train.model.backbone import BackboneSource, load_backbone

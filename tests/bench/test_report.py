@@ -1,9 +1,9 @@
 import json
 
 import pytest
-
 from benchmarks.report import Report, Table, spread_cells
 from benchmarks.timing import Spread
+
 from dgl_runtime.engines.machine import Machine
 
 MACHINE = Machine("Some CPU 42", 2, 16.0, "Linux x86_64", "3.11.7", {"numpy": "2.0"})

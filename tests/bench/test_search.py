@@ -6,15 +6,15 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-
-from benchmarks import search, search_measure
 from benchmarks.cli import bench
 from benchmarks.search import SearchSettings, bench_search, choose
 from benchmarks.search_libraries import LIBRARIES, OURS_APPROXIMATE, OURS_EXACT, remedy
 from benchmarks.search_measure import CLIPS, TEXTS, Point
 from benchmarks.search_report import make_report, write_plots
 from benchmarks.search_vectors import BLOCK, CLIPS_OF_A_VIDEO, MadeEmbeddings
+from click.testing import CliRunner
+
+from benchmarks import search, search_measure
 from dgl_runtime.errors import EngineError
 
 

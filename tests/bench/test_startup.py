@@ -4,12 +4,12 @@ import sys
 from importlib.metadata import version
 
 import pytest
-from click.testing import CliRunner
-
-from benchmarks import startup, startup_probe
 from benchmarks.cli import bench
 from benchmarks.installed_size import measure_size
 from benchmarks.startup import STEPS, ColdStart, bench_startup
+from click.testing import CliRunner
+
+from benchmarks import startup, startup_probe
 from dgl_export.cli import export
 from dgl_runtime.errors import BundleError, EngineError
 

@@ -3,7 +3,6 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-
 from benchmarks.timing import Paired, Spread, rotating_orders, time_paired
 
 

@@ -2,11 +2,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from benchmarks.cli import bench
+from benchmarks.train_memory import TrainSpec, bench_train, measure_apart
 from click.testing import CliRunner
 
 from benchmarks import train_memory
-from benchmarks.cli import bench
-from benchmarks.train_memory import TrainSpec, bench_train, measure_apart
 from dgl_runtime.errors import EngineError
 from dgl_train.recipes.recipe import read_recipe
 
