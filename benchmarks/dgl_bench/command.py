@@ -23,29 +23,12 @@ Out = Annotated[
 ]
 
 
-class _Numbers(click.ParamType[tuple[int, ...]]):
-    """Numbers above 0 with commas."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        try:
-            found = tuple(int(number) for number in str(value).split(","))
-        except ValueError:
-            found = (0,)
-        if min(found) < 1:
-            self.fail(f"got {value!r}, expected numbers above 0 with commas.", param, ctx)
-        return found
-
-
 def benchmark(measure: Callable[..., Report]) -> Command:
     """A command that prints what a function measures, and writes it to --out.
 
-    What has no default is an argument; the others are options, ``Annotated`` with their help. An int is at
-    least 1, but where its default is less; ``tuple[int, ...]`` are numbers with commas, ``Literal`` a choice.
-    Parameters that click's own decorators declare are left as they are.
+    A path without a default is an argument; the others are options, ``Annotated`` with their help. An int is
+    at least 1, but where its default is less; ``tuple[int, ...]`` are numbers with commas, ``Literal`` a
+    choice. Parameters that click's own decorators declare are left as they are.
     """
 
     def run(out: Path | None, **options: Any) -> None:  # noqa: ANN401 - whatever it declares
@@ -64,45 +47,41 @@ def benchmark(measure: Callable[..., Report]) -> Command:
 
     declared = {one.name: one for one in getattr(measure, "__click_params__", [])}
     signature = inspect.signature(measure).parameters.values()
-    params = [declared.get(one.name) or _param(one) for one in signature]
-    out = _param(
-        inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Out)
-    )
-    name = measure.__name__.replace("_", "-")
-    return Command(name, callback=run, params=[*params, out], help=inspect.getdoc(measure))
+    params = [
+        declared.get(one.name) or _param(one.name, one.annotation, one.default) for one in signature
+    ]
+    params.append(_param("out", Out, None))
+    return Command(measure.__name__, callback=run, params=params, help=inspect.getdoc(measure))
 
 
-def _param(one: inspect.Parameter) -> click.Parameter:
-    kind, told = (
-        get_args(one.annotation)[:2]
-        if get_origin(one.annotation) is Annotated
-        else (one.annotation, None)
-    )
-    if one.default is one.empty:
-        return click.Argument([one.name], type=click.Path(path_type=Path) if kind is Path else None)
-    more: dict[str, Any] = {"default": one.default, "help": told}
-    if kind is bool:
-        more["is_flag"] = True
-    elif kind == tuple[int, ...]:
-        more |= {
-            "type": _Numbers(),
-            "default": ",".join(map(str, one.default)),
-            "show_default": True,
-        }
-    elif kind == tuple[str, ...]:
-        more["multiple"] = True
+def _param(name: str, annotation: Any, default: Any) -> click.Parameter:  # noqa: ANN401
+    kind, *told = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if default is inspect.Parameter.empty:
+        return click.Argument([name], type=click.Path(path_type=Path))
+    more: dict[str, Any] = {"is_flag": True} if kind is bool else {}
+    if kind == tuple[int, ...]:
+        more, default = {"callback": _read_numbers}, ",".join(map(str, default))
     elif get_origin(kind) is Literal:
-        more |= {"type": click.Choice(get_args(kind)), "show_default": True}
-    elif kind in (Path, Path | None):
+        more["type"] = click.Choice(get_args(kind))
+    elif kind is int:
+        more["type"] = click.IntRange(min(1, default))
+    elif kind is float:
+        more["type"] = click.FloatRange(0, min_open=True)
+    elif kind == Path | None:
         more["type"] = click.Path(path_type=Path)
-    else:
-        ranges = (
-            {int: click.IntRange(min(1, one.default)), float: click.FloatRange(0, min_open=True)}
-            if kind in (int, float)
-            else {}
-        )
-        more |= {"type": ranges.get(kind), "show_default": bool(one.default) or kind is int}
-    return click.Option([f"--{one.name.replace('_', '-')}"], **more)
+    shown = default not in (None, "", False)
+    option = f"--{name.replace('_', '-')}"
+    return click.Option([option], default=default, show_default=shown, help="".join(told), **more)
+
+
+def _read_numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        found = (0,)
+    if min(found) < 1:
+        raise click.BadParameter(f"got {text!r}, expected numbers above 0 with commas.")
+    return found
 
 
 def results_folder() -> Path:

@@ -16,9 +16,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dgl_bench.command import say
-from dgl_bench.work import Work, caption_work, clip_work
 from dgl_export.calibration import Calibration, ClipForm, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.formats import Target, write_graph
@@ -42,10 +42,7 @@ SEED = 0
 QUERY, CLIP = "query", "clip"
 TASKS = (QUERY, CLIP)
 UNFOLDED, FOLDED = "torch, unfolded", "torch, folded"
-COMPILED = {  # as --compile lists them
-    "default": "torch, folded, compiled",
-    "max-autotune": "torch, folded, compiled max-autotune",
-}
+COMPILED = {"default": f"{FOLDED}, compiled", "max-autotune": f"{FOLDED}, compiled max-autotune"}
 ENGINE_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 ENGINE_NAMES |= {"trt": "TensorRT", "trt-rtx": "TensorRT-RTX"}
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,6 +75,14 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one call of a folded encoder cannot do without."""
+
+    flop: int  # a multiply-add is 2
+    weights: int  # numbers read, whatever their size
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model with freshly drawn prompts, folded and exported in float32, and what it is asked."""
 
@@ -95,14 +100,23 @@ def make_subject(backbone: Backbone, method: str, num_frames: int, folder: Path)
     say(f"{method}: ONNX export")
     inputs, model = make_inputs(backbone, num_frames), make_model(backbone, method, num_frames)
     folded = fold(model, start_token=clip_tokenizer().start_id)
-    work = {
-        QUERY: caption_work(backbone, folded, pieces=inputs.tokens.shape[1] - 1),
-        CLIP: clip_work(backbone, folded, num_frames),
-    }
+    query = work_of(folded.captions, inputs.tokens)
+    work = {QUERY: query, CLIP: work_of(folded.clips, inputs.frames)}
     form = ClipForm(num_frames, backbone.frame_size, min(PADDED_LENGTH, backbone.context_length))
     calibration = made_calibration(form, clip_tokenizer())
     graphs = export(folded, method, inputs, folder)
     return Subject(model, folded, inputs, work, folder, graphs, calibration)
+
+
+def work_of(encoder: nn.Module, values: Tensor) -> Work:
+    """The matrix products of one call, and the weights it reads: of the text tables one row a token."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(values)
+    tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
+    tables = [tensors.pop(name) for name in ("token_embedding", "positions") if name in tensors]
+    tokens = values.shape[1] - 1  # the start token is folded
+    rows = sum(tokens * table.shape[1] for table in tables)
+    return Work(counter.get_total_flops(), rows + sum(one.numel() for one in tensors.values()))
 
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
@@ -164,7 +178,7 @@ class Variant:
     any_batch: bool = True
 
 
-def torch_variants(subject: Subject, modes: tuple[str, ...], device: str) -> Iterator[Variant]:
+def torch_variants(subject: Subject, modes: list[str], device: str) -> Iterator[Variant]:
     """Torch as trained, folded, and compiled in each mode; on a GPU in fp16 and bf16 too."""
     # Copies: all methods share one backbone, which stays where it is.
     folded, model = deepcopy(subject.folded), deepcopy(subject.model).to(device)
@@ -207,12 +221,11 @@ def _compiled(
     encode: Calls = {}
     remarks = {}
     config: Any = torch.compiler.config
-    for task, encoder in ((QUERY, captions), (CLIP, clips)):
+    for task, encoder, name in ((QUERY, captions, "tokens"), (CLIP, clips, "frames")):
         compiled = torch.compile(encoder, dynamic=False, fullgraph=True, mode=mode)
 
-        def call(given: Inputs, task: str = task, compiled: Any = compiled) -> Embedding:  # noqa: ANN401
-            values = given.tokens if task == QUERY else given.frames
-            return _run_torch(compiled, values, device=device)
+        def call(given: Inputs, name: str = name, compiled: Any = compiled) -> Embedding:  # noqa: ANN401
+            return _run_torch(compiled, getattr(given, name), device=device)
 
         started = time.perf_counter()
         try:
@@ -221,9 +234,9 @@ def _compiled(
                     call(inputs)
         except RuntimeError as error:  # the base of all of the compiler's own errors
             remarks[task] = compiler_reason(error)
-            continue
-        remarks[task] = f"compiled in {time.perf_counter() - started:.0f} s"
-        encode[task] = call
+        else:
+            remarks[task] = f"compiled in {time.perf_counter() - started:.0f} s"
+            encode[task] = call
     return Variant(COMPILED[mode], "fp32", encode, remarks, any_batch=False)
 
 
@@ -273,15 +286,14 @@ def write_target(
 
 
 def _engine_calls(engines: list[Engine]) -> Calls:
-    captions, clips = engines
+    def encode(engine: Engine, name: str) -> Callable[[Inputs], Embedding]:
+        def call(given: Inputs) -> Embedding:
+            found = engine.run({name: getattr(given, name).numpy()})
+            return np.asarray(found["embedding"], np.float32)
 
-    def run(engine: Engine, name: str, values: Tensor) -> Embedding:
-        return np.asarray(engine.run({name: values.numpy()})["embedding"], np.float32)
+        return call
 
-    return {
-        QUERY: lambda given: run(captions, "tokens", given.tokens),
-        CLIP: lambda given: run(clips, "frames", given.frames),
-    }
+    return {QUERY: encode(engines[0], "tokens"), CLIP: encode(engines[1], "frames")}
 
 
 def compiler_reason(error: RuntimeError) -> str:
@@ -289,5 +301,5 @@ def compiler_reason(error: RuntimeError) -> str:
     if "InvalidCxxCompiler" in str(error):
         return "not measured, no C++ compiler (install g++ or set CXX)"
     first = next(iter(str(error).splitlines()), type(error).__name__)
-    words = ("..." if "/" in word else word for word in first.split())
-    return f"not measured, {' '.join(words)[:160]}"
+    told = " ".join("..." if "/" in word else word for word in first.split())
+    return f"not measured, {told[:160]}"

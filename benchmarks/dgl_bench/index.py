@@ -1,7 +1,7 @@
 """dgl-bench index: clips a second, who has the cores, and memory, against the numbers of videos and of jobs."""
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -78,10 +78,10 @@ def make_videos(folder: Path, count: int) -> Path:
 def _run(bundle: Path, videos: Path, gallery: Path, jobs: int, threads: int) -> Row:
     """One run of indexing in a process of its own."""
     arguments = [bundle, videos, gallery, jobs, threads, WINDOW_S]
-    before_s, started = _cpu_s_of_children(), time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _RUN, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
+    # User and system time of all processes that have ended, with those that they waited for.
+    before_s, started = sum(os.times()[2:4]), time.perf_counter()
+    command = [sys.executable, "-c", _RUN, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     encoder_bytes = decoder_bytes = 0
     while process.poll() is None:
         encoder_bytes = max(encoder_bytes, resident_bytes(process.pid))
@@ -90,11 +90,9 @@ def _run(bundle: Path, videos: Path, gallery: Path, jobs: int, threads: int) -> 
     seconds = time.perf_counter() - started
     said, _ = process.communicate()
     if process.returncode:
-        raise EngineError(
-            f"the run that indexed {videos} failed with exit code {process.returncode}."
-        )
+        raise EngineError(f"a run of indexing failed with exit code {process.returncode}.")
     clips, encoding_s, waiting_s, encoder_s = json.loads(said.splitlines()[-1])
-    all_s = _cpu_s_of_children() - before_s
+    all_s = sum(os.times()[2:4]) - before_s
     return {
         "clips": clips,
         "clips/s": clips / (encoding_s + waiting_s),
@@ -106,9 +104,3 @@ def _run(bundle: Path, videos: Path, gallery: Path, jobs: int, threads: int) -> 
         "encoder MB": encoder_bytes / 1e6,
         "decoders MB": decoder_bytes / 1e6,
     }
-
-
-def _cpu_s_of_children() -> float:
-    """User and system time of all processes that have ended, with those that they waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

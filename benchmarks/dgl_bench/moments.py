@@ -63,9 +63,8 @@ def moments(
         title="Planted moments",
         tables=[Table(f"{videos} videos of {clips * CLIP_S:g} s, a sentence for each", rows)],
         notes=[
-            f"Moment: in the right video, with temporal intersection over union of {FOUND_FROM} or more. Mean "
-            "IoU: of the first hit.",
-            "Hits overlap no better hit of their video (grouping apart, as dgl-search does).",
+            f"Moment: in the right video, with temporal intersection over union of {FOUND_FROM} or more. "
+            "Mean IoU: of the first hit. Hits overlap no better hit of their video, as in dgl-search.",
         ],
     )
 
@@ -97,11 +96,9 @@ def _search(folder: Path, planted: Sequence[Planted], bundle: Path, name: str) -
         index_s = time.perf_counter() - started
         hits = [retriever.search(one.sentence, 5) for one in planted]
         clips = len(retriever.gallery)
-    in_video = [
-        [hit.video == str(one.video) for hit in best]
-        for one, best in zip(planted, hits, strict=True)
-    ]
-    overlaps = [[iou(one, hit) for hit in best] for one, best in zip(planted, hits, strict=True)]
+    pairs = list(zip(planted, hits, strict=True))
+    in_video = [[hit.video == str(one.video) for hit in best] for one, best in pairs]
+    overlaps = [[iou(one, hit) for hit in best] for one, best in pairs]
     right = [[value >= FOUND_FROM for value in row] for row in overlaps]
     return {
         "cutting": name,

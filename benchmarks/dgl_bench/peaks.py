@@ -48,21 +48,10 @@ def measure_peaks(device: str = "cpu") -> Peaks:
     return Peaks(rates, memory.nbytes / moved_s)
 
 
-def bandwidth() -> float:
-    """Bytes a second that one thread reads or copies."""
-    import torch
-
-    torch.set_num_threads(1)
-    return measure_peaks().bytes_per_s
-
-
 def _fastest(call: Callable[[], object], device: str) -> float:
     import torch
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     call()
     seconds = []
     for _ in range(_REPEATS):

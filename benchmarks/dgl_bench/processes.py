@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import patch
 
 from dgl_runtime.errors import EngineError
 
@@ -22,24 +22,16 @@ def apart(call: Callable[[], R], remedy: str, environment: Mapping[str, str] | N
     Raises:
         EngineError: The process was killed; ``remedy`` says what to do about it.
     """
-    with _environment(environment or {}), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with (
+        patch.dict(os.environ, environment or {}),
+        ProcessPoolExecutor(1, get_context("spawn")) as pool,
+    ):
         try:
             return pool.submit(call).result()
         except BrokenProcessPool as error:
             raise EngineError(
                 f"a process that measures was killed, most likely for want of memory. {remedy}"
             ) from error
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def children(pid: int) -> Iterator[int]:
@@ -51,10 +43,8 @@ def children(pid: int) -> Iterator[int]:
 def memory_bytes(field: str, pid: int | str = "self") -> int | None:
     """Memory of a process by its field of /proc/PID/status; None where that is not told.
 
-    Args:
-        field: ``VmRSS`` (resident, shared pages included), ``VmHWM`` (its peak), ``RssAnon`` (the process's
-            own), ``RssFile`` (pages of mapped files).
-        pid: The process.
+    ``VmRSS`` is resident, shared pages included, ``VmHWM`` its peak, ``RssAnon`` the process's own,
+    ``RssFile`` pages of mapped files.
     """
     for line in _read(Path(f"/proc/{pid}/status")).splitlines():
         if line.startswith(f"{field}:"):

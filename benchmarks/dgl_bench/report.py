@@ -64,11 +64,7 @@ class Plot:
     log: str = ""  # "x" or "xy": equal steps of these axes are equal ratios
 
     def write(self, path: Path) -> None:
-        """Draw a PNG; the same look everywhere, readable by the colour-blind.
-
-        Raises:
-            ModuleNotFoundError: matplotlib is not installed.
-        """
+        """Draw a PNG; the same look everywhere, readable by the colour-blind."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -76,7 +72,8 @@ class Plot:
         axes = figure.add_subplot()
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in self.rows:
-            x, y = (_middle(row.get(name)) for name in (self.x, self.y))
+            cells = (row.get(self.x), row.get(self.y))
+            x, y = (one.median if isinstance(one, Spread) else one for one in cells)
             if x is not None and y is not None:
                 lines.setdefault(row[self.series], []).append((x, y))
         for (name, points), (line, (colour, marker)) in zip(lines.items(), _LOOKS, strict=False):
@@ -144,12 +141,9 @@ class Rendered:
         """The report for programs; without what is raw it is short."""
 
         def plain(row: Row) -> Row:
-            kept = {
-                name: one for name, one in row.items() if raw or not isinstance(one, list | dict)
-            }
-            return {
-                name: asdict(one) if isinstance(one, Spread) else one for name, one in kept.items()
-            }
+            kept = [name for name in row if raw or not isinstance(row[name], list | dict)]
+            spreads = {name: asdict(row[name]) for name in kept if isinstance(row[name], Spread)}
+            return {name: row[name] for name in kept} | spreads
 
         return {
             "benchmark": self.report.name,
@@ -162,16 +156,10 @@ class Rendered:
         }
 
     def write(self, folder: Path) -> tuple[str, list[Path]]:
-        """Write NAME-MACHINE-DATE.json and .md, and the plots; those of the same day are replaced.
-
-        Returns:
-            The markdown, and the files.
-        """
-        stem = f"{self.machine.slug}-{self.date}"
+        """Write NAME-MACHINE-DATE.json and .md, and the plots; those of the same day are replaced."""
+        stem, name = f"{self.machine.slug}-{self.date}", self.report.name
         text = json.dumps(self.document(raw=True), indent=1, allow_nan=False) + "\n"
-        pictures = {
-            folder / f"{self.report.name}-{one.name}-{stem}.png": one for one in self.report.plots
-        }
+        pictures = {folder / f"{name}-{one.name}-{stem}.png": one for one in self.report.plots}
         links = [f"![{one.title}]({path.name})" for path, one in pictures.items()]
         try:
             for path, plot in pictures.items():
@@ -180,8 +168,7 @@ class Rendered:
             links = [f"No plots: {error.name} is missing: pip install 'dgl-retrieval[bench]'."]
             pictures = {}
         markdown = self.to_markdown(links)
-        texts = {folder / f"{self.report.name}-{stem}.json": text}
-        texts[folder / f"{self.report.name}-{stem}.md"] = markdown
+        texts = {folder / f"{name}-{stem}.json": text, folder / f"{name}-{stem}.md": markdown}
         for path, content in texts.items():
             _write(path, content)
         return markdown, [*texts, *pictures]
@@ -208,10 +195,6 @@ def _three_digits(value: float) -> str:
         return f"{value:g}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}" if decimals < 6 else f"{value:.0e}"
-
-
-def _middle(value: Any) -> float | None:  # noqa: ANN401 - a cell
-    return value.median if isinstance(value, Spread) else value
 
 
 def _shown(value: object) -> object:

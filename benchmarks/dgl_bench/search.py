@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_bench.command import benchmark, say
-from dgl_bench.peaks import bandwidth
+from dgl_bench.peaks import measure_peaks
 from dgl_bench.processes import ONE_THREAD, apart, memory_bytes
 from dgl_bench.report import Plot, Report, Row, Table
 from dgl_bench.search_vectors import MadeEmbeddings, unit
@@ -42,7 +42,7 @@ SEARCHES = 100  # before memory is looked at again
 ENOUGH = 0.99  # recall that a graph's breadth is chosen for
 _NOISE = 0.56  # a clip beside its query clip, as a share of its length: cosine 0.87
 _FRAMES = 12
-_HELD = ("RssAnon", "RssFile")  # the process's own, and pages of mapped files
+_HELD = {"own": "RssAnon", "mapped": "RssFile"}
 
 
 Search = Callable[[Float32, int], Int64]
@@ -55,12 +55,10 @@ Opened = tuple[Search, Callable[[int], None]]
 class Library:
     """One way to search the clips of a gallery on one thread."""
 
-    module: str  # that must be importable; "" is ours
+    module: str  # that must be importable
     install: str  # what pip takes
     is_exact: bool  # its breadth means nothing then
-    build: Callable[
-        [Path, Path, int], Path
-    ]  # gallery, file and threads to the file that is searched
+    build: Callable[[Path, Path, int], Path]  # gallery, file, threads; returns what is searched
     open: Callable[[Path, Path], Opened]  # gallery and that file
 
 
@@ -92,14 +90,13 @@ def _open_ours(gallery: Path, file: Path, *, approximate: bool) -> Opened:
 
 def _ours(module: str, install: str, *, approximate: bool) -> Library:
     build = partial(_build_ours, approximate=approximate)
-    return Library(
-        module, install, not approximate, build, partial(_open_ours, approximate=approximate)
-    )
+    open_ = partial(_open_ours, approximate=approximate)
+    return Library(module, install, not approximate, build, open_)
 
 
 OURS_EXACT, OURS_APPROXIMATE = "ours exact", "ours approximate"
 OURS: Mapping[str, Library] = {
-    OURS_EXACT: _ours("", "", approximate=False),
+    OURS_EXACT: _ours("dgl_runtime", "", approximate=False),
     OURS_APPROXIMATE: _ours("usearch", "dgl-retrieval[large]", approximate=True),
 }
 
@@ -112,7 +109,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 def search(sizes: Sizes = SIZES, rounds: Rounds = 300) -> Report:
     """Ours on one thread, exact and approximate: latency, recall, building, opening, memory.
 
-    A million clips take 3 GB of disk under TMPDIR, 5 GB of memory and half an hour.
+    A million clips take 3 GB of disk under TMPDIR and 5 GB of memory.
 
     Example: dgl-bench search --sizes 10000,100000 --rounds 300
     """
@@ -122,16 +119,9 @@ def search(sizes: Sizes = SIZES, rounds: Rounds = 300) -> Report:
 def compare(
     name: str, libraries: Mapping[str, Library], sizes: Sequence[int], rounds: int, width: int = 512
 ) -> Report:
-    """Measure every size, smallest first, with every library that is installed; E is ``width``.
-
-    Raises:
-        EngineError: A process was killed, most likely for want of memory.
-        GalleryError: The disk refused.
-    """
-    bytes_per_s = _apart(bandwidth)
-    here = {
-        one: kind for one, kind in libraries.items() if not kind.module or find_spec(kind.module)
-    }
+    """Measure every size, smallest first, with every library that is installed; E is ``width``."""
+    bytes_per_s = _apart(measure_peaks).bytes_per_s
+    here = {one: kind for one, kind in libraries.items() if find_spec(kind.module)}
     found: dict[str, list[Row]] = {"latency": [], "files": [], "sweep": []}
     for size in sorted(set(sizes)):
         with tempfile.TemporaryDirectory(prefix="dgl-bench-search-") as folder:
@@ -161,8 +151,9 @@ def _measure(
     latency, points = [], []
     for one in libraries:
         say(f"{size} clips: searching with {one}")
-        rows[one] |= _apart(opening, folder, *ways[one])
-        swept = [{"search": one, **row} for row in _apart(sweep, folder, *ways[one], shipped)]
+        opened, swept = _apart(examine, folder, *ways[one], shipped)
+        rows[one] |= opened
+        swept = [{"search": one, **row} for row in swept]
         points += swept
         chosen = choose(one, swept, shipped)
         timed = {one: (*ways[one], chosen["breadth"]), base: (*ways[base], shipped)}
@@ -170,12 +161,8 @@ def _measure(
         p50, p99 = np.percentile(paired.times_ms[one], (50, 99)).tolist()
         faster = None if one == base else paired.speedup(base, over=one)
         times = {"p50 ms": p50, "p99 ms": p99, "ours faster": faster, "times_ms": paired.times_ms}
-        latency.append({**_without_ms(chosen), **times})
+        latency.append({**chosen, **times})
     return {"latency": latency, "files": list(rows.values()), "sweep": points}
-
-
-def _without_ms(point: Row) -> Row:
-    return {name: value for name, value in point.items() if name != "median ms"}
 
 
 def choose(name: str, points: Sequence[Row], shipped: int) -> Row:
@@ -229,40 +216,34 @@ def build(folder: Path, name: str, library: Library) -> tuple[dict[str, Any], Pa
     return row | {"peak MB": peak and peak / 1e6, "file MB": file.stat().st_size / 1e6}, file
 
 
-def opening(folder: Path, library: Library, file: Path) -> Row:
-    """Open, then search texts: milliseconds, and memory added by both."""
+def examine(folder: Path, library: Library, file: Path, shipped: int) -> tuple[Row, list[Row]]:
+    """Open and search texts, with the memory that both add; then recall and time at every breadth."""
     queries, _ = _queries(folder, TEXTS)
-    if library.module:
-        import_module(library.module)
-    before = [memory_bytes(field) for field in _HELD]
+    import_module(library.module)
+    before = {name: memory_bytes(field) for name, field in _HELD.items()}
 
     def added(when: str) -> Row:
-        held = [memory_bytes(field) for field in _HELD]
-        return {
-            f"{what} MB{when}": None if one is None or was is None else (one - was) / 1e6
-            for what, one, was in zip(("own", "mapped"), held, before, strict=True)
-        }
+        row = {}
+        for name, was in before.items():
+            now = memory_bytes(_HELD[name])
+            row[f"{name} MB{when}"] = None if now is None or was is None else (now - was) / 1e6
+        return row
 
     started = time.perf_counter()
-    search, _ = library.open(folder / "gallery", file)
+    search, set_breadth = library.open(folder / "gallery", file)
     opened = {"opened in ms": 1000 * (time.perf_counter() - started), **added("")}
     for query in itertools.islice(itertools.cycle(queries), SEARCHES):
         search(query, TOP_K)
-    return opened | added(", searched")
-
-
-def sweep(folder: Path, library: Library, file: Path, shipped: int) -> list[Row]:
-    """Recall and time at every breadth, the one ours ships with among them; of an exact search, once."""
-    search, set_breadth = library.open(folder / "gallery", file)
+    opened |= added(", searched")
     points = []
     for breadth in (None,) if library.is_exact else sorted({*BREADTHS, shipped}):
         if breadth is not None:
             set_breadth(breadth)
-        row: dict[str, Any] = {"breadth": breadth}
+        row: Row = {"breadth": breadth}
         for kind in (CLIPS, TEXTS):  # the time is that of texts
             row |= _recall_and_ms(search, kind, *_queries(folder, kind))
         points.append(row)
-    return points
+    return opened, points
 
 
 def _recall_and_ms(search: Search, kind: str, queries: Float32, best: Int64) -> Row:
@@ -303,14 +284,18 @@ def _queries(folder: Path, kind: str) -> tuple[Float32, Int64]:
 
 
 def _report(name: str, found: Mapping[str, list[Row]], notes: Sequence[str]) -> Report:
-    plots = []
-    for size in dict.fromkeys(row["clips"] for row in found["sweep"]):
-        title = f"Recall against latency, {size:,} clips"
-        mine = [row for row in found["sweep"] if row["clips"] == size]
-        axes = ("median ms", f"recall {TEXTS}", "search")
+    axes, sweep = ("median ms", f"recall {TEXTS}", "search"), found["sweep"]
+    plots = [
+        Plot(
+            "latency", "Latency against clips", "clips", "p50 ms", "search", found["latency"], "xy"
+        )
+    ]
+    for size in dict.fromkeys(row["clips"] for row in sweep):
+        title, mine = (
+            f"Recall against latency, {size:,} clips",
+            [row for row in sweep if row["clips"] == size],
+        )
         plots.append(Plot(f"recall-{size}", title, *axes, mine, "x"))
-    axes = ("clips", "p50 ms", "search")
-    plots.append(Plot("latency", "Latency against clips", *axes, found["latency"], "xy"))
     return Report(
         name=name,
         title="Search: latency, recall, memory",

@@ -21,10 +21,7 @@ BLOCK = 1_000 * CLIPS_OF_A_VIDEO  # clips drawn together; a size is a prefix of 
 _TOPICS = 2_000
 _SHARES = {"topic": 0.45, "video": 0.35, "clip": 0.2}  # of the variance within the cone
 _SPECTRUM = -0.46  # standard deviation of direction i is i to this power: 42 directions in effect
-_ON_AXIS, _CONTENT = (
-    0.24,
-    0.31,
-)  # of a text's length: along the clips' axis, and telling clips apart
+_ON_AXIS, _CONTENT = 0.24, 0.31  # of a text's length: along the clips' axis, telling clips apart
 _AGREEMENT = 0.6  # cosine of a text's content with that of its clip
 
 

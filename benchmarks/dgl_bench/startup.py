@@ -26,11 +26,9 @@ from dgl_runtime.engines.opening import ENGINES
 from dgl_runtime.errors import EngineError
 
 STEPS = ("import", "open", "query", "clip")
-ANSWER = STEPS[:3]  # to the first query's answer
-INSTALLATIONS = (
-    *("dgl-retrieval[cpu]", "dgl-retrieval[openvino]", "dgl-retrieval[trt-rtx]"),
-    *("dgl-retrieval[train]", "torch"),
-)
+EXTRAS = ("cpu", "openvino", "trt-rtx", "train")
+INSTALLATIONS = (*(f"dgl-retrieval[{extra}]" for extra in EXTRAS), "torch")
+_WHICH = "May be repeated; default: every one that is installed."
 LARGEST = 3  # distributions named in the table of sizes
 QUERY = "a man is playing the guitar on a stage"
 Start = dict[str, Any]
@@ -60,8 +58,8 @@ def cold_start(bundle, name, device, threads):
     answered = time.perf_counter()
     size = (1, manifest.num_frames, 3, manifest.frame_size, manifest.frame_size)
     load(manifest.clips).run({{"frames": np.zeros(size, np.uint8)}})
-    times = (began, imported, opened, answered, time.perf_counter())
-    steps = [later - earlier for earlier, later in zip(times, times[1:])]
+    ends = (imported, opened, answered, time.perf_counter())
+    steps = [end - start for end, start in zip(ends, (began, *ends))]
     return {{"engine": engine.description, **dict(zip({STEPS!r}, steps))}}
 
 try:
@@ -78,13 +76,7 @@ print(json.dumps(said))
 
 
 @benchmark
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    type=click.Choice(ENGINES),
-    help="May be repeated; default: every one that is installed.",
-)
+@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), help=_WHICH)
 def startup(
     bundle: Path,
     engines: tuple[str, ...],
@@ -107,16 +99,16 @@ def startup(
         title="From an empty process to the first answer",
         tables=[
             Table("First answers", rows),
-            Table("Installed size", [installed_size(one) for one in INSTALLATIONS]),
+            Table("Installed size", list(map(installed_size, INSTALLATIONS))),
         ],
         settings={"method": manifest.method, "query": QUERY},
         packages=("openvino", "tensorrt", "tensorrt-rtx-cu13"),
         notes=[
-            "Every measurement has a fresh process; every round starts every engine once, in rotating order. "
-            "Median (p10 to p90). A first round is not kept, so files are in the page cache.",
-            "import: dgl_runtime and numpy. open: the bundle's manifest. query: tokenizer and caption graph are "
-            "checked and loaded, the engine is imported, one query is embedded. clip: the same of the clip "
-            "graph and one clip of black frames. Answer: the first three. Process: all of it.",
+            "Every measurement has a fresh process; every round starts every engine once, in turn. Median "
+            "(p10 to p90). A first round is not kept, so files are in the page cache.",
+            "import: dgl_runtime and numpy. open: the bundle's manifest. query: tokenizer and caption graph "
+            "are checked and loaded, the engine is imported, one query is embedded. clip: the same of the "
+            "clip graph and a clip of black frames. Answer: the first three. Process: all of it.",
             "Size: what the RECORD files of a distribution and of all it needs list, with compiled Python "
             "files, 1e6 bytes. The Python interpreter is not counted.",
         ],
@@ -126,11 +118,7 @@ def startup(
 def measure(
     bundle: Path, engines: tuple[str, ...], device: str, threads: int, rounds: int
 ) -> tuple[dict[str, list[Start]], dict[str, str]]:
-    """Starts of every engine that runs here, entry i of each belongs to round i; and why others do not.
-
-    Raises:
-        EngineError: None of the engines runs here, or a process failed.
-    """
+    """Starts of every engine that runs here, entry i of each belongs to round i; and why others do not."""
     calls = {one: partial(start_apart, bundle, one, device, threads) for one in engines}
     skipped: dict[str, str] = {}
     for engine, start in calls.items():
@@ -146,11 +134,7 @@ def measure(
 
 
 def start_apart(bundle: Path, engine: str, device: str, threads: int) -> Start:
-    """Measure in a fresh process; a "fault" says why the engine does not run here.
-
-    Raises:
-        EngineError: The process failed.
-    """
+    """Measure in a fresh process; a "fault" says why the engine does not run here."""
     command = [sys.executable, "-c", PROBE, str(bundle), engine, device, str(threads)]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -162,16 +146,11 @@ def start_apart(bundle: Path, engine: str, device: str, threads: int) -> Start:
 
 
 def _row(engine: str, starts: list[Start]) -> Row:
-    steps_ms = {f"{step} ms": Spread.of([1000 * start[step] for start in starts]) for step in STEPS}
-    answers = [sum(start[step] for step in ANSWER) for start in starts]
-    return {
-        "engine": engine,
-        "is": starts[0]["engine"],
-        **steps_ms,
-        "answer s": Spread.of(answers),
-        "process s": Spread.of([start["process"] for start in starts]),
-        "starts": starts,
-    }
+    row: Row = {"engine": engine, "is": starts[0]["engine"]}
+    row |= {f"{step} ms": Spread.of([1000 * one[step] for one in starts]) for step in STEPS}
+    row["answer s"] = Spread.of([sum(one[step] for step in STEPS[:3]) for one in starts])
+    row["process s"] = Spread.of([one["process"] for one in starts])
+    return {**row, "starts": starts}
 
 
 def installed_size(requirement: str) -> Row:
@@ -197,14 +176,11 @@ def installed_size(requirement: str) -> Row:
                 seen.add((name, extra))
                 waiting += _needed(found, extra)
     largest = sorted(sizes, key=lambda one: -sizes[one])[:LARGEST]
-    named = ", ".join(f"{one} {sizes[one] / 1e6:.0f}" for one in largest)
-    return {
-        "pip install": requirement,
-        "largest, MB": f"not installed: {', '.join(sorted(missing))}" if missing else named,
-        "distributions": len(sizes),
-        "MB": None if missing else sum(sizes.values()) / 1e6,
-        "bytes": sizes,
-    }
+    told = ", ".join(f"{one} {sizes[one] / 1e6:.0f}" for one in largest)
+    if missing:
+        told = f"not installed: {', '.join(sorted(missing))}"
+    total = None if missing else sum(sizes.values()) / 1e6
+    return {"pip install": requirement, "largest, MB": told, "MB": total, "bytes": sizes}
 
 
 def _needed(found: Distribution, extra: str) -> Iterator[str]:

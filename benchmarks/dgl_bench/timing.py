@@ -95,7 +95,7 @@ def time_paired(
         warm_up: Rounds before them.
         settle: Calls of a variant before each that is timed, so that its threads are awake and the caches
             are its own: what it takes when it works alone, one call after another.
-        pause_s: Rest before a variant's turn, in seconds.
+        pause_s: Rest before a variant's turn.
         label: What the progress bar on stderr says.
     """
     results: dict[str, Result] = {}

@@ -7,7 +7,6 @@ are random and ready in memory: reading videos is not part of it, and neither co
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,16 +33,6 @@ VPT = ("method=unshared", "global_prompts=0", "visual_output=mean-frames", "capt
 _REMEDY = "Lower --batch-size or --num-frames, or leave the method out."
 
 
-@dataclass(frozen=True)
-class TrainSpec:
-    """One measurement: the recipe names the method, the batch and the backbone."""
-
-    recipe: "Recipe"
-    steps: int
-    threads: int
-    device: str  # as of --device
-
-
 @benchmark
 @device_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As dgl-train's.")
@@ -67,29 +56,22 @@ def train(
 
     settings = [f"backbone={backbone}", f"pretrained={pretrained}", f"batch_size={batch_size}"]
     settings += [f"num_frames={num_frames}", *overrides]
-    specs = {}
+    calls = {}
     for method in methods.split(","):
         own = VPT if method == "vpt" else (f"method={method}",)
-        specs[method] = TrainSpec(read_recipe("default", [*settings, *own]), steps, threads, device)
-    measured = in_turn(
-        {method: partial(apart, partial(measure, spec), _REMEDY) for method, spec in specs.items()},
-        rounds,
-        "processes",
-    )
+        recipe = read_recipe("default", [*settings, *own])
+        calls[method] = partial(apart, partial(measure, recipe, steps, threads, device), _REMEDY)
+    measured = in_turn(calls, rounds, "processes")
     return Report(
         name="train",
         title="Time and memory of a training step",
         tables=[Table("A training step", [row_of(*one) for one in measured.items()])],
-        settings={
-            "max_words": next(iter(specs.values())).recipe.max_words,
-            "warm_up": WARM_UP,
-            "device": next(iter(measured.values()))[0]["device"],
-        },
+        settings={"max_words": recipe.max_words, "warm_up": WARM_UP},
         notes=[
-            "Every measurement has a fresh process; every round measures every method once, in turn.",
+            "Every measurement has a fresh process; every round measures every method once, in turn. Seconds: "
+            "median (p10 to p90) over the steps of all rounds.",
             "A step: forward, backward and optimizer on one random batch in memory, with captions of the "
             "full length. Reading videos and tokenizing are not part of it.",
-            "Seconds: median (p10 to p90) over the steps of all rounds.",
             "Memory: the process's peak less its peak before the backbone was read; process: all of it. On a "
             "GPU both are the peak of torch's tensors. Medians over rounds, 1e9 bytes.",
         ],
@@ -102,6 +84,7 @@ def row_of(method: str, measured: Sequence[Row]) -> Row:
     added = peaks - np.array([one["start_bytes"] for one in measured])
     return {
         "method": method,
+        "device": measured[0]["device"],
         "trained": measured[0]["trained"],
         "s a step": Spread.of([seconds for one in measured for seconds in one["step_s"]]),
         "memory GB": float(np.median(added)) / 1e9,
@@ -110,16 +93,12 @@ def row_of(method: str, measured: Sequence[Row]) -> Row:
     }
 
 
-def measure(spec: TrainSpec) -> Row:
+def measure(recipe: "Recipe", steps: int, threads: int, device_name: str) -> Row:
     """Train on one random batch, in this process, which should have done nothing else.
 
     Returns:
         The device it computed on, numbers that are trained, seconds of each step after the warm-up, the loss
         of the last, and peak memory before the backbone was read and at the end.
-
-    Raises:
-        ConfigError: The backbone does not load, or the recipe does not fit it.
-        EngineError: The device is missing.
     """
     import torch
 
@@ -129,17 +108,16 @@ def measure(spec: TrainSpec) -> Row:
     from dgl_train.training.processes import Processes
     from dgl_train.training.step import TrainingStep, make_model
 
-    recipe, device = spec.recipe, choose_device(spec.device)
-    torch.set_num_threads(spec.threads)
+    device = choose_device(device_name)
+    torch.set_num_threads(threads)
     start = _peak_bytes(device)
     backbone = load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
     model = make_model(recipe, backbone).model.to(device)
-    step = TrainingStep(
-        model, recipe, total_steps=WARM_UP + spec.steps, device=device, processes=Processes()
-    )
+    total = WARM_UP + steps
+    step = TrainingStep(model, recipe, total_steps=total, device=device, processes=Processes())
     batch = _random_batch(recipe, backbone.frame_size, device)
     seconds, loss = [], 0.0
-    for number in range(WARM_UP + spec.steps):
+    for number in range(total):
         started = time.perf_counter()
         loss = step.take(number, batch).loss
         if device.type == "cuda":
@@ -163,11 +141,11 @@ def _random_batch(recipe: "Recipe", frame_size: int, device: "torch.device") -> 
     from dgl_train.training.contrastive import PairBatch
 
     rng, tokenizer = np.random.default_rng(SEED), clip_tokenizer()
-    shape = (recipe.batch_size, recipe.max_words)
-    tokens = rng.integers(1, tokenizer.start_id, shape, dtype=np.int32)
+    size = recipe.batch_size
+    tokens = rng.integers(1, tokenizer.start_id, (size, recipe.max_words), dtype=np.int32)
     tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
-    shape_clips = (recipe.batch_size, recipe.num_frames, 3, frame_size, frame_size)
-    frames = rng.integers(0, 256, shape_clips, dtype=np.uint8)
+    shape = (size, recipe.num_frames, 3, frame_size, frame_size)
+    frames = rng.integers(0, 256, shape, dtype=np.uint8)
     return PairBatch(torch.from_numpy(tokens).to(device), torch.from_numpy(frames).to(device))
 
 

@@ -4,29 +4,18 @@ python benchmarks/studies/operators.py --method dgl-linear --rounds 20
 """
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
+from dgl_bench import encode_variants as variants
 from dgl_bench.command import Backbone, Pretrained, Threads, benchmark, say, with_threads
 from dgl_bench.encode import Method, methods_of
-from dgl_bench.encode_variants import (
-    CLIP,
-    QUERY,
-    TARGETS,
-    Subject,
-    make_subject,
-    torch_threads,
-    variant_name,
-    write_target,
-)
 from dgl_bench.peaks import measure_peaks
 from dgl_bench.report import Report, Row, Table
-from dgl_bench.timing import WARM_UP
+from dgl_bench.timing import WARM_UP, time_paired
 from dgl_export.formats import Target
 from dgl_runtime.engines.engine import Arrays
 from dgl_runtime.engines.opening import open_engine
@@ -52,16 +41,16 @@ def main(
     """
     loaded = load_backbone(BackboneSource(backbone, pretrained))
     tables = []
-    with torch_threads(threads):
+    with variants.torch_threads(threads):
         peaks = measure_peaks()
         for one in methods_of(method):
             with TemporaryDirectory() as folder:
-                subject = make_subject(loaded, one, num_frames, Path(folder))
+                subject = variants.make_subject(loaded, one, num_frames, Path(folder))
                 for task, target, ms, nodes in profiles(subject, threads, rounds):
                     peak = peaks.flop_per_s.get(target.precision)
                     flop = subject.work[task].flop
                     least = f", at the matrix peak {1000 * flop / peak:.2f}" if peak else ""
-                    title = f"{one}, {task}, {variant_name(target)}: {ms:.2f} ms{least}"
+                    title = f"{one}, {task}, {variants.variant_name(target)}: {ms:.2f} ms{least}"
                     tables.append(Table(title, list(rows(ms, nodes))))
     return Report(
         name=with_threads("operators", threads),
@@ -80,16 +69,16 @@ def main(
 
 
 def profiles(
-    subject: Subject, threads: int, rounds: int
+    subject: variants.Subject, threads: int, rounds: int
 ) -> Iterator[tuple[str, Target, float, Nodes]]:
     """Both graphs in every engine and precision of the CPU: the median call, and its nodes."""
     given: dict[str, Arrays] = {
-        QUERY: {"tokens": subject.inputs.tokens.numpy()},
-        CLIP: {"frames": subject.inputs.frames.numpy()},
+        variants.QUERY: {"tokens": subject.inputs.tokens.numpy()},
+        variants.CLIP: {"frames": subject.inputs.frames.numpy()},
     }
-    for target in TARGETS["cpu"]:
-        say(variant_name(target))
-        _, paths, _ = write_target(subject, target)
+    for target in variants.TARGETS["cpu"]:
+        say(variants.variant_name(target))
+        _, paths, _ = variants.write_target(subject, target)
         profile = {"onnx": profile_onnx, "openvino": profile_openvino}[target.form]
         for path, (task, arrays) in zip(paths, given.items(), strict=True):
             ms = unprofiled_ms(path, target, arrays, threads, rounds)
@@ -111,15 +100,10 @@ def rows(ms: float, nodes: Nodes) -> Iterator[Row]:
 
 
 def unprofiled_ms(path: Path, target: Target, arrays: Arrays, threads: int, rounds: int) -> float:
-    engine = open_engine(
-        path, device="cpu", threads=threads, engine=target.form, precision=target.precision
-    )
-    times = []
-    for _ in range(WARM_UP + rounds):
-        started = time.perf_counter()
-        engine.run(arrays)
-        times.append(1000 * (time.perf_counter() - started))
-    return float(np.median(times[WARM_UP:]))
+    how = {"engine": target.form, "precision": target.precision}
+    engine = open_engine(path, device="cpu", threads=threads, **how)
+    calls = {"call": partial(engine.run, arrays)}
+    return time_paired(calls, rounds=rounds, pause_s=0).spread_ms("call").median
 
 
 def profile_onnx(path: Path, target: Target, arrays: Arrays, threads: int, rounds: int) -> Nodes:
@@ -154,11 +138,8 @@ def profile_openvino(
     request = core().compile_model(str(path), "CPU", options).create_infer_request()
     for _ in range(WARM_UP + rounds):
         request.infer(arrays)
-    return [
-        (node.node_type, node.real_time.total_seconds() * 1000)
-        for node in request.get_profiling_info()
-        if node.real_time
-    ]
+    nodes = [node for node in request.get_profiling_info() if node.real_time]
+    return [(node.node_type, node.real_time.total_seconds() * 1000) for node in nodes]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -64,11 +64,11 @@ def main(
             embedded = evaluate.embed_dataset(encoders, clips)
             ours = Embeddings(embedded.captions, embedded.clips)
             exact = exact or ours
-            cost, recall = compare(ours, exact, embedded.caption_clip), evaluate.report(embedded)
-            found = recall.text_to_video
-            rows[name] |= {"R@1": found.r1, "R@5": found.r5, "R@10": found.r10}
-            rows[name] |= {"same first clip, %": 100 * cost.top1_agreement}
-            rows[name] |= {"smallest cosine": cost.min_cosine}
+            cost, found = compare(ours, exact, embedded.caption_clip), evaluate.report(embedded)
+            recall = found.text_to_video
+            rows[name] |= {"R@1": recall.r1, "R@5": recall.r5, "R@10": recall.r10}
+            rows[name]["same first clip, %"] = 100 * cost.top1_agreement
+            rows[name]["smallest cosine"] = cost.min_cosine
             ready[name] = encoders
         for task, times in timed(ready, rounds).items():
             for name, spread in times.items():
@@ -93,12 +93,8 @@ def opened(
 ) -> Iterator[tuple[str, evaluate.Encoders | None, Row]]:
     """The run itself and its exports, each with its size, or why it is not there."""
     request = tuned_request(run)
-    yield TORCH, evaluate.torch_encoders(
-        request.model,
-        num_frames=request.num_frames,
-        max_words=request.max_words,
-        device=torch.device("cpu"),
-    ), {}  # fmt: skip
+    sizes = {"num_frames": request.num_frames, "max_words": request.max_words}
+    yield TORCH, evaluate.torch_encoders(request.model, **sizes, device=torch.device("cpu")), {}
     calibration = read_calibration(dataset, data_root, request.clip_form, clip_tokenizer())
     for name, target in TARGETS.items():
         say(f"{name}: exporting")
@@ -114,14 +110,17 @@ def opened(
 
 def timed(ready: Mapping[str, evaluate.Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
     """Milliseconds of a query and of a clip, all models side by side."""
-    first = next(iter(ready.values()))
-    frames = np.zeros((1, first.num_frames, 3, first.frame_size, first.frame_size), np.uint8)
-    calls: dict[str, dict[str, Any]] = {
-        "query": {name: partial(one.embed_captions, [QUERY]) for name, one in ready.items()},
-        "clip": {name: partial(one.embed_clips, frames) for name, one in ready.items()},
-    }
-    paired = {task: time_paired(some, rounds=rounds, label=task) for task, some in calls.items()}
-    return {task: {name: one.spread_ms(name) for name in ready} for task, one in paired.items()}
+    one = next(iter(ready.values()))
+    frames = np.zeros((1, one.num_frames, 3, one.frame_size, one.frame_size), np.uint8)
+    found = {}
+    for task, method, given in (
+        ("query", "embed_captions", [QUERY]),
+        ("clip", "embed_clips", frames),
+    ):
+        calls = {name: partial(getattr(each, method), given) for name, each in ready.items()}
+        paired = time_paired(calls, rounds=rounds, label=task)
+        found[task] = {name: paired.spread_ms(name) for name in ready}
+    return found
 
 
 if __name__ == "__main__":

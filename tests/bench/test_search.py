@@ -42,21 +42,19 @@ def test_fewer_made_clips_are_a_prefix_of_more():
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_every_way_to_search_finds_the_best_clips(tmp_path, name):
     library = LIBRARIES[name]
-    if library.module:
-        pytest.importorskip(library.module)
+    pytest.importorskip(library.module)
     search.make_gallery(tmp_path, 3_000, 32)
     search.make_queries(tmp_path, 32)
     row, file = search.build(tmp_path, name, library)
     assert row["built on all cores, s"] > 0
-    points = search.sweep(tmp_path, library, file, 600)
+    opened, points = search.examine(tmp_path, library, file, 600)
     assert points[-1][f"recall {TEXTS}"] > 0.98
     assert points[-1][f"recall {CLIPS}"] > 0.98
     assert all(point[f"recall {TEXTS}"] > 0.2 for point in points)
     breadths = [point["breadth"] for point in points]
     assert breadths == [None] if library.is_exact else 600 in breadths
-    opened = search.opening(tmp_path, library, file)
     assert opened["opened in ms"] > 0
-    assert opened["own MB, searched"] is not None
+    assert opened["own MB, searched"] >= 0
 
 
 def test_all_sizes_are_told_and_how_to_install_what_is_missing(here):
@@ -74,7 +72,7 @@ def test_all_sizes_are_told_and_how_to_install_what_is_missing(here):
     assert len(approximate["times_ms"][OURS_APPROXIMATE]) == 4
     assert {one["clips"] for one in sweep} == {300, 900}
     assert "Not measured, absent: pip install 'it'." in report.notes
-    assert [plot.name for plot in report.plots] == ["recall-300", "recall-900", "latency"]
+    assert [plot.name for plot in report.plots] == ["latency", "recall-300", "recall-900"]
 
 
 def test_the_command_measures_in_processes_of_their_own(measured):

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from dgl_bench.processes import apart
-from dgl_bench.train import TrainSpec, measure, row_of, train
+from dgl_bench.train import measure, row_of, train
 from dgl_runtime.errors import EngineError
 from dgl_train.recipes.recipe import read_recipe
 
@@ -14,9 +14,9 @@ METHODS = ["dgl-linear", "dgl-transformer"]
 
 
 @pytest.fixture
-def spec(backbone_folder):
+def recipe(backbone_folder):
     settings = [f"backbone={backbone_folder}", "pretrained=", "batch_size=2", "num_frames=3"]
-    return TrainSpec(read_recipe("default", settings), steps=2, threads=1, device="cpu")
+    return read_recipe("default", settings)
 
 
 def test_every_method_is_measured_and_written(backbone_folder, measured):
@@ -36,12 +36,9 @@ def test_every_method_is_measured_and_written(backbone_folder, measured):
         assert 0 < one["memory GB"] < one["process GB"] < 4
 
 
-def test_a_larger_batch_takes_more_memory(spec):
+def test_a_larger_batch_takes_more_memory(recipe):
     small, large = (
-        apart(
-            partial(measure, replace(spec, steps=1, recipe=replace(spec.recipe, batch_size=size))),
-            "",
-        )
+        apart(partial(measure, replace(recipe, batch_size=size), 1, 1, "cpu"), "")
         for size in (2, 256)
     )
     took = [one["peak_bytes"] - one["start_bytes"] for one in (small, large)]
