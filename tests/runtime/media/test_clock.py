@@ -144,6 +144,13 @@ def test_of_joined_recordings_every_picture_is_there_once_in_order(tmp_path, con
     assert remark.startswith("has a clock that jumps (number of jumps: 1, the first by -")
 
 
+def test_pictures_of_joined_recordings_without_stamps_of_their_own_come_in_order(tmp_path):
+    # Small pictures share a packet of the container, which stamps the first of them.
+    recipe = Recipe("mpg", "libx264", Fraction(25), 30, join="cat", gop=10)
+    path = make(tmp_path / "joined.mpg", recipe)
+    assert numbers(path, read_index(path), range(60)) == list(range(60))
+
+
 def test_headers_of_a_second_recording_in_an_ogg_are_no_frames(tmp_path):
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")

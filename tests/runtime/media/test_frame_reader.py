@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.frame_reader import FrameReader
@@ -65,3 +67,58 @@ def test_a_seek_that_lands_behind_its_keyframe_is_useless(tmp_path, monkeypatch,
 
     monkeypatch.setattr(FrameReader, "_seek", too_far)
     assert numbers(FrameReader(path, index), [5, 20, 45]) == [5, 20, 45]
+
+
+def test_a_wanted_frame_that_no_other_refers_to_is_not_skipped(tmp_path):
+    path = write_video(tmp_path / "film.mp4", 40, codec="libx264", b_frames=2, gop=400)
+    for number in range(20, 24):
+        reader = FrameReader(path, read_index(path))
+        assert numbers(reader, [number]) == [number]
+        assert reader._may_skip  # it was found in the pass that skips
+
+
+def test_a_container_that_cannot_seek_is_read_from_its_start(tmp_path):
+    path = write_video(tmp_path / "film.rm", 60, codec="rv10", gop=10)
+    assert numbers(FrameReader(path, read_index(path)), [5, 50]) == [5, 50]
+
+
+def test_of_pictures_that_a_container_gave_one_time_the_last_is_shown(tmp_path):
+    path = write_video(tmp_path / "fast.mkv", 200, codec="libx264", rate=2000, gop=10)
+    reader = FrameReader(path, read_index(path))
+    assert numbers(reader, [3, 40, 80, 95]) == [5, 79, 159, 189]  # 2 a millisecond
+
+
+def test_the_first_picture_that_decodes_stands_in_for_one_before_it(tmp_path):
+    path = write_video(tmp_path / "film.mp4", 20, codec="libx264", gop=1)
+    with av.open(str(path)) as container:
+        first = next(container.demux(video=0))
+        place, size = first.pos, first.size
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    assert numbers(FrameReader(path, read_index(path)), [0]) == [1]
+
+
+def test_pictures_that_share_a_stamp_stand_in_for_one_another(tmp_path):
+    # Small pictures share a packet of the container, which stamps the first of them.
+    path = write_video(tmp_path / "film.mpg", 30, codec="libx265", rate=25, gop=10)
+    wanted = [0, 1, 5, 15, 25]
+    found = numbers(FrameReader(path, read_index(path)), wanted)
+    assert found[:2] == [0, 1]
+    assert found == sorted(found)
+    assert all(abs(one - other) < 10 for one, other in zip(found, wanted, strict=True))
+
+
+def test_pictures_that_have_no_rgb_are_named(tmp_path, monkeypatch):
+    class OfAnotherFrame:
+        def reformat(self, frame, **how):
+            return VideoReformatter().reformat(av.VideoFrame(64, 48, "gray32le"), **how)
+
+    path = write_video(tmp_path / "film.mp4", 3)
+    monkeypatch.setattr("av.video.reformatter.VideoReformatter", OfAnotherFrame)
+    with pytest.raises(MediaError) as fault:
+        numbers(FrameReader(path, read_index(path)), [1])
+    assert str(fault.value) == (
+        f"{path}: frame 1 cannot be converted to RGB (Operation not supported). "
+        "Convert the video to H.264."
+    )
