@@ -190,9 +190,8 @@ def _make_index(path: Path) -> PacketIndex:
         _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
         _remark_on_start(never_s, len(all_shown) - len(shown)),
     )
-    missing = what_is_missing(
-        read, (latest + last) * tick_s, never_s + duration_s, has_jumps=bool(jumps)
-    )
+    ends_s, has_jumps = (latest + last) * tick_s, bool(jumps)
+    missing = what_is_missing(read, ends_s, never_s + duration_s, has_jumps=has_jumps)
     has_no_pts = bool(np.all(pts == NOT_GIVEN))
     return PacketIndex(
         stream=read.stream,
@@ -203,7 +202,7 @@ def _make_index(path: Path) -> PacketIndex:
         tick_s=tick_s,
         zero_s=zero_s,
         duration_s=duration_s,
-        has_jumps=bool(moved.any()),
+        has_jumps=has_jumps,
         is_counted=has_no_pts or (read.may_lie and bool(np.all(np.diff(times) > 0))),
         is_still=False,
         missing=missing,
