@@ -127,6 +127,12 @@ def test_the_last_frame_lasts_as_its_packet_says_where_the_others_tell_the_truth
     assert probe(path).duration_s == pytest.approx(1.4)
 
 
+def test_a_frame_of_which_nothing_says_how_long_it_lasts_lasts_a_moment(tmp_path):
+    path = write_video(tmp_path / "one.asf", 1, codec="wmv2")
+    assert probe(path).duration_s == 0.001
+    assert read_numbers(path, whole(path), num_frames=2) == [[0, 0]]
+
+
 def test_one_frame_is_a_video(tmp_path):
     path = write_video(tmp_path / "one.mp4", 1)
     assert probe(path) == VideoInfo(path, 0.0, pytest.approx(0.1), WIDTH, HEIGHT, 1)
