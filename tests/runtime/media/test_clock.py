@@ -202,8 +202,9 @@ def test_an_hour_that_is_missing_from_the_clock_is_passed_over(tmp_path):
     )
 
 
-def test_a_frame_that_stays_for_an_hour_stays_where_clocks_do_not_jump(tmp_path):
-    path = write_video(tmp_path / "still.mkv", 12, pts=[*range(10), 36_000, 36_001])
+@pytest.mark.parametrize("name", ["still.mkv", "still.mp4"])
+def test_a_frame_that_stays_for_an_hour_stays_where_clocks_do_not_jump(tmp_path, name):
+    path = write_video(tmp_path / name, 12, pts=[*range(10), 36_000, 36_001])
     index = read_index(path)
     assert index.remarks == ()
     assert index.duration_s == pytest.approx(3600.2)
