@@ -38,7 +38,9 @@ def test_a_thousand_windows_for_each_frame_are_the_most(tmp_path, parts):
     most, more = (read_index(path).end_s / count for count in (2000, 2001))
     many = [Cutting(step) if parts == 1 else Cutting(0.1, step) for step in (most, more)]
     assert len(many[0].spans(path, nothing)[1]) == pytest.approx(2000 / parts, abs=2)
-    with pytest.raises(MediaError, match=r"claims to last 0 s with 2 frames, which is 1000 windows"):
+    with pytest.raises(
+        MediaError, match=r"claims to last 0 s with 2 frames, which is 1000 windows"
+    ):
         many[1].spans(path, nothing)
 
 
