@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dgl_runtime.command import report_note
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.gallery.clips import Value
 from dgl_runtime.gallery.filters import COLUMNS, LONGEST_TEXT, quoted
 from dgl_runtime.gallery.records import Records
 from dgl_runtime.gallery.sqlite import stored_as
@@ -20,7 +21,6 @@ VIDEO = "video"
 
 MOST_COLUMNS = 1_900  # SQLite takes 2,000, of which a filter needs some
 
-Value = str | int | float | None
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # not 007, which is a name
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
 
