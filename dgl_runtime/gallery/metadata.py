@@ -43,7 +43,7 @@ class MetadataReport:
 
 
 def read_metadata(
-    records: Records, path: Path, tell: Callable[[str], None] = report_note
+    records: Records, path: Path, tell: Callable[[str], None]
 ) -> MetadataReport:
     """Take a table into a gallery; a video it names loses what was known of it before.
 

@@ -153,7 +153,7 @@ def test_a_gallery_is_served(folder):
 def test_a_large_gallery_is_indexed_there(tmp_path):
     pytest.importorskip("usearch")
     with Gallery.create(tmp_path / LATIN, **MADE) as gallery:
-        gallery.append(*batch(0))
+        gallery.ingest(*batch(0))
         gallery.build_approximate_index(threads=1)
     with Gallery.open(tmp_path / LATIN) as gallery:
         assert gallery.count_unindexed() == 0

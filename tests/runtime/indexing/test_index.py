@@ -184,7 +184,7 @@ def test_rows_hold_the_embeddings_of_their_windows(bundle, many, tmp_path):
             clip = gallery.clip(row)
             frames = np.stack(list(read_clips(Path(clip.video), [clip], 4, 32)))
             encoded = retriever.embed_clips(frames)
-            np.testing.assert_allclose(gallery.embeddings[row], encoded.embeddings[0], atol=1e-6)
+            np.testing.assert_allclose(gallery.embeddings()[row], encoded.embeddings[0], atol=1e-6)
             np.testing.assert_allclose(
                 gallery.frame_weights[row], encoded.frame_weights[0], atol=1e-6
             )
@@ -222,7 +222,7 @@ def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
     assert threading.active_count() == threads  # the one that decodes has ended
     with Gallery.open(gallery) as opened:
         committed = len(opened)
-        assert np.isfinite(opened.embeddings).all()
+        assert np.isfinite(opened.embeddings()).all()
     assert (committed > 0) == (number > 1)
     report = add(bundle, gallery, many, window_s=0.5)
     assert report.clips_present == committed

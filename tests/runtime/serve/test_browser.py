@@ -233,7 +233,7 @@ def large_address(bundle, library, tmp_path_factory):
         weights = np.full((1000, gallery.num_frames), 1 / gallery.num_frames, np.float32)
         name = "/videos/" + "a very long name of a holiday in the mountains " * 4 + ".mp4"
         clips = [Clip(name, "gone", second, second + 1, 1000) for second in range(1000)]
-        gallery.append(clips, rows, weights)
+        gallery.ingest(clips, rows, weights)
     yield from serving(bundle, folder)
 
 
