@@ -41,7 +41,7 @@ class Gallery:
     def __init__(
         self, folder: Path, records: Records, store: VectorStore, *, is_writable: bool
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self._records, self._store = records, store
         self._is_writable, self._is_closed = is_writable, False
         self._changing = threading.RLock()
@@ -308,7 +308,7 @@ class Gallery:
                 if not isinstance(error, OSError):
                     raise
                 raise GalleryError(
-                    f"gallery {self._folder} could not take {len(clips)} clips: {error}. "
+                    f"gallery {self.folder} could not take {len(clips)} clips: {error}. "
                     f"It keeps the {len(self)} it had; make room, then ingest again."
                 ) from error
             self._take_in(has_dropped=False)
@@ -361,7 +361,7 @@ class Gallery:
                     self._records.renumber(generation)
             except OSError as error:
                 raise GalleryError(
-                    f"gallery {self._folder} could not be compacted: {error}. It works as it is; make room."
+                    f"gallery {self.folder} could not be compacted: {error}. It works as it is; make room."
                 ) from error
             finally:
                 self._settle()
@@ -392,10 +392,10 @@ class Gallery:
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise GalleryError(f"gallery {self._folder} is closed. Open it again.")
+            raise GalleryError(f"gallery {self.folder} is closed. Open it again.")
 
     def _require_writable(self) -> None:
         if not self._is_writable:
             raise GalleryError(
-                f"gallery {self._folder} is not open for writing. Open it with writable=True."
+                f"gallery {self.folder} is not open for writing. Open it with writable=True."
             )

@@ -42,9 +42,7 @@ class MetadataReport:
     unmatched: list[str]
 
 
-def read_metadata(
-    records: Records, path: Path, tell: Callable[[str], None]
-) -> MetadataReport:
+def read_metadata(records: Records, path: Path, tell: Callable[[str], None]) -> MetadataReport:
     """Take a table into a gallery; a video it names loses what was known of it before.
 
     Args:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dgl_runtime import ClipEmbeddings, DglError, Hit, Retriever
 from dgl_runtime.errors import BundleError, GalleryError, MediaError
 from tests.helpers.changed_bundles import changed_bundle
+from tests.helpers.made_galleries import clips_of
 
 QUERIES = ["a dog jumps into the lake", "cooking", "", "a man " * 40, "猫が走る 😀"]
 
@@ -161,7 +162,7 @@ def test_a_search_finds_moments_best_first(bundle, filled, videos):
 def test_the_fields_of_a_hit_are_plain_python(bundle, filled):
     with Retriever(bundle, filled, threads=1) as opened:
         hits = opened.search("cooking", top_k=15)
-        durations = {clip.video: clip.duration_s for _, clip in opened.gallery.records.clips()}
+        durations = {clip.video: clip.duration_s for _, clip in clips_of(opened.gallery)}
     for hit in hits:
         assert isinstance(hit, Hit)
         assert {

@@ -39,7 +39,7 @@ def opened(monkeypatch):
 
 def is_closed(gallery):
     try:
-        gallery.records.count_videos()
+        gallery.files()
     except GalleryError:
         return True
     return False

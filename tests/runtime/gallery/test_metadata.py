@@ -8,7 +8,7 @@ import pytest
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.gallery.gallery import FileState, Gallery
 from dgl_runtime.gallery.metadata import MOST_COLUMNS, parse_metadata
-from tests.helpers.made_galleries import batch, gallery_of
+from tests.helpers.made_galleries import BATCH, batch, gallery_of
 
 
 def parse(tmp_path, content, name="list.csv"):

@@ -127,7 +127,7 @@ def exactly(gallery, queries, top_k):
 
 
 def graph_file(gallery):
-    return path_of(gallery._folder, GRAPH, 0)
+    return path_of(gallery.folder, GRAPH, 0)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_approximate_hits_are_nearly_complete_and_their_similarities_exact(index
 def test_clips_appended_after_the_index_are_found_exactly(indexed):
     fill(indexed, clustered(30, seed=4))
     queries = clustered(30, seed=4)
-    for reopened in (indexed, Gallery.open(indexed._folder, store=through_graph())):
+    for reopened in (indexed, Gallery.open(indexed.folder, store=through_graph())):
         rows, similarity = reopened.search(queries, 1)
         np.testing.assert_array_equal(rows[:, 0], np.arange(2000, 2030))
         np.testing.assert_allclose(similarity, 1, atol=1e-6)
@@ -234,7 +234,7 @@ def test_a_damaged_index_is_refused_and_built_again(indexed, damage):
     path = graph_file(indexed)
     path.write_bytes(damage(path.read_bytes()))
     queries = clustered(5, seed=3)
-    with Gallery.open(indexed._folder, store=through_graph()) as reader:
+    with Gallery.open(indexed.folder, store=through_graph()) as reader:
         with pytest.raises(GalleryError, match=r"does not fit the gallery: .* Build it again") as e:
             reader.search(queries, 10)
         assert "\n" not in str(e.value)
@@ -260,7 +260,9 @@ def test_an_index_of_other_embeddings_is_refused(indexed, tmp_path):
         graph_file(smaller).write_bytes(theirs)
         with pytest.raises(GalleryError, match="covers 2000 clips, the gallery opened here 1000"):
             smaller.search(clustered(1), 1)
-    with Gallery.create(tmp_path / "wider", **{**MADE, "embed_dim": 9}, store=through_graph()) as wider:
+    with Gallery.create(
+        tmp_path / "wider", **{**MADE, "embed_dim": 9}, store=through_graph()
+    ) as wider:
         graph_file(wider).write_bytes(theirs)
         with pytest.raises(GalleryError, match="its vectors are not 9 numbers wide"):
             wider.search(np.eye(9, dtype=np.float32), 1)
@@ -343,13 +345,13 @@ def test_only_a_large_gallery_gets_an_index(tmp_path, rows, is_built):
 
 
 def test_warming_opens_the_index_and_tells_of_damage(indexed):
-    with Gallery.open(indexed._folder, store=through_graph()) as reader:
+    with Gallery.open(indexed.folder, store=through_graph()) as reader:
         reader.warm()
         with mock.patch.object(ApproximateIndex, "open", side_effect=AssertionError):
             reader.search(clustered(1), 1)
     graph_file(indexed).write_bytes(b"garbage")
     for rows, refuses in ((2000, True), (2001, False)):
-        with Gallery.open(indexed._folder, store=through_graph(rows)) as reader:
+        with Gallery.open(indexed.folder, store=through_graph(rows)) as reader:
             if refuses:
                 with pytest.raises(GalleryError, match="does not fit the gallery"):
                     reader.warm()

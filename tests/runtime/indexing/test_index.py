@@ -182,13 +182,11 @@ def test_rows_hold_the_embeddings_of_their_windows(bundle, many, tmp_path):
     with Retriever(bundle, tmp_path / "gallery", threads=1) as retriever:
         gallery = retriever.gallery
         for row in (0, 7, 8, 17, len(gallery) - 1):
-            clip = gallery.clip(row)
-            frames = np.stack(list(read_clips(Path(clip.video), [clip], 4, 32)))
+            found = gallery.look_up([row])[row]
+            frames = np.stack(list(read_clips(Path(found.clip.video), [found.clip], 4, 32)))
             encoded = retriever.embed_clips(frames)
             np.testing.assert_allclose(gallery.embeddings()[row], encoded.embeddings[0], atol=1e-6)
-            np.testing.assert_allclose(
-                gallery.frame_weights[row], encoded.frame_weights[0], atol=1e-6
-            )
+            np.testing.assert_allclose(found.frame_weights, encoded.frame_weights[0], atol=1e-6)
 
 
 # ---- interruptions ---------------------------------------------------------------------------
