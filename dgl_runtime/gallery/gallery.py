@@ -1,9 +1,8 @@
 """A gallery: clip embeddings and the clip each belongs to, in a folder that survives a crash.
 
-What happens to a video, verb by verb: a writer asks what is known (:meth:`Gallery.plan`), says which file
-holds which video (``place``), asks which clips it lacks (``missing``), adds these (``ingest``), and says when
-a video is through (``finish``). Behind the verbs: the records (``records.py``) and a vector store
-(``store.py``).
+A writer asks what is known (``plan``), says which file holds which video (``place``), asks which clips are
+``missing``, adds these (``ingest``) and says when a video is through (``finish``). Behind the verbs: the
+records (``records.py``) and a vector store (``store.py``).
 """
 
 import contextlib

@@ -207,7 +207,7 @@ def fail_at(monkeypatch, number, error, owner=Encoder, name="embed_clips"):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GalleryError("disk full"), OSError("x")])
 @pytest.mark.parametrize("number", [1, 2, 4])
-@pytest.mark.parametrize("place", ["embed_clips", "append"])
+@pytest.mark.parametrize("place", ["embed_clips", "ingest"])
 def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
     bundle, many, undisturbed, tmp_path, monkeypatch, number, error, place
 ):
