@@ -25,7 +25,7 @@ from dgl_runtime.gallery.vectors import LocalVectors
 if TYPE_CHECKING:
     from dgl_runtime.gallery.metadata import MetadataReport
 
-__all__ = ["Clip", "FileState", "Found", "Gallery", "Known"]
+__all__ = ["Clip", "Facts", "FileState", "Found", "Gallery", "Known"]
 
 
 class Gallery:
