@@ -1,5 +1,7 @@
 """The gate of lower precisions: each bound of docs/export.md, just inside and just outside of it."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,26 @@ def test_recall_may_fall_by_a_point_or_by_two_captions(captions, lost, passes):
         **{**vars(measured), "recall_at_1_before": 50.0, "recall_at_1_after": 100.0},
     )
     assert faults(better, "int8") == []
+
+
+def test_recall_falls_by_as_many_captions_from_wherever_it_was():
+    for captions, right in ((3, 3), (7, 5), (20, 11), (33, 3), (58, 3)):
+        lost = 1 if captions < 32 else 2
+        recall = [100 * one / captions for one in (right, right - lost)]
+        names = ("recall_at_1_before", "recall_at_1_after")
+        measured = {**dict(zip(names, recall, strict=True)), "num_captions": captions}
+        assert faults(Quality(**{**vars(UNHARMED), **measured}), "int8") == []
+
+
+@pytest.mark.parametrize(("precision", "bound", "_"), PRECISIONS)
+def test_a_cosine_at_its_bound_passes(precision, bound, _):
+    assert faults(Quality(**{**vars(UNHARMED), "min_cosine": bound}), precision) == []
+
+
+def test_what_is_measured_can_be_written_into_a_manifest():
+    rows = Embeddings(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
+    measured = compare(rows, rows, np.arange(2))
+    assert Quality(**json.loads(json.dumps(vars(measured)))) == measured
 
 
 def test_what_is_measured():
