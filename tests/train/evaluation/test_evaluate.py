@@ -45,7 +45,13 @@ def oracle(clips):
         return np.full(frames.shape[:2], 0.5, np.float32)
 
     return Encoders(
-        embed_captions, embed_clips, weigh_frames, num_frames=2, frame_size=16, max_words=32
+        embed_captions,
+        embed_clips,
+        weigh_frames,
+        tokenizer=None,
+        num_frames=2,
+        frame_size=16,
+        max_words=32,
     )
 
 
