@@ -51,7 +51,7 @@ def write_bundle(
         OSError: The disk is full or cannot be written.
     """
     require_ready(out, target)
-    context = request.model.inputs.texts.max_tokens
+    context = request.model.longest_text
     if request.max_words > context:
         raise ExportError(
             f"max_words is {request.max_words}, but the backbone reads captions of {context} tokens "

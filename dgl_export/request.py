@@ -58,7 +58,7 @@ def untuned_request(name: str, pretrained: str) -> ExportRequest:
         model=model,
         method="zero-shot",
         num_frames=DEFAULT_FRAMES,
-        max_words=min(ZERO_SHOT_WORDS, model.inputs.texts.max_tokens),
+        max_words=min(ZERO_SHOT_WORDS, model.longest_text),
         checkpoint=name,
         checkpoint_sha256=model.digest(),
     )

@@ -33,6 +33,10 @@ class DualEncoder(Protocol):
         """E, the width of an embedding."""
 
     @property
+    def longest_text(self) -> int:
+        """Tokens of the longest text that its backbone reads; ``inputs`` may ask for fewer."""
+
+    @property
     def source(self) -> BackboneSource:
         """Where its backbone comes from."""
 
@@ -101,6 +105,11 @@ class OnBackbone(nn.Module):
     def embed_dim(self) -> int:
         """E, the width of an embedding."""
         return self.backbone.facts.embed_dim
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longest text that the backbone reads."""
+        return self.backbone.facts.inputs.texts.max_tokens
 
     @property
     def source(self) -> BackboneSource:
