@@ -137,7 +137,8 @@ def test_one_number_and_one_frame_a_clip_are_enough(tmp_path):
         assert len(gallery) == 0
         gallery.ingest(batch(0, 1)[0], np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))
     with Gallery.open(tmp_path) as gallery:
-        assert (len(gallery), gallery.embed_dim, gallery.num_frames) == (1, 1, 1)
+        facts = gallery.facts
+        assert (len(gallery), facts.embed_dim, facts.num_frames) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
