@@ -92,7 +92,6 @@ def export(
     from dgl_export.formats import Target
     from dgl_export.request import tuned_request, untuned_request
     from dgl_runtime.encoder.rebuild import said_of_running
-    from dgl_train.data.vocabulary import clip_tokenizer
 
     if (ckpt is None) == (backbone is None):
         raise click.UsageError("give either --ckpt, or --zero-shot with --backbone.")
@@ -113,7 +112,8 @@ def export(
     )
     calibration = None
     if calibrate is not None:
-        calibration = read_calibration(calibrate, data_root, request.clip_form, clip_tokenizer())
+        tokenizer = request.model.tokenizer
+        calibration = read_calibration(calibrate, data_root, request.clip_form, tokenizer)
     manifest = write_bundle(request, out, target, calibration)
     size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     click.echo(

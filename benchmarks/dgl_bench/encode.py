@@ -58,7 +58,8 @@ def encode(
     import torch
 
     from dgl_bench import encode_variants as variants_of
-    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.backbones.backbone import BackboneSource
+    from dgl_train.model.backbones.registry import load_backbone
 
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in the engines
     loaded = load_backbone(BackboneSource(backbone, pretrained))
@@ -221,5 +222,4 @@ def _notes(padded: int) -> list[str]:
         "against a large matrix product of the same precision and a large read or copy in torch, measured "
         "before and after (the better of both). Weights count with the precision's size, also those that "
         "stay in float32.",
-        "On a busy machine torch, which waits for all of its threads, loses more than ONNX Runtime.",
     ]

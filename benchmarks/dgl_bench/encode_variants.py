@@ -30,8 +30,7 @@ from dgl_runtime.encoder.rebuild import write_engines
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import DglError
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import Backbone
+from dgl_train.model.backbones.backbone import Backbone
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts, TransformerPrompts
 
@@ -99,11 +98,12 @@ def make_subject(backbone: Backbone, method: str, num_frames: int, folder: Path)
     """Make a model of a method, and export it into a folder."""
     say(f"{method}: ONNX export")
     inputs, model = make_inputs(backbone, num_frames), make_model(backbone, method, num_frames)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded, facts = fold(model), backbone.facts
     query = work_of(folded.captions, inputs.tokens)
     work = {QUERY: query, CLIP: work_of(folded.clips, inputs.frames)}
-    form = ClipForm(num_frames, backbone.frame_size, min(PADDED_LENGTH, backbone.context_length))
-    calibration = made_calibration(form, clip_tokenizer())
+    longest = min(PADDED_LENGTH, facts.inputs.texts.max_tokens)
+    form = ClipForm(num_frames, facts.inputs.frames.size, longest)
+    calibration = made_calibration(form, facts.tokenizer)
     graphs = export(folded, method, inputs, folder)
     return Subject(model, folded, inputs, work, folder, graphs, calibration)
 
@@ -121,10 +121,11 @@ def work_of(encoder: nn.Module, values: Tensor) -> Work:
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
-    tokens = torch.from_numpy(clip_tokenizer()([CAPTION], backbone.context_length))
-    padded = torch.zeros(1, min(PADDED_LENGTH, backbone.context_length), dtype=torch.int64)
+    facts, longest = backbone.facts, backbone.facts.inputs.texts.max_tokens
+    tokens = torch.from_numpy(facts.tokenizer([CAPTION], longest))
+    padded = torch.zeros(1, min(PADDED_LENGTH, longest), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
-    pixels = drifting_patterns(1, num_frames, backbone.frame_size)
+    pixels = drifting_patterns(1, num_frames, facts.inputs.frames.size)
     return Inputs(tokens, padded, torch.from_numpy(pixels))
 
 

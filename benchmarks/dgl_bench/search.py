@@ -7,6 +7,7 @@ ours, query by query. Another library is another ``Library`` (benchmarks/studies
 
 import itertools
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,10 @@ from dgl_bench.processes import ONE_THREAD, apart, memory_bytes
 from dgl_bench.report import Plot, Report, Row, Table
 from dgl_bench.search_vectors import MadeEmbeddings, unit
 from dgl_bench.timing import WARM_UP, Paired, time_paired
+from dgl_runtime.gallery.folder import EMBEDDINGS, GRAPH, path_of
 from dgl_runtime.gallery.gallery import Clip, Gallery
 from dgl_runtime.gallery.nearest import breadth_for
+from dgl_runtime.gallery.vectors import LocalVectors
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -64,27 +67,32 @@ class Library:
 
 def _build_ours(gallery: Path, file: Path, threads: int, *, approximate: bool) -> Path:
     """The graph anew, also where one is there; exactly, the gallery's own embeddings are searched."""
-    with Gallery.open(gallery, writable=approximate) as opened:
-        if not approximate:
-            return opened.embeddings_file
-        opened.index_file.unlink(missing_ok=True)
-        opened.build_approximate_index(threads=threads)
-        return opened.index_file
+    if not approximate:
+        return path_of(gallery, EMBEDDINGS, 0)
+    path_of(gallery, GRAPH, 0).unlink(missing_ok=True)
+    store = partial(LocalVectors, approximate_from=0, threads=threads)
+    with Gallery.open(gallery, writable=True, store=store) as opened:
+        opened.compact()
+    return path_of(gallery, GRAPH, 0)
 
 
 def _open_ours(gallery: Path, file: Path, *, approximate: bool) -> Opened:
     """Searched through the front door, with its checks of the query."""
-    opened = Gallery.open(gallery)
+    first = 0 if approximate else sys.maxsize
+    opened = Gallery.open(gallery, store=partial(LocalVectors, approximate_from=first))
 
     def search(query: Float32, top_k: int) -> Int64:
-        rows: Int64 = opened.search(query[None], top_k, approximate=approximate)[0][0]
+        rows: Int64 = opened.search(query[None], top_k)[0][0]
         return rows
 
     def set_breadth(breadth: int) -> None:
-        if approximate:
-            opened.open_approximate_index(breadth=breadth)
+        nonlocal opened
+        store = partial(LocalVectors, approximate_from=first, breadth=breadth)
+        opened = Gallery.open(gallery, store=store)
+        opened.warm()
 
-    set_breadth(breadth_for(len(opened)))
+    if approximate:
+        opened.warm()
     return search, set_breadth
 
 
@@ -184,14 +192,12 @@ def make_gallery(folder: Path, size: int, embed_dim: int) -> None:
     """Write a gallery of made embeddings into ``folder / "gallery"``."""
     made = MadeEmbeddings.of_width(embed_dim)
     weights = np.full((1, _FRAMES), 1 / _FRAMES, np.float32)
-    about = {"bundle_id": "made", "bundle_path": "made"}
-    with Gallery.create(
-        folder / "gallery", **about, embed_dim=embed_dim, num_frames=_FRAMES
-    ) as gallery:
+    create = partial(Gallery.create, folder / "gallery", bundle_id="made", bundle_path="made")
+    with create(embed_dim=embed_dim, num_frames=_FRAMES) as gallery:
         for block in made.clips(size):
             rows = range(len(gallery), len(gallery) + len(block))
             clips = [Clip(f"{row}.mp4", f"{row:064x}", 0.0, 10.0, 10.0) for row in rows]
-            gallery.append(clips, block, weights.repeat(len(block), axis=0))
+            gallery.ingest(clips, block, weights.repeat(len(block), axis=0))
 
 
 def make_queries(folder: Path, embed_dim: int) -> None:
@@ -200,7 +206,7 @@ def make_queries(folder: Path, embed_dim: int) -> None:
     made = MadeEmbeddings.of_width(embed_dim)
     with Gallery.open(folder / "gallery") as gallery:
         rows = np.sort(rng.choice(len(gallery), min(QUERIES, len(gallery)), replace=False))
-        clips = gallery.embeddings[rows]
+        clips = gallery.embeddings(rows)
         noise = unit(rng.standard_normal(clips.shape, np.float32))
         for kind, queries in ((TEXTS, made.texts(clips)), (CLIPS, unit(clips + _NOISE * noise))):
             best, _ = gallery.search(queries, TOP_K)

@@ -214,12 +214,13 @@ def make_gallery(
     with Gallery.open(gallery, writable=True) as opened:
         rows = max(clips - len(opened), 0)
         rng = np.random.default_rng(0)
-        embeddings = rng.standard_normal((rows, opened.embed_dim), np.float32)
+        embeddings = rng.standard_normal((rows, opened.facts.embed_dim), np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-        weights = np.full((rows, opened.num_frames), 1 / opened.num_frames, np.float32)
+        num_frames = opened.facts.num_frames
+        weights = np.full((rows, num_frames), 1 / num_frames, np.float32)
         places = [divmod(row, 100) for row in range(rows)]  # a hundred seconds a video
         made = [Clip(f"/made/{n}.mp4", f"made {n}", at_s, at_s + 1, 100) for n, at_s in places]
-        opened.append(made, embeddings, weights)
+        opened.ingest(made, embeddings, weights)
     return gallery, said
 
 

@@ -109,8 +109,7 @@ def startup(
             "import: dgl_runtime and numpy. open: the bundle's manifest. query: tokenizer and caption graph "
             "are checked and loaded, the engine is imported, one query is embedded. clip: the same of the "
             "clip graph and a clip of black frames. Answer: the first three. Process: all of it.",
-            "Size: what the RECORD files of a distribution and of all it needs list, with compiled Python "
-            "files, 1e6 bytes. The Python interpreter is not counted.",
+            "Size: what the RECORD files of a distribution and of all it needs list, without Python itself.",
         ],
     )
 

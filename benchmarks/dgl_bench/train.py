@@ -24,6 +24,7 @@ from dgl_train.commands.options import device_option
 if TYPE_CHECKING:
     import torch
 
+    from dgl_train.model.dual_encoder import DualEncoder
     from dgl_train.recipes.recipe import Recipe
     from dgl_train.training.contrastive import PairBatch
 
@@ -103,7 +104,8 @@ def measure(recipe: "Recipe", steps: int, threads: int, device_name: str) -> Row
     import torch
 
     from dgl_train.commands.options import choose_device
-    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.backbones.backbone import BackboneSource
+    from dgl_train.model.backbones.registry import load_backbone
     from dgl_train.model.methods import trained_parameters
     from dgl_train.training.processes import Processes
     from dgl_train.training.step import TrainingStep, make_model
@@ -115,7 +117,7 @@ def measure(recipe: "Recipe", steps: int, threads: int, device_name: str) -> Row
     model = make_model(recipe, backbone).model.to(device)
     total = WARM_UP + steps
     step = TrainingStep(model, recipe, total_steps=total, device=device, processes=Processes())
-    batch = _random_batch(recipe, backbone.frame_size, device)
+    batch = _random_batch(recipe, model, device)
     seconds, loss = [], 0.0
     for number in range(total):
         started = time.perf_counter()
@@ -133,18 +135,17 @@ def measure(recipe: "Recipe", steps: int, threads: int, device_name: str) -> Row
     }
 
 
-def _random_batch(recipe: "Recipe", frame_size: int, device: "torch.device") -> "PairBatch":
+def _random_batch(recipe: "Recipe", model: "DualEncoder", device: "torch.device") -> "PairBatch":
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    from dgl_train.data.vocabulary import clip_tokenizer
     from dgl_train.training.contrastive import PairBatch
 
-    rng, tokenizer = np.random.default_rng(SEED), clip_tokenizer()
-    size = recipe.batch_size
+    rng, tokenizer = np.random.default_rng(SEED), model.tokenizer
+    size, side = recipe.batch_size, model.inputs.frames.size
     tokens = rng.integers(1, tokenizer.start_id, (size, recipe.max_words), dtype=np.int32)
     tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
-    shape = (size, recipe.num_frames, 3, frame_size, frame_size)
+    shape = (size, recipe.num_frames, 3, side, side)
     frames = rng.integers(0, 256, shape, dtype=np.uint8)
     return PairBatch(torch.from_numpy(tokens).to(device), torch.from_numpy(frames).to(device))
 

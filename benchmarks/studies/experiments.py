@@ -158,9 +158,8 @@ def report_of(suite: str, outcomes: dict[str, list[Outcome]]) -> Report:
         notes=[
             "Mean and sample standard deviation over seeds; each seed has its own clips, backbone and "
             "order of training. The epoch is chosen on val, test is looked at once.",
-            "Direction: percent of clips closer to their caption than to that of the reversed event; "
-            "a model blind to order has 50.",
-            "One figure at 256 queries has a standard error of about 3 points.",
+            "Direction: percent of clips closer to their caption than to that of the reversed event (50 for "
+            "a model blind to order). One figure at 256 queries has a standard error of about 3 points.",
             "Learning rates of the alternatives: chosen on val of seed 0 among two or three, as "
             "variants.toml says. DGL's is the recipe's, chosen on val as well.",
             "Seconds a step: median, several runs at once on the machine; compare within the table.",

@@ -19,7 +19,8 @@ from dgl_bench.timing import WARM_UP, time_paired
 from dgl_export.formats import Target
 from dgl_runtime.engines.engine import Arrays
 from dgl_runtime.engines.opening import open_engine
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 
 LEAST = 0.01  # of a call; operators that take less share a row
 Nodes = Iterable[tuple[str, float]]

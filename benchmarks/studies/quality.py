@@ -23,7 +23,6 @@ from dgl_export.request import tuned_request
 from dgl_runtime.errors import DglError
 from dgl_train.commands.options import data_root_option, dataset_option
 from dgl_train.data.datasets import read_dataset, select_split
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.evaluation import evaluate
 
 TORCH = "torch, as trained"
@@ -83,7 +82,7 @@ def main(
         notes=[
             "Scales of int8, layers that stay in float32 and the gate of each export come from the val split.",
             "Same first clip: share of captions whose first clip is the trained model's, or 0.001 from it.",
-            "Milliseconds: of paired rounds, one query with its tokenizing, one clip without decoding.",
+            "ms: of paired rounds, one query with its tokenizing, one clip without decoding.",
         ],
     )
 
@@ -93,9 +92,9 @@ def opened(
 ) -> Iterator[tuple[str, evaluate.Encoders | None, Row]]:
     """The run itself and its exports, each with its size, or why it is not there."""
     request = tuned_request(run)
-    sizes = {"num_frames": request.num_frames, "max_words": request.max_words}
-    yield TORCH, evaluate.torch_encoders(request.model, **sizes, device=torch.device("cpu")), {}
-    calibration = read_calibration(dataset, data_root, request.clip_form, clip_tokenizer())
+    yield TORCH, evaluate.torch_encoders(request.model, torch.device("cpu")), {}
+    tokenizer = request.model.tokenizer
+    calibration = read_calibration(dataset, data_root, request.clip_form, tokenizer)
     for name, target in TARGETS.items():
         say(f"{name}: exporting")
         out = folder / name.replace(" ", "-")

@@ -23,7 +23,7 @@ _BLOCK = 10_000  # clips added at once: the vectors need not be in memory twice
 
 def blocks(gallery: Gallery) -> Iterator[Float32]:
     for first in range(0, len(gallery), _BLOCK):
-        yield gallery.embeddings[first : first + _BLOCK]
+        yield gallery.embeddings(slice(first, first + _BLOCK))
 
 
 def build_faiss(gallery: Path, file: Path, threads: int, *, graph: bool) -> Path:
@@ -32,10 +32,10 @@ def build_faiss(gallery: Path, file: Path, threads: int, *, graph: bool) -> Path
     faiss.omp_set_num_threads(threads)
     with Gallery.open(gallery) as opened:
         if graph:
-            index = faiss.IndexHNSWFlat(opened.embed_dim, LINKS, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.IndexHNSWFlat(opened.facts.embed_dim, LINKS, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = BREADTH_OF_BUILDING
         else:
-            index = faiss.IndexFlatIP(opened.embed_dim)
+            index = faiss.IndexFlatIP(opened.facts.embed_dim)
         for block in blocks(opened):
             index.add(block)
     faiss.write_index(index, str(file))
@@ -63,7 +63,7 @@ def build_hnswlib(gallery: Path, file: Path, threads: int) -> Path:
     import hnswlib
 
     with Gallery.open(gallery) as opened:
-        index = hnswlib.Index(space="ip", dim=opened.embed_dim)
+        index = hnswlib.Index(space="ip", dim=opened.facts.embed_dim)
         index.init_index(len(opened), M=LINKS, ef_construction=BREADTH_OF_BUILDING)
         for block in blocks(opened):
             index.add_items(block, num_threads=threads)
@@ -75,7 +75,7 @@ def open_hnswlib(gallery: Path, file: Path) -> Opened:
     import hnswlib
 
     with Gallery.open(gallery) as opened:
-        index = hnswlib.Index(space="ip", dim=opened.embed_dim)
+        index = hnswlib.Index(space="ip", dim=opened.facts.embed_dim)
     index.load_index(str(file))
 
     def search(query: Float32, top_k: int) -> Int64:

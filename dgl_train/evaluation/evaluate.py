@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.search.metrics import (
     RetrievalMetrics,
     direction_score,
@@ -22,9 +23,7 @@ from dgl_runtime.search.metrics import (
 from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.data.datasets import CaptionedClip
 from dgl_train.data.frame_cache import FrameCache
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.evaluation.attention import has_global_attention, last_clip_state
-from dgl_train.model.dgl import RetrievalModel
+from dgl_train.model.dual_encoder import DualEncoder
 
 Float32 = NDArray[np.float32]
 
@@ -39,6 +38,7 @@ class Encoders:
         embed_captions: Captions -> unit-norm embeddings [Q, E].
         embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
         weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
+        tokenizer: What captions are read with.
         num_frames: F.
         frame_size: S.
         max_words: Tokens of a caption that are read, L.
@@ -47,6 +47,7 @@ class Encoders:
     embed_captions: Callable[[list[str]], Float32]
     embed_clips: Callable[[NDArray[np.uint8]], Float32]
     weigh_frames: Callable[[NDArray[np.uint8]], Float32]
+    tokenizer: Tokenizer
     num_frames: int
     frame_size: int
     max_words: int
@@ -94,14 +95,13 @@ class Report:
     direction_clips: int
 
 
-def torch_encoders(
-    model: RetrievalModel, *, num_frames: int, max_words: int, device: torch.device
-) -> Encoders:
+def torch_encoders(model: DualEncoder, device: torch.device) -> Encoders:
     """A torch model on its device."""
+    frame_spec, text_spec = model.inputs.frames, model.inputs.texts
 
     @torch.inference_mode()
     def embed_captions(captions: list[str]) -> Float32:
-        tokens = torch.from_numpy(clip_tokenizer()(captions, max_words)).to(device)
+        tokens = torch.from_numpy(model.tokenizer(captions, text_spec.max_tokens)).to(device)
         embeddings: Float32 = model.encode_captions(tokens).cpu().numpy()
         return embeddings
 
@@ -112,19 +112,17 @@ def torch_encoders(
 
     @torch.inference_mode()
     def weigh_frames(frames: NDArray[np.uint8]) -> Float32:
-        if not has_global_attention(model) or model.visual_output == "mean-frames":
-            return np.full(frames.shape[:2], 1 / frames.shape[1], np.float32)
-        state = last_clip_state(model, torch.from_numpy(frames).to(device))
-        weights: Float32 = state.frame_weights().cpu().numpy()
+        weights: Float32 = model.frame_weights(torch.from_numpy(frames).to(device)).cpu().numpy()
         return weights
 
     return Encoders(
         embed_captions,
         embed_clips,
         weigh_frames,
-        num_frames,
-        model.backbone.frame_size,
-        max_words,
+        model.tokenizer,
+        frame_spec.num_frames,
+        frame_spec.size,
+        text_spec.max_tokens,
     )
 
 
@@ -142,6 +140,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         encoder.embed_texts,
         lambda frames: encoder.embed_clips(frames).embeddings,
         lambda frames: encoder.embed_clips(frames).frame_weights,
+        encoder.tokenizer,
         encoder.num_frames,
         encoder.frame_size,
         encoder.bundle.manifest.max_words,

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from dgl_bench import peaks
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 
 CONFIG = {
     "embed_dim": 32,

@@ -209,7 +209,7 @@ def test_flop_of_a_clip_grow_with_its_frames(backbone):
 
 
 def test_weights_count_read_rows_of_the_embedding_only(backbone):
-    folded = fold(encode_variants.make_model(backbone, "dgl-linear", 3), start_token=49406)
+    folded = fold(encode_variants.make_model(backbone, "dgl-linear", 3))
     width, hidden, blocks, embed_dim, constants = 16, 64, 2, 32, 5
     linear = 4 * (width * width + width) + 2 * width * hidden + hidden + width
     block = linear + 4 * width + 2 * constants * width

@@ -22,7 +22,7 @@ from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.errors import ExportError
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.spoiled_graphs import add_to_output
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model

@@ -16,7 +16,7 @@ from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
 

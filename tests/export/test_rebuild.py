@@ -26,7 +26,7 @@ from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.engines.tensorrt_build import build_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers import fake_cuda
 from tests.helpers.engine_files import require_on_gpu
 from tests.helpers.refused_graphs import fp8_product, strange_node

@@ -10,7 +10,6 @@ from dgl_runtime import Retriever
 from dgl_runtime.errors import EngineError
 from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.data.frame_cache import FrameCache
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.evaluation import evaluate as module
 from dgl_train.evaluation.evaluate import (
     Encoders,
@@ -21,7 +20,9 @@ from dgl_train.evaluation.evaluate import (
     report,
     torch_encoders,
 )
-from dgl_train.model.dgl import FrameMeanModel, last
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from dgl_train.model.dgl import last
+from dgl_train.model.dual_encoder import FrameMeanModel
 from tests.helpers.runs import tuned_model
 from tests.helpers.tiny import WORDS
 
@@ -44,7 +45,13 @@ def oracle(clips):
         return np.full(frames.shape[:2], 0.5, np.float32)
 
     return Encoders(
-        embed_captions, embed_clips, weigh_frames, num_frames=2, frame_size=16, max_words=32
+        embed_captions,
+        embed_clips,
+        weigh_frames,
+        tokenizer=None,
+        num_frames=2,
+        frame_size=16,
+        max_words=32,
     )
 
 
@@ -96,8 +103,8 @@ def test_clips_may_stand_for_their_captions(clips, oracle):
 
 
 def test_a_torch_model_is_seen_as_encoders(clips, backbone):
-    model = FrameMeanModel(backbone)
-    encoders = torch_encoders(model, num_frames=3, max_words=24, device=torch.device("cpu"))
+    model = FrameMeanModel(backbone, backbone.inputs_of(num_frames=3, max_tokens=24))
+    encoders = torch_encoders(model, torch.device("cpu"))
     assert (encoders.num_frames, encoders.frame_size) == (3, 16)
     embeddings = embed_dataset(encoders, clips, progress=False)
     assert embeddings.clips.dtype == np.float32
@@ -111,7 +118,8 @@ def test_a_torch_model_is_seen_as_encoders(clips, backbone):
 def test_encoders_of_a_torch_model_give_what_it_gives(clips, backbone, visual_output):
     model = tuned_model(backbone).model
     model.visual_output = visual_output
-    encoders = torch_encoders(model, num_frames=2, max_words=5, device=torch.device("cpu"))
+    model.inputs = backbone.inputs_of(num_frames=2, max_tokens=5)
+    encoders = torch_encoders(model, torch.device("cpu"))
     assert (encoders.num_frames, encoders.frame_size, encoders.max_words) == (2, 16, 5)
     captions = ["the ant", "a bee that flies over the hill and far away"]  # the second is cut
     (batch,) = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 8))

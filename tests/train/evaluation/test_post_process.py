@@ -143,6 +143,7 @@ def numbered(clips):
         lambda captions: np.array([[float(one.split()[1])] for one in captions], np.float32),
         lambda frames: frames[:, 0, 0, 0, :1].astype(np.float32),
         lambda frames: np.full(frames.shape[:2], 0.5, np.float32),
+        tokenizer=None,
         num_frames=2,
         frame_size=16,
         max_words=24,

@@ -40,6 +40,7 @@ def encoders(rows):
         embed_captions,
         lambda frames: directions[[known[one.tobytes()] for one in frames]],
         lambda frames: np.full(frames.shape[:2], 0.5, np.float32),
+        tokenizer=None,
         num_frames=2,
         frame_size=16,
         max_words=32,

@@ -1,7 +1,6 @@
 """CLIP's vocabulary, out of the file that open_clip ships."""
 
 import gzip
-from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -13,18 +12,7 @@ _MERGES = 49152 - 256 - 2
 
 @cache
 def clip_tokenizer() -> Tokenizer:
-    """The tokenizer of every backbone we support."""
+    """What every CLIP reads texts with; a model's own is ``model.tokenizer``."""
     packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _MERGES + 1]
     return Tokenizer.from_merges([(first, second) for first, second in map(str.split, lines)])
-
-
-def warn_of_cut_captions(captions: Sequence[str], max_words: int) -> str | None:
-    """One line if captions are longer than what a model reads of them; None: none is."""
-    count = clip_tokenizer().count_cut(captions, max_words)
-    if not count:
-        return None
-    return (
-        f"Warning: {count:,} of {len(captions):,} captions are longer than max_words, {max_words} tokens, "
-        "and only their beginning is read."
-    )
