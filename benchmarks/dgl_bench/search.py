@@ -137,7 +137,7 @@ def compare(
             _apart(make_gallery, Path(folder), size, width)
             _apart(make_queries, Path(folder), width)
             for kind, rows in _measure(Path(folder), here, size, rounds).items():
-                found[kind] += [{"clips": size, **row} for row in rows]
+                found[kind] += [{"search": row["search"], "clips": size, **row} for row in rows]
     for row in found["latency"]:
         moved = 4 * row["clips"] * width / (row["p50 ms"] / 1000)
         row["of bandwidth, %"] = None if row["breadth"] else 100 * moved / bytes_per_s

@@ -205,7 +205,7 @@ def test_flop_of_a_clip_grow_with_its_frames(backbone):
         for frames in (2, 4)
     )
     assert 1.5 < many.flop / few.flop < 2
-    assert many.weights == few.weights
+    assert many.weights == pytest.approx(few.weights, rel=1e-3)
 
 
 def test_weights_count_read_rows_of_the_embedding_only(backbone):

@@ -136,6 +136,13 @@ def test_imports_point_one_way(package):
     assert wrong == []
 
 
+def test_the_wheel_installs_our_packages_and_none_of_a_common_name():
+    wheel = tomllib.loads(PYPROJECT.read_text("utf-8"))["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    assert [Path(folder).name for folder in wheel["packages"]] == list(OURS)
+
+
 def test_the_check_itself_sees_every_kind_of_import(tmp_path):
     text = "import a.b\ndef f():\n    from c import d\n    importlib.import_module('e')\n"
     (tmp_path / "x.py").write_text(text)
