@@ -153,7 +153,7 @@ class Retriever:
 
         Args:
             query: What the moment shows.
-            top_k: Moments at the most.
+            top_k: Most moments to return.
             where: A condition in SQL that clips must fulfil; see ``dgl_runtime/gallery/filters.py``.
             grouping: What is done with clips of one video, of ``dgl_runtime.search.moments.GROUPINGS``.
             bank_hubness: What :meth:`hubness` gave, to rank down clips that are near to every text.
@@ -234,10 +234,10 @@ class Retriever:
         prune: bool = False,
         show_progress: bool = False,
     ) -> IndexReport:
-        """Index videos, or all videos below folders; what is there already is skipped.
+        """Index videos, or all videos below folders; those that the gallery holds are skipped.
 
-        A file that was renamed is found under its new name, one that changed is indexed anew. Other
-        threads may search meanwhile; they find what was added when it is done.
+        A renamed file keeps its clips, a changed one is indexed again. Other threads may search
+        meanwhile; they find the new clips when it is done.
 
         Args:
             paths: Files and folders.
@@ -245,15 +245,15 @@ class Retriever:
             stride_s: From one window's start to the next; None is the window's length.
             at_shots: Cut where one shot ends and the next begins, and longer shots into windows, if
                 ``window_s`` is given. Needs the extra ``shots``, and decodes every frame.
-            exclude: Patterns of files and folders that are passed over below the folders; see
+            exclude: Patterns of files and folders to skip below the folders; see
                 ``dgl_runtime.media.video_files.is_excluded``.
             jobs: Processes that decode; 0: one for each core but one, at most 4.
             batch: Clips that are encoded together; a GPU is quicker with 32 or more.
-            prune: Drop files below the folders that are not there any more, or are excluded now.
+            prune: Treat files that are missing below the folders as deleted, and remove excluded ones.
             show_progress: Draw a progress bar on stderr.
 
         Returns:
-            What was added, what was there, what was passed over, and which videos could not be read.
+            What was added, present and skipped, and which videos could not be read.
 
         Raises:
             ValueError: ``batch`` is below 1.
