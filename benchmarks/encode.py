@@ -30,14 +30,21 @@ from benchmarks.encode_variants import (
 from benchmarks.machine import Peaks, load_average, measure_peaks
 from benchmarks.timing import Paired, time_paired
 from benchmarks.work import Work, caption_work, clip_work
-from dgl_export.calibration import Calibration, ClipForm, made_calibration
+from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
+from dgl_runtime.bundle.input_spec import CLIP_START, clip_frames
 from dgl_runtime.bundle.manifest import MIN_COSINE, Graph
 from dgl_runtime.encoder.self_check import cosines
 from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import Backbone, BackboneSource, load_backbone
+from dgl_train.model.backbone import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Backbone,
+    BackboneSource,
+    load_backbone,
+)
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts, TransformerPrompts
 
@@ -151,7 +158,7 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
-    tokens = torch.from_numpy(clip_tokenizer()([CAPTION], backbone.context_length))
+    tokens = torch.from_numpy(clip_tokenizer(backbone.context_length)([CAPTION]).ids)
     padded = torch.zeros(1, min(PADDED_LENGTH, backbone.context_length), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
     pixels = drifting_patterns(1, num_frames, backbone.frame_size)
@@ -172,7 +179,7 @@ def bench_method(
 ) -> Iterator[Series]:
     """Time one method's queries, then its clips, batch by batch."""
     model = make_model(backbone, method, settings.num_frames)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model, start_token=CLIP_START)
     work = {
         QUERY: caption_work(backbone, folded, pieces=inputs.tokens.shape[1] - 1),
         CLIP: clip_work(backbone, folded, settings.num_frames),
@@ -226,8 +233,8 @@ def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> li
 
 def calibration_for(backbone: Backbone, num_frames: int) -> Calibration:
     """Made captions and clips, of the sizes that are timed."""
-    form = ClipForm(num_frames, backbone.frame_size, min(PADDED_LENGTH, backbone.context_length))
-    return made_calibration(form, clip_tokenizer())
+    frames = clip_frames(num_frames, backbone.frame_size, OPENAI_MEAN, OPENAI_STD)
+    return made_calibration(frames, clip_tokenizer(min(PADDED_LENGTH, backbone.context_length)))
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from dgl_export.request import tuned_request
 from dgl_runtime.bundle.manifest import Quality
 from dgl_runtime.errors import DglError
 from dgl_train.data.datasets import read_dataset, select_split
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.evaluation.evaluate import (
     Encoders,
     bundle_encoders,
@@ -118,7 +117,7 @@ def _open_all(
     )
     yield Measured(TORCH), encoders
     calibration = read_calibration(
-        settings.dataset, settings.data_root, request.clip_form, clip_tokenizer()
+        settings.dataset, settings.data_root, request.inputs.frames, request.tokenizer
     )
     for name, target in TARGETS.items():
         click.echo(f"{name}: exporting", err=True)

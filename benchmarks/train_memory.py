@@ -174,12 +174,12 @@ def _random_batch(
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    from dgl_train.data.vocabulary import clip_tokenizer
+    from dgl_runtime.bundle.input_spec import CLIP_END, CLIP_START
 
-    rng, tokenizer = np.random.default_rng(SEED), clip_tokenizer()
+    rng = np.random.default_rng(SEED)
     shape = (recipe.batch_size, recipe.max_words)
-    tokens = rng.integers(1, tokenizer.start_id, shape, dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
+    tokens = rng.integers(1, CLIP_START, shape, dtype=np.int32)
+    tokens[:, 0], tokens[:, -1] = CLIP_START, CLIP_END
     shape_clips = (recipe.batch_size, recipe.num_frames, 3, frame_size, frame_size)
     frames = rng.integers(0, 256, shape_clips, dtype=np.uint8)
     return torch.from_numpy(tokens).to(device), torch.from_numpy(frames).to(device)

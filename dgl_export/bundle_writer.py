@@ -20,16 +20,14 @@ from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
 from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
+from dgl_runtime.bundle.input_spec import CLIP_START
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
 from dgl_runtime.engines.installed import require as require_engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import require_precision
 from dgl_runtime.errors import ExportError
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.model.dgl import DglModel, RetrievalModel
 from dgl_train.model.prompts import Prompts
-
-SAMPLING = "centres of equal segments"
 
 
 def write_bundle(
@@ -97,8 +95,8 @@ def require_ready(out: Path, target: Target) -> None:
 def _fill(
     request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
 ) -> Manifest:
-    tokenizer, backbone = clip_tokenizer(), request.model.backbone
-    golden = make_golden(request.model, tokenizer, request.num_frames, request.max_words)
+    tokenizer, inputs = request.tokenizer, request.inputs
+    golden = make_golden(request.model, tokenizer, inputs.frames)
     tokenizer.save(folder / TOKENIZER)
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
@@ -107,23 +105,27 @@ def _fill(
         schema_version=SCHEMA_VERSION,
         format=target.form,
         precision=target.precision,
-        method=request.method,
-        backbone=backbone.source.name,
-        backbone_sha256=backbone.digest(),
-        embed_dim=backbone.embed_dim,
-        num_frames=request.num_frames,
-        frame_size=backbone.frame_size,
-        mean=tuple(backbone.mean.flatten().tolist()),
-        std=tuple(backbone.std.flatten().tolist()),
-        sampling=SAMPLING,
-        max_words=request.max_words,
-        logit_scale=math.exp(backbone.logit_scale.item()),
+        embed_dim=request.model.backbone.embed_dim,
+        inputs=inputs,
         captions=captions,
         clips=clips,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         parity=encoders.parity,
         quality=encoders.quality,
-        source=Source(request.checkpoint, request.checkpoint_sha256, version("dgl-retrieval")),
+        source=_source(request),
+    )
+
+
+def _source(request: ExportRequest) -> Source:
+    backbone = request.model.backbone
+    return Source(
+        method=request.method,
+        backbone=backbone.source.name,
+        backbone_sha256=backbone.digest(),
+        logit_scale=math.exp(backbone.logit_scale.item()),
+        checkpoint=request.checkpoint,
+        checkpoint_sha256=request.checkpoint_sha256,
+        version=version("dgl-retrieval"),
     )
 
 
@@ -159,7 +161,7 @@ def _write_encoders(
         graphs = [one.graph for one in written]
         parity = require(measure(golden, *(one.engine for one in written)))
     else:
-        calibration = calibration or made_calibration(request.clip_form, clip_tokenizer())
+        calibration = calibration or made_calibration(request.inputs.frames, request.tokenizer)
         lowered = lower(float32, graphs, form, calibration, folder)
         lowered.require()
         quality, written = lowered.measured, lowered.written
@@ -171,7 +173,7 @@ def _write_encoders(
 
 
 def _write_float32(request: ExportRequest, golden: Golden, folder: Path) -> list[Graph]:
-    folded = fold(request.model, start_token=clip_tokenizer().start_id)
+    folded = fold(request.model, start_token=CLIP_START)
     frames = _several(torch.from_numpy(golden.frames[:2]))
     any_frames = not _is_bound_to_its_frames(request.model)
     return [

@@ -13,6 +13,7 @@ from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.encoder.self_check import cosines
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import ExportError
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_train.model.dgl import DglModel, RetrievalModel, last
 
 Float32 = NDArray[np.float32]
@@ -35,16 +36,16 @@ CAPTIONS = (
 NUM_CLIPS = 6
 
 
-def make_golden(
-    model: RetrievalModel, tokenizer: Tokenizer, num_frames: int, max_words: int
-) -> Golden:
+def make_golden(model: RetrievalModel, tokenizer: Tokenizer, frame_spec: FrameSpec) -> Golden:
     """Golden inputs, and what the trained model gives for them."""
-    frames = drifting_patterns(NUM_CLIPS, num_frames, model.backbone.frame_size)
-    tokens = tokenizer(CAPTIONS, max_words)
+    frames = drifting_patterns(NUM_CLIPS, frame_spec.num_frames, frame_spec.size)
+    tokens = tokenizer(CAPTIONS)
     with torch.no_grad():
-        captions = model.encode_captions(torch.from_numpy(tokens).long())
+        captions = model.encode_captions(torch.from_numpy(tokens.ids).long())
         clips, weights = _encode_clips(model, torch.from_numpy(frames))
-    return Golden(tokens, frames, captions.numpy(), clips.numpy(), weights.numpy())
+    return Golden(
+        tokens.ids, tokens.lengths, frames, captions.numpy(), clips.numpy(), weights.numpy()
+    )
 
 
 def drifting_patterns(num_clips: int, num_frames: int, frame_size: int) -> NDArray[np.uint8]:
@@ -74,7 +75,10 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
     whole = run_clips(clips, golden.frames)
     alone = run_clips(clips, golden.frames[:1])
     together = run_captions(captions, golden.tokens)
-    one_by_one = [run_captions(captions, row[None, : row.argmax() + 1]) for row in golden.tokens]
+    one_by_one = [
+        run_captions(captions, row[None, :length])
+        for row, length in zip(golden.tokens, golden.lengths, strict=True)
+    ]
     embeddings = [
         (together, golden.caption_embeddings),
         (np.concatenate(one_by_one), golden.caption_embeddings),

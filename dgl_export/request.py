@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgl_export.calibration import ClipForm
 from dgl_runtime.bundle.folder import sha256_of
+from dgl_runtime.bundle.input_spec import InputSpec, clip_frames
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.model.backbone import BackboneSource, load_backbone
 from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
 from dgl_train.model.dgl import FrameMeanModel, RetrievalModel
@@ -24,9 +26,17 @@ class ExportRequest:
     checkpoint_sha256: str
 
     @property
-    def clip_form(self) -> ClipForm:
+    def inputs(self) -> InputSpec:
         """How its clips and captions are looked at."""
-        return ClipForm(self.num_frames, self.model.backbone.frame_size, self.max_words)
+        backbone = self.model.backbone
+        mean, std = (tuple(one.flatten().tolist()) for one in (backbone.mean, backbone.std))
+        frames = clip_frames(self.num_frames, backbone.frame_size, mean, std)
+        return InputSpec(frames, self.tokenizer.spec)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads its captions."""
+        return clip_tokenizer(self.max_words)
 
 
 def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:

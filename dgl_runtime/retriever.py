@@ -99,17 +99,17 @@ class Retriever:
     @property
     def num_frames(self) -> int:
         """F, the frames a clip is sampled at."""
-        return self.bundle.manifest.num_frames
+        return self.bundle.manifest.inputs.frames.num_frames
 
     @property
     def frame_size(self) -> int:
         """S, the side of a frame in pixels."""
-        return self.bundle.manifest.frame_size
+        return self.bundle.manifest.inputs.frames.size
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer."""
-        return Tokenizer.load(self.bundle.path(TOKENIZER))
+        return Tokenizer.load(self.bundle.path(TOKENIZER), self.bundle.manifest.inputs.texts)
 
     @property
     def caption_engine(self) -> Engine:
@@ -156,13 +156,12 @@ class Retriever:
             raise ValueError(f"texts is the text {texts!r}, expected a list of texts.")
         if not texts:
             return np.empty((0, self.bundle.manifest.embed_dim), np.float32)
-        tokens = self.tokenizer(texts, self.bundle.manifest.max_words)
-        lengths = tokens.argmax(axis=1) + 1  # the end token has the largest id
-        by_length = np.argsort(lengths, kind="stable")
+        tokens = self.tokenizer(texts)
+        by_length = np.argsort(tokens.lengths, kind="stable")
         embeddings = np.empty((len(texts), self.bundle.manifest.embed_dim), np.float32)
         for first in range(0, len(texts), CAPTION_BATCH):
             rows = by_length[first : first + CAPTION_BATCH]
-            embeddings[rows] = self.embed_tokens(tokens[rows, : lengths[rows].max()])
+            embeddings[rows] = self.embed_tokens(tokens[rows].ids)
         return embeddings
 
     def embed_tokens(self, tokens: NDArray[np.int32]) -> Float32:
@@ -240,7 +239,7 @@ class Retriever:
 
     def tell_cut(self, query: str) -> str | None:
         """What of a query is read, in words, if it is longer than that; None: all of it."""
-        return self.tokenizer.tell_cut(query, self.bundle.manifest.max_words)
+        return self.tokenizer.tell_cut(query)
 
     def embed_queries(self, queries: Sequence[str]) -> Float32:
         """Embed the texts of searches: unit-norm float32 [Q, E].

@@ -17,7 +17,6 @@ from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.model.backbone import Backbone, BackboneSource
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts
@@ -58,7 +57,7 @@ def make_fixtures(folder: Path) -> None:
     write_bundle(request, folder / "bundle")
     write_bundle(other, folder / "other_bundle")
     quality.MIN_TOP1["int8"] = 0  # to random weights all clips are alike
-    calibration = made_calibration(request.clip_form, clip_tokenizer())
+    calibration = made_calibration(request.inputs.frames, request.tokenizer)
     write_bundle(request, folder / "int8_bundle", Target("onnx", "int8"), calibration)
     (folder / "videos").mkdir()
     for number in range(3):

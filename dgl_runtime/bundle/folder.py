@@ -2,13 +2,16 @@
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.bundle.input_spec import TextSpec
 from dgl_runtime.bundle.manifest import Graph, Manifest
 from dgl_runtime.errors import BundleError, reason_of
 
@@ -24,6 +27,7 @@ class Golden:
     """
 
     tokens: NDArray[np.int32]  # [Q, L]
+    lengths: NDArray[np.int64]  # [Q], of each row where it comes alone
     frames: NDArray[np.uint8]  # [N, F, 3, S, S]
     caption_embeddings: NDArray[np.float32]  # [Q, E]
     clip_embeddings: NDArray[np.float32]  # [N, E]
@@ -36,13 +40,15 @@ class Golden:
             ValueError: Says which.
         """
         queries, clips = len(self.tokens), len(self.frames)
-        size, width = manifest.frame_size, manifest.embed_dim
+        num_frames = manifest.inputs.frames.num_frames
+        size, width = manifest.inputs.frames.size, manifest.embed_dim
         for name, dtype, shape in (
             ("tokens", np.int32, (queries, self.tokens.shape[-1])),
-            ("frames", np.uint8, (clips, manifest.num_frames, 3, size, size)),
+            ("lengths", np.int64, (queries,)),
+            ("frames", np.uint8, (clips, num_frames, 3, size, size)),
             ("caption_embeddings", np.float32, (queries, width)),
             ("clip_embeddings", np.float32, (clips, width)),
-            ("frame_weights", np.float32, (clips, manifest.num_frames)),
+            ("frame_weights", np.float32, (clips, num_frames)),
         ):
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != shape or not array.size:
@@ -116,13 +122,22 @@ class Bundle:
         path = self.path(GOLDEN)
         try:
             with path.open("rb") as file, np.load(file) as arrays:
-                golden = Golden(**arrays)
+                golden = Golden(**_with_lengths(arrays, self.manifest.inputs.texts))
             golden.check(self.manifest)
             return golden
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} does not hold the golden inputs: {reason_of(error)}. Export the bundle again."
             ) from error
+
+
+def _with_lengths(arrays: Mapping[str, NDArray[Any]], texts: TextSpec) -> dict[str, NDArray[Any]]:
+    """Golden arrays; a file before schema 3 does not tell how long its rows are up to their end token."""
+    found = dict(arrays)
+    if "lengths" not in found:
+        before_end = np.cumsum(found["tokens"] == texts.end_id, axis=-1) == 0
+        found["lengths"] = before_end.sum(axis=-1) + 1
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -252,7 +252,7 @@ def _open_gallery(retriever: "Retriever") -> Gallery:
         bundle_id=bundle.id,
         bundle_path=bundle.folder.resolve(),
         embed_dim=bundle.manifest.embed_dim,
-        num_frames=bundle.manifest.num_frames,
+        num_frames=bundle.manifest.inputs.frames.num_frames,
     )
 
 

@@ -98,10 +98,11 @@ def torch_encoders(
     model: RetrievalModel, *, num_frames: int, max_words: int, device: torch.device
 ) -> Encoders:
     """A torch model on its device."""
+    tokenizer = clip_tokenizer(max_words)
 
     @torch.inference_mode()
     def embed_captions(captions: list[str]) -> Float32:
-        tokens = torch.from_numpy(clip_tokenizer()(captions, max_words)).to(device)
+        tokens = torch.from_numpy(tokenizer(captions).ids).to(device)
         embeddings: Float32 = model.encode_captions(tokens).cpu().numpy()
         return embeddings
 
@@ -144,7 +145,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         lambda frames: retriever.embed_clips(frames).frame_weights,
         retriever.num_frames,
         retriever.frame_size,
-        retriever.bundle.manifest.max_words,
+        retriever.bundle.manifest.inputs.texts.max_tokens,
     )
 
 

@@ -75,7 +75,7 @@ def make_batch(
     clips: Sequence[CaptionedClip], frames: Tensor, recipe: Recipe, device: torch.device
 ) -> PairBatch:
     """Captioned clips with their frames, uint8 [B, F, 3, S, S], on the device."""
-    tokens = clip_tokenizer()([clip.caption for clip in clips], recipe.max_words)
+    tokens = clip_tokenizer(recipe.max_words)([clip.caption for clip in clips]).ids
     has_reverse = None
     if recipe.reversed_negatives:
         # An event that looks the same backwards has its own caption for the reversed one.

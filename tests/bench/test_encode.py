@@ -14,8 +14,8 @@ from benchmarks.work import block_flop, caption_work, clip_work
 from dgl_export import quality
 from dgl_export.fold import fold
 from dgl_export.formats import Target
+from dgl_runtime.bundle.input_spec import CLIP_START
 from dgl_runtime.errors import EngineError
-from dgl_train.data.vocabulary import clip_tokenizer
 
 METHODS = ["dgl-linear", "dgl-transformer"]
 
@@ -203,7 +203,7 @@ def test_block_flop_by_hand():
 def test_flop_are_those_torch_counts(backbone, method):
     inputs = encode.make_inputs(backbone, 3)
     model = encode.make_model(backbone, method, 3)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model, start_token=CLIP_START)
     works = {
         folded.captions: (inputs.tokens, caption_work(backbone, folded, pieces=10)),
         folded.clips: (inputs.frames, clip_work(backbone, folded, 3)),

@@ -20,6 +20,7 @@ from dgl_runtime.bundle.manifest import Parity
 from dgl_runtime.errors import ExportError
 from dgl_train.data.vocabulary import clip_tokenizer
 from tests.helpers.lookup_graphs import lookup_engine
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
 # Where a graph can be wrong: in a batch, or for what comes alone.
@@ -36,10 +37,11 @@ def unit(*shape, seed=0):
 def golden_of(captions, clips):
     """Golden results under inputs whose first number is their row."""
     tokens = np.stack([np.arange(len(captions)), np.full(len(captions), 99)], 1).astype(np.int32)
+    lengths = np.full(len(captions), 2)
     frames = np.zeros((len(clips), 3, 3, 2, 2), np.uint8)
     frames[:, 0, 0, 0, 0] = np.arange(len(clips))
     weights = np.full((len(clips), 3), 1 / 3, np.float32)
-    return Golden(tokens, frames, captions, clips, weights)
+    return Golden(tokens, lengths, frames, captions, clips, weights)
 
 
 def measured(folder, golden, captions=None, clips=None, place=None, change=None):
@@ -160,8 +162,8 @@ def test_lower_precisions_are_checked_against_what_they_gave(golden, tmp_path):
 @pytest.mark.parametrize("method", ["dgl-linear", "no global prompts", "zero-shot"])
 def test_golden_results_are_the_trained_models(backbone, method):
     model = make_model(backbone, method)
-    golden = make_golden(model, clip_tokenizer(), NUM_FRAMES, 20)
-    np.testing.assert_array_equal(golden.tokens, clip_tokenizer()(CAPTIONS, 20))
+    golden = make_golden(model, clip_tokenizer(20), frame_spec(NUM_FRAMES, 16))
+    np.testing.assert_array_equal(golden.tokens, clip_tokenizer(20)(CAPTIONS).ids)
     with torch.no_grad():
         captions = model.encode_captions(torch.from_numpy(golden.tokens).long())
         clips = model.encode_clips(torch.from_numpy(golden.frames))

@@ -115,7 +115,7 @@ def test_encoders_of_a_torch_model_give_what_it_gives(clips, backbone, visual_ou
     assert (encoders.num_frames, encoders.frame_size, encoders.max_words) == (2, 16, 5)
     captions = ["the ant", "a bee that flies over the hill and far away"]  # the second is cut
     (batch,) = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 8))
-    tokens = torch.from_numpy(clip_tokenizer()(captions, 5))
+    tokens = torch.from_numpy(clip_tokenizer(5)(captions).ids)
     with torch.no_grad():
         text, video = model.encode_captions(tokens), model.encode_clips(batch.frames)
         weights = last(model.clip_states(batch.frames, model.prompts())).frame_weights()

@@ -23,7 +23,7 @@ CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee"]
 
 
 def random_batch(size=2, num_frames=2, *, reverse=False):
-    tokens = torch.from_numpy(clip_tokenizer()(CAPTIONS[:size], 24))
+    tokens = torch.from_numpy(clip_tokenizer(24)(CAPTIONS[:size]).ids)
     generator = torch.Generator().manual_seed(0)
     shape = (size, num_frames, 3, FRAME_SIZE, FRAME_SIZE)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
