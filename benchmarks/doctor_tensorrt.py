@@ -4,8 +4,9 @@ from pathlib import Path
 
 from benchmarks.tiny_graph import CLASSES, MAX_BATCH, WIDTH, example
 from dgl_export.to_tensorrt import described_engine, why_not_run
-from dgl_runtime.bundle.manifest import Graph, TensorSpec
+from dgl_runtime.bundle.manifest import Graph
 from dgl_runtime.engines.engine_file import Profile, save_engines
+from dgl_runtime.engines.tensor_spec import TensorSpec
 from dgl_runtime.errors import EngineError
 
 PROFILE = Profile((1, WIDTH), example().shape, (MAX_BATCH, WIDTH))

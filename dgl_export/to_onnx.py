@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgl_runtime.bundle.manifest import Graph, TensorSpec
+from dgl_runtime.bundle.manifest import Graph
+from dgl_runtime.engines.tensor_spec import TensorSpec
 from dgl_runtime.plain_path import plain_path
 
 # The oldest that torch's exporter writes without converting; LayerNormalization needs 17.

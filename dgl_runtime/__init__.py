@@ -7,9 +7,10 @@ Example:
         hits = retriever.search("a dog jumps into the lake")
 """
 
+from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder, SelfCheck
 from dgl_runtime.errors import DglError
 from dgl_runtime.indexing.index import BrokenVideo, IndexReport
-from dgl_runtime.retriever import ClipEmbeddings, Retriever, SelfCheck
+from dgl_runtime.retriever import Retriever
 from dgl_runtime.search.moments import Hit
 from dgl_runtime.telemetry import switch_off_telemetry
 
@@ -17,6 +18,7 @@ __all__ = [
     "BrokenVideo",
     "ClipEmbeddings",
     "DglError",
+    "Encoder",
     "Hit",
     "IndexReport",
     "Retriever",

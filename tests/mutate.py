@@ -26,6 +26,7 @@ from mutation.suite import ROOT, Suite, warm_up
 
 GALLERY = ("tests/runtime/gallery/*.py", "tests/runtime/indexing/*.py")
 VIDEO = ("tests/runtime/media/*.py",)
+PREVIEW = ("tests/runtime/media/test_preview.py", "tests/runtime/serve/test_media.py")
 SERVE = ("tests/runtime/serve/*.py",)
 BUNDLE = ("tests/runtime/bundle/test_bundle.py", "tests/runtime/encoder/test_self_check.py")
 FOLD = ("tests/export/test_fold*.py", "tests/golden/test_folded_golden.py")
@@ -41,8 +42,11 @@ DATASETS = (
 TESTS_OF = {
     "dgl_runtime/serve/guard.py": ("tests/runtime/serve/test_guard*.py", *SERVE),
     "dgl_runtime/serve/app.py": SERVE,
-    "dgl_runtime/serve/lane.py": SERVE,
+    "dgl_runtime/serve/batching.py": SERVE,
+    "dgl_runtime/serve/connections.py": SERVE,
     "dgl_runtime/serve/galleries.py": SERVE,
+    "dgl_runtime/serve/lane.py": SERVE,
+    "dgl_runtime/serve/media.py": SERVE,
     "dgl_runtime/gallery/filters.py": (*GALLERY, "tests/runtime/commands/test_search_cli.py"),
     "dgl_runtime/gallery/nearest.py": (
         "tests/runtime/gallery/test_search.py",
@@ -58,18 +62,25 @@ TESTS_OF = {
         "tests/train/data/test_vocabulary.py",
     ),
     "dgl_runtime/media/windows.py": ("tests/runtime/media/test_windows.py",),
+    "dgl_runtime/media/boxes.py": VIDEO,
+    "dgl_runtime/media/clock.py": VIDEO,
+    "dgl_runtime/media/container.py": VIDEO,
     "dgl_runtime/media/cutting.py": (
         *VIDEO,
         "tests/runtime/decoding/test_decode_pool.py",
         *GALLERY,
     ),
+    "dgl_runtime/media/encryption.py": VIDEO,
+    "dgl_runtime/media/frame_reader.py": VIDEO,
+    "dgl_runtime/media/kept_index.py": VIDEO,
+    "dgl_runtime/media/orientation.py": VIDEO,
     "dgl_runtime/media/packet_index.py": VIDEO,
     "dgl_runtime/media/packet_pass.py": VIDEO,
-    "dgl_runtime/media/clock.py": VIDEO,
+    "dgl_runtime/media/preview.py": PREVIEW,
+    "dgl_runtime/media/preview_sound.py": PREVIEW,
     "dgl_runtime/media/reach.py": VIDEO,
-    "dgl_runtime/media/container.py": VIDEO,
-    "dgl_runtime/media/kept_index.py": VIDEO,
-    "dgl_runtime/media/frame_reader.py": VIDEO,
+    "dgl_runtime/media/shots.py": VIDEO,
+    "dgl_runtime/media/stills.py": VIDEO,
     "dgl_runtime/gallery/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
     "dgl_runtime/gallery/records.py": GALLERY,
     "dgl_runtime/gallery/metadata.py": (

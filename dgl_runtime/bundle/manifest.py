@@ -7,16 +7,15 @@ manifest is an error.
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+from typing import Any
 
 from dgl_runtime.bundle.input_spec import InputSpec, TextSpec, clip_frames, clip_texts
+from dgl_runtime.engines.tensor_spec import TensorSpec, read_specs
 from dgl_runtime.errors import BundleError
 from dgl_runtime.media.frame_spec import FrameSpec
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from dgl_runtime.typed_fields import typed
 
 SCHEMA_VERSION = 3
 FORMATS = ("onnx", "openvino", "trt", "trt-rtx")
@@ -24,17 +23,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 # Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
 MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
 Expected = dict[str, tuple[str, list[int | str]]]
-Part = TypeVar("Part", bound="DataclassInstance")
 _MOVED_INTO_SOURCE = ("method", "backbone", "backbone_sha256", "logit_scale")  # after schema 2
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a graph; a dimension that is a text is free."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -175,15 +164,6 @@ def from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "inputs": inputs, "source": {**moved, **rest["source"]}}
 
 
-def read_specs(data: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    """Tensors as JSON gave them.
-
-    Raises:
-        TypeError: A field is missing, unknown or of another type.
-    """
-    return tuple(typed(TensorSpec(**{**one, "shape": tuple(one["shape"])})) for one in data)
-
-
 def _graph(data: dict[str, Any]) -> Graph:
     tensors = {name: read_specs(data[name]) for name in ("inputs", "outputs")}
     return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
@@ -197,24 +177,6 @@ def _inputs(data: dict[str, Any]) -> InputSpec:
 
 def _quality(data: dict[str, Any] | None) -> Quality | None:
     return None if data is None else typed(Quality(**data))
-
-
-def typed(part: Part) -> Part:
-    """Return a dataclass if JSON gave its fields the types they are declared with.
-
-    Raises:
-        TypeError: It did not.
-    """
-    for field in fields(part):
-        value = getattr(part, field.name)
-        kind: Any = field.type
-        if get_origin(kind) is tuple or get_origin(kind) is dict:
-            kind = get_origin(kind)
-        elif kind in (float, float | None):
-            kind = kind | int  # JSON writes 1.0 and 1 alike
-        if not isinstance(value, kind):
-            raise TypeError(f"{field.name} is {value!r}")
-    return part
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:

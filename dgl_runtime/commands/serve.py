@@ -67,7 +67,7 @@ def serve(
     import uvicorn
 
     from dgl_runtime.commands.search import bundle_of, read_queries
-    from dgl_runtime.retriever import Retriever
+    from dgl_runtime.encoder.encoder import Encoder
     from dgl_runtime.serve import log
     from dgl_runtime.serve.app import ServeSettings, create_app
     from dgl_runtime.serve.batching import BatchSettings
@@ -85,15 +85,15 @@ def serve(
         )
     hosts = frozenset(host_name(one) for one in (*LOCAL_NAMES, *address.names, *allow_host))
     bank = tuple(read_queries(querybank)) if querybank else ()
-    retrievers: dict[Path, Retriever] = {}
+    encoders: dict[Path, Encoder] = {}
     served = []
     for name, folder in zip(names_of(galleries), galleries, strict=True):
         path = (bundle or bundle_of(folder)).resolve()
-        if path not in retrievers:
-            retrievers[path] = Retriever(path, device=device, engine=engine, threads=threads)
-        served.append(ServedGallery(name, folder, retrievers[path], bank))
+        if path not in encoders:
+            encoders[path] = Encoder(path, device=device, engine=engine, threads=threads)
+        served.append(ServedGallery(name, folder, encoders[path], bank))
         served[-1].refresh()
-        retrievers[path].chosen("captions")  # what is wrong with it shows now
+        encoders[path].chosen("captions")  # what is wrong with it shows now
     listener = listen(address)
     room = room_left()
     guard = GuardSettings(hosts, token, upload_bytes=max_upload * 2**20, requests=room.requests)

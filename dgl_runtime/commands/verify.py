@@ -21,17 +21,17 @@ def verify(bundle: Path, as_json: bool, device: str, engine: str, threads: int) 
 
     Example: dgl-verify bundle --device cuda --engine onnx
     """
+    from dgl_runtime.encoder.encoder import Encoder
     from dgl_runtime.encoder.self_check import GRAPHS, check_graph
-    from dgl_runtime.retriever import Retriever
 
-    retriever = Retriever(bundle, device=device, engine=engine, threads=threads)
-    opened = retriever.bundle
+    encoder = Encoder(bundle, device=device, engine=engine, threads=threads)
+    opened = encoder.bundle
     for name in opened.manifest.files:
         opened.path(name)
-    _ = retriever.tokenizer  # it must also load
+    _ = encoder.tokenizer  # it must also load
     rows = []
     for graph in GRAPHS:
-        chosen = retriever.chosen(graph)
+        chosen = encoder.chosen(graph)
         difference = check_graph(chosen.engine, opened, graph)
         rows.append(
             {

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dgl_runtime.bundle.manifest import TensorSpec, read_specs, typed
 from dgl_runtime.engines.cuda_device import Gpu
+from dgl_runtime.engines.tensor_spec import TensorSpec, read_specs
 from dgl_runtime.errors import EngineError
+from dgl_runtime.typed_fields import typed
 
 SCHEMA_VERSION = 1
 FOLDER = "engines"

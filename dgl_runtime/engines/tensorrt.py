@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle.manifest import TensorSpec
 from dgl_runtime.engines.cuda_device import CudaDevice, DeviceMemory
 from dgl_runtime.engines.device_arrays import DeviceArray
 from dgl_runtime.engines.engine import Arrays
 from dgl_runtime.engines.engine_file import Shape, engine_path, read_engine, remedy
+from dgl_runtime.engines.tensor_spec import TensorSpec
 from dgl_runtime.engines.tensorrt_contexts import Contexts
 from dgl_runtime.engines.tensorrt_library import PORTABLE, load_library, make_logger, said_by
 from dgl_runtime.errors import EngineError

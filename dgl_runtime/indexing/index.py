@@ -6,25 +6,21 @@ is looked into at all: a file of the same size and time is not opened, a known c
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.decoding.read_ahead import read_ahead
+from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
-from dgl_runtime.gallery.sqlite import RECORDS
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.video_files import FoundVideos, find_videos, is_left_out
-
-if TYPE_CHECKING:
-    from dgl_runtime.retriever import Retriever
 
 CLIPS_PER_BATCH = 8
 _UNINDEXED_PART = 0.02
@@ -54,31 +50,57 @@ class IndexReport:
     waiting_s: float  # in which the encoder had nothing to do
 
 
+@dataclass(frozen=True)
+class Sought:
+    """Videos that were looked for.
+
+    Attributes:
+        found: What was found.
+        paths: The files and folders that were looked into.
+        exclude: Patterns of what was left out.
+        prune: Whether the gallery forgets what is below the folders and was not found.
+    """
+
+    found: FoundVideos
+    paths: Sequence[Path]
+    exclude: Sequence[str]
+    prune: bool
+
+
+def look_for_videos(paths: Sequence[Path], exclude: Sequence[str], *, prune: bool) -> Sought:
+    """Find videos; that folders hold none is all right where a gallery is to forget what went.
+
+    Raises:
+        MediaError: A path does not exist, or there is no video.
+    """
+    try:
+        found = find_videos(paths, exclude)
+    except MediaError:
+        if not prune or not all(path.is_dir() for path in paths):
+            raise
+        found = FoundVideos([], {})
+    return Sought(found, paths, exclude, prune)
+
+
 def index_videos(
-    retriever: "Retriever",
-    paths: Iterable[Path],
+    encoder: Encoder,
+    gallery: Gallery,
+    sought: Sought,
     cutting: Cutting,
     *,
-    exclude: Sequence[str],
     jobs: int,
-    prune: bool,
     show_progress: bool,
 ) -> IndexReport:
-    """Add videos to the retriever's gallery; see ``Retriever.add_videos``."""
+    """Add videos to a gallery that is open for writing; see ``Retriever.add_videos``."""
     from tqdm import tqdm
 
-    if cutting.at_shots and find_spec("scenedetect") is None:
-        raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
-    paths = list(paths)
-    looked_for = _find_videos(retriever, paths, exclude, prune=prune)
-    videos = looked_for.videos
-    form = retriever.num_frames, retriever.frame_size
+    videos = sought.found.videos
+    form = encoder.num_frames, encoder.frame_size
     with (
-        _open_gallery(retriever) as gallery,
         DecodePool(cutting, form, jobs=jobs or default_jobs()) as pool,
         tqdm(total=len(videos), unit="video", disable=None if show_progress else True) as bar,
     ):
-        run = _Run(retriever, gallery, cutting)
+        run = _Run(encoder, gallery, cutting)
         unknown = [job for path in videos if (job := run.look_up(path)) is not None]
         bar.update(len(videos) - len(unknown))
         with closing(read_ahead(pool.read(unknown, run.choose), pool.stop, most=_AHEAD)) as found:
@@ -94,38 +116,23 @@ def index_videos(
                 shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
                 bar.set_postfix({**shown, "broken": len(run.broken)})
                 waiting_since = time.perf_counter()
-        dropped = _forget_missing(gallery, paths, videos, exclude) if prune else 0
+        dropped = _forget_missing(gallery, sought) if sought.prune else 0
         try:
             gallery.compact()
             _index_large(gallery)
         except GalleryError as error:  # the clips are there all the same
-            run.broken.append(BrokenVideo(str(retriever.gallery_folder), str(error)))
+            run.broken.append(BrokenVideo(str(gallery.embeddings_file.parent), str(error)))
     return IndexReport(
         num_videos=len(videos),
         clips_added=run.added,
         clips_present=run.present,
         files_dropped=dropped,
-        passed_over=looked_for.passed_over,
+        passed_over=sought.found.passed_over,
         broken=tuple(run.broken),
         remarks=tuple(run.remarks),
         encoding_s=run.encoding_s,
         waiting_s=run.waiting_s,
     )
-
-
-def _find_videos(
-    retriever: "Retriever", paths: Sequence[Path], exclude: Sequence[str], *, prune: bool
-) -> FoundVideos:
-    """Videos; none is all right where those that went are to be dropped."""
-    try:
-        return find_videos(paths, exclude)
-    except MediaError:
-        folder = retriever.gallery_folder
-        if not prune or folder is None or not (folder / RECORDS).exists():
-            raise
-        if not all(path.is_dir() for path in paths):
-            raise
-        return FoundVideos([], {})
 
 
 def default_jobs() -> int:
@@ -137,7 +144,7 @@ def default_jobs() -> int:
 class _Run:
     """One run: what is done with each thing that is found."""
 
-    retriever: "Retriever"
+    encoder: Encoder
     gallery: Gallery
     cutting: Cutting
     added: int = 0
@@ -189,7 +196,7 @@ class _Run:
         frames = np.concatenate([one.frames for one in found])
         for first in range(0, len(clips), CLIPS_PER_BATCH):
             part = slice(first, first + CLIPS_PER_BATCH)
-            encoded = self.retriever.embed_clips(frames[part])
+            encoded = self.encoder.embed_clips(frames[part])
             self.gallery.append(clips[part], encoded.embeddings, encoded.frame_weights)
             self.added += len(clips[part])
         self.encoding_s += time.perf_counter() - started
@@ -241,33 +248,16 @@ def _state_now(path: Path) -> FileState | None:
         return None
 
 
-def _open_gallery(retriever: "Retriever") -> Gallery:
-    folder, bundle = retriever.gallery_folder, retriever.bundle
-    if folder is None:
-        raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
-    if (folder / RECORDS).exists():  # else new, or left behind by a run killed in its first moment
-        return Gallery.open(folder, bundle_id=bundle.id, writable=True)
-    return Gallery.create(
-        folder,
-        bundle_id=bundle.id,
-        bundle_path=bundle.folder.resolve(),
-        embed_dim=bundle.manifest.embed_dim,
-        num_frames=bundle.manifest.inputs.frames.num_frames,
-    )
-
-
-def _forget_missing(
-    gallery: Gallery, paths: Sequence[Path], videos: Sequence[Path], exclude: Sequence[str]
-) -> int:
+def _forget_missing(gallery: Gallery, sought: Sought) -> int:
     """Drop files below the folders given that are not there any more, or are left out now."""
-    roots = [path.resolve() for path in paths]
-    here = {str(video.resolve()) for video in videos}
+    roots = [path.resolve() for path in sought.paths]
+    here = {str(video.resolve()) for video in sought.found.videos}
     gone = [
         name
         for name in gallery.records.paths()
         if name not in here
         and any(root in Path(name).parents for root in roots)
-        and (_is_gone(name) or is_left_out(Path(name), paths, exclude))
+        and (_is_gone(name) or is_left_out(Path(name), sought.paths, sought.exclude))
     ]
     gallery.forget(gone)
     return len(gone)

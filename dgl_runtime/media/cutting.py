@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from dgl_runtime.errors import MediaError
@@ -42,6 +43,15 @@ class Cutting:
         what, *numbers = text.split()
         window_s, stride_s, around_s = (None if n == "None" else float(n) for n in numbers)
         return cls(window_s, stride_s, what == _SHOTS, around_s)
+
+    def require_installed(self) -> None:
+        """Refuse shots without the extra ``shots``.
+
+        Raises:
+            ModuleNotFoundError: It is not installed.
+        """
+        if self.at_shots and find_spec("scenedetect") is None:
+            raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
 
     def spans(self, path: Path, sign: Callable[[], None]) -> tuple[float, list[Span]]:
         """The second at which a video ends, and its clips in order of their start.

@@ -2,23 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job
 from dgl_runtime.decoding.decode_process import Limits
+from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.names import find_path, form_hint, similar_path
 
-if TYPE_CHECKING:
-    from dgl_runtime.retriever import Retriever
-
 
 def read_example(
-    retriever: "Retriever", path: Path, cutting: Cutting, limits: Limits | None = None
+    encoder: Encoder, path: Path, cutting: Cutting, limits: Limits | None = None
 ) -> NDArray[np.float32]:
     """Decode in a process of its own and embed: unit-norm float32 [1, E].
 
@@ -28,12 +25,12 @@ def read_example(
     path = find_path(path)
     if hint := form_hint(None if os.path.lexists(path) else similar_path(path)):
         raise MediaError(f"{path} does not exist{hint}. Check the path.")
-    form = retriever.num_frames, retriever.frame_size
+    form = encoder.num_frames, encoder.frame_size
     with DecodePool(cutting, form, jobs=1, limits=limits) as pool:
         # The content's hash names clips of a gallery; here nobody asks for it.
         for found in pool.read([Job(path, content="example")], lambda seen: [0]):
             if isinstance(found, Clips):
-                return retriever.embed_clips(found.frames).embeddings
+                return encoder.embed_clips(found.frames).embeddings
             if isinstance(found, Done):
                 raise MediaError(found.fault or f"{path} shows nothing.")
     raise AssertionError

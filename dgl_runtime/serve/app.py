@@ -141,7 +141,7 @@ class Service:
     def _open(self) -> None:
         for gallery in self._galleries.values():
             gallery.refresh()
-            gallery.retriever.embed_texts(["warm up"])
+            gallery.encoder.embed_texts(["warm up"])
             self._count_clips(gallery)
 
     async def _follow(self) -> None:
@@ -175,7 +175,7 @@ class Service:
             raise HTTPException(422, str(error)) from error
         cut = None
         if isinstance(wanted.query, str):
-            cut = wanted.gallery.retriever.tell_cut(wanted.query)
+            cut = wanted.gallery.encoder.tell_cut(wanted.query)
         milliseconds = 1000 * (time.perf_counter() - started)
         found = Moments(moments=moments, milliseconds=milliseconds, cut=cut)
         # As it is: FastAPI would check and convert all of it once more.
@@ -340,7 +340,7 @@ def _facts(served: ServedGallery) -> GalleryFacts:
             videos=records.count_videos(),
             columns=[*COLUMNS, *records.metadata_columns()],
             has_querybank=snapshot.bank_hubness is not None,
-            engine=served.retriever.engine,
+            engine=served.encoder.engine,
         )
 
 
@@ -379,7 +379,7 @@ def _embed_upload(
             length_s = snapshot.gallery.records.typical_length_s()
         cutting = Cutting(None if at_s is None else length_s, around_s=at_s)
         try:
-            embedded = read_example(gallery.retriever, Path(copy.name), cutting, _UPLOAD_LIMITS)
+            embedded = read_example(gallery.encoder, Path(copy.name), cutting, _UPLOAD_LIMITS)
         except MediaError as error:
             text = str(error).replace(copy.name, "the upload")
             raise HTTPException(422, text) from error

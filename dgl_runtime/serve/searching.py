@@ -48,15 +48,15 @@ def answer_all(wanted: Sequence[Wanted]) -> list[list[Moment] | Exception]:
 
 def _embed(wanted: Sequence[Wanted]) -> dict[int, NDArray[np.float32]]:
     embeddings: dict[int, NDArray[np.float32]] = {}
-    texts: dict[int, list[int]] = {}  # retriever -> searches by text
+    texts: dict[int, list[int]] = {}  # encoder -> searches by text
     for number, one in enumerate(wanted):
         if isinstance(one.query, str):
-            texts.setdefault(id(one.gallery.retriever), []).append(number)
+            texts.setdefault(id(one.gallery.encoder), []).append(number)
         else:
             embeddings[number] = one.query
     for numbers in texts.values():
-        retriever = wanted[numbers[0]].gallery.retriever
-        rows = retriever.embed_texts([str(wanted[number].query) for number in numbers])
+        encoder = wanted[numbers[0]].gallery.encoder
+        rows = encoder.embed_texts([str(wanted[number].query) for number in numbers])
         embeddings.update(zip(numbers, rows, strict=True))
     return embeddings
 

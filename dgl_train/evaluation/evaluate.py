@@ -136,16 +136,16 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         BundleError: If it cannot be read.
         EngineError: If the device is missing.
     """
-    from dgl_runtime.retriever import Retriever
+    from dgl_runtime.encoder.encoder import Encoder
 
-    retriever = Retriever(folder, device=device, engine=engine)
+    encoder = Encoder(folder, device=device, engine=engine)
     return Encoders(
-        retriever.embed_texts,
-        lambda frames: retriever.embed_clips(frames).embeddings,
-        lambda frames: retriever.embed_clips(frames).frame_weights,
-        retriever.num_frames,
-        retriever.frame_size,
-        retriever.bundle.manifest.inputs.texts.max_tokens,
+        encoder.embed_texts,
+        lambda frames: encoder.embed_clips(frames).embeddings,
+        lambda frames: encoder.embed_clips(frames).frame_weights,
+        encoder.num_frames,
+        encoder.frame_size,
+        encoder.bundle.manifest.inputs.texts.max_tokens,
     )
 
 

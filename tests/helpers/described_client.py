@@ -5,7 +5,7 @@ import re
 import jsonschema_rs
 from fastapi.testclient import TestClient
 
-from dgl_runtime import Retriever
+from dgl_runtime import Encoder
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
@@ -58,7 +58,7 @@ class DescribedClient(TestClient):
 
 
 def serve(bundle, folder, **settings):
-    served = ServedGallery("holiday", folder, Retriever(bundle, threads=1))
+    served = ServedGallery("holiday", folder, Encoder(bundle, threads=1))
     guard = settings.pop("guard", GuardSettings(HOSTS))
     app = create_app([served], ServeSettings(guard, **settings))
     bearer = {"authorization": f"Bearer {guard.token}"}

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from dgl_runtime.bundle.manifest import TensorSpec
 from dgl_runtime.engines.cuda_device import CudaDevice, Gpu
 from dgl_runtime.engines.engine_file import (
     SCHEMA_VERSION,
@@ -18,6 +17,7 @@ from dgl_runtime.engines.engine_file import (
 )
 from dgl_runtime.engines.installed import KINDS
 from dgl_runtime.engines.opening import open_engine
+from dgl_runtime.engines.tensor_spec import TensorSpec
 from tests.helpers import fake_cuda, fake_tensorrt
 from tests.helpers.fake_tensorrt import make_plan
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dgl_runtime import Retriever
+from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import MediaError
 from dgl_runtime.gallery.gallery import Gallery
 from tests.helpers.commands import as_a_user, run
@@ -81,7 +81,7 @@ def test_a_video_that_changes_while_it_is_read_is_reported_and_left_out(
 ):
     video, gallery = write_video(tmp_path / "a.mp4", 20), tmp_path / "gallery"
     write_video(tmp_path / "b.mp4", 22)
-    real = Retriever.embed_clips
+    real = Encoder.embed_clips
 
     def grow(self, frames):
         with video.open("ab") as file:
@@ -89,7 +89,7 @@ def test_a_video_that_changes_while_it_is_read_is_reported_and_left_out(
         return real(self, frames)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Retriever, "embed_clips", grow)
+        patch.setattr(Encoder, "embed_clips", grow)
         report = add(bundle, gallery, video, tmp_path / "b.mp4")
     (broken,) = report.broken
     assert (
@@ -105,9 +105,9 @@ def test_copies_that_are_read_side_by_side_are_encoded_once(bundle, tmp_path, mo
     write_video(folder / "0.mp4", 100)
     for number in range(1, 6):
         shutil.copy(folder / "0.mp4", folder / f"{number}.mp4")
-    real = Retriever.embed_clips
+    real = Encoder.embed_clips
     monkeypatch.setattr(
-        Retriever, "embed_clips", lambda self, frames: time.sleep(0.1) or real(self, frames)
+        Encoder, "embed_clips", lambda self, frames: time.sleep(0.1) or real(self, frames)
     )
     report = add(bundle, tmp_path / "gallery", folder, window_s=0.5, jobs=3)
     assert (report.clips_added, report.clips_present, report.broken) == (20, 100, ())

@@ -8,6 +8,7 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.decoding.decode_process import DecodeProcess
+from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.media.video import read_clips
@@ -193,7 +194,7 @@ def test_rows_hold_the_embeddings_of_their_windows(bundle, many, tmp_path):
 # ---- interruptions ---------------------------------------------------------------------------
 
 
-def fail_at(monkeypatch, number, error, owner=Retriever, name="embed_clips"):
+def fail_at(monkeypatch, number, error, owner=Encoder, name="embed_clips"):
     """Let the call of this number raise an error."""
     real, calls = getattr(owner, name), []
 
@@ -213,7 +214,7 @@ def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
     bundle, many, undisturbed, tmp_path, monkeypatch, number, error, place
 ):
     gallery = tmp_path / "gallery"
-    owner = Retriever if place == "embed_clips" else Gallery
+    owner = Encoder if place == "embed_clips" else Gallery
     threads = threading.active_count()
     with monkeypatch.context() as patch:
         fail_at(patch, number, error, owner, place)

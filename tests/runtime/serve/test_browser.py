@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from dgl_runtime import Retriever
+from dgl_runtime import Encoder
 from dgl_runtime.gallery.gallery import Clip, Gallery
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
@@ -26,7 +26,7 @@ TOKEN = "a-token-of-some-length"
 
 
 def serving(bundle, folder, token=None):
-    served = ServedGallery("holiday", folder, Retriever(bundle, threads=1))
+    served = ServedGallery("holiday", folder, Encoder(bundle, threads=1))
     app = create_app([served], ServeSettings(GuardSettings(HOSTS, token)))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)

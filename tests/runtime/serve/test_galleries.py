@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dgl_runtime import Retriever
+from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.search.find import bank_hubness
@@ -15,13 +16,13 @@ from tests.helpers.odd_videos import write_video
 
 @pytest.fixture
 def served(bundle, own_library):
-    made = ServedGallery("holiday", own_library, Retriever(bundle, threads=1))
+    made = ServedGallery("holiday", own_library, Encoder(bundle, threads=1))
     yield made
     made.close()
 
 
 def add_a_video(served, folder, name, frames=30):
-    with Retriever(served.retriever.bundle.folder, served.folder, threads=1) as writer:
+    with Retriever(served.encoder.bundle.folder, served.folder, threads=1) as writer:
         writer.add_videos([write_video(folder / name, frames)])
 
 
@@ -88,18 +89,18 @@ def test_a_closed_gallery_says_so(served):
 
 
 def test_a_gallery_of_another_bundle_is_refused(other_bundle, library):
-    served = ServedGallery("holiday", library / "gallery", Retriever(other_bundle, threads=1))
+    served = ServedGallery("holiday", library / "gallery", Encoder(other_bundle, threads=1))
     with pytest.raises(GalleryError):
         served.refresh()
 
 
 def test_the_querybank_is_that_of_the_gallery(bundle, library):
-    retriever = Retriever(bundle, threads=1)
+    encoder = Encoder(bundle, threads=1)
     bank = ["a dog", "a cat"]
-    served = ServedGallery("holiday", library / "gallery", retriever, bank)
+    served = ServedGallery("holiday", library / "gallery", encoder, bank)
     served.refresh()
     with served.look() as snapshot, Gallery.open(library / "gallery") as gallery:
-        expected = bank_hubness(gallery, retriever.embed_texts(bank))
+        expected = bank_hubness(gallery, encoder.embed_texts(bank))
         assert snapshot.bank_hubness.tolist() == expected.tolist()
     served.close()
     served.bank = ()

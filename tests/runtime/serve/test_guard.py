@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from fastapi import HTTPException
 
-from dgl_runtime import Retriever
+from dgl_runtime import Encoder
 from dgl_runtime.commands.serve import read_token
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.serve.app import ServeSettings, create_app
@@ -230,7 +230,7 @@ def test_bodies_that_are_too_large_are_refused(client, bundle, library):
 def running(bundle, library):
     """A service on a real socket, with little patience; its port."""
     guard = GuardSettings(HOSTS, body_s=1.0)
-    served = ServedGallery("holiday", library / "gallery", Retriever(bundle, threads=1))
+    served = ServedGallery("holiday", library / "gallery", Encoder(bundle, threads=1))
     config = uvicorn.Config(create_app([served], ServeSettings(guard)), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from dgl_runtime import Retriever
+from dgl_runtime import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.serve import app
 from dgl_runtime.serve.app import ServeSettings, Service, create_app
@@ -33,14 +33,14 @@ def test_the_bounds_that_are_promised():
 
 @pytest.fixture
 def served(bundle, own_library):
-    return ServedGallery("holiday", own_library, Retriever(bundle, threads=1))
+    return ServedGallery("holiday", own_library, Encoder(bundle, threads=1))
 
 
 def test_it_opens_at_the_start_and_lets_go_at_the_end(served):
     service = Service([served], ServeSettings(GuardSettings(HOSTS)))
     warmed = []
-    embed = served.retriever.embed_texts
-    served.retriever.embed_texts = lambda texts: warmed.append(texts) or embed(texts)
+    embed = served.encoder.embed_texts
+    served.encoder.embed_texts = lambda texts: warmed.append(texts) or embed(texts)
 
     async def work():
         assert (await service.ready()).status_code == 503
@@ -109,7 +109,7 @@ def test_pages_that_load_scripts_from_elsewhere_are_not_there(client):
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_cookie_that_was_given_over_https_stays_there(bundle, library, scheme):
-    served = ServedGallery("holiday", library / "gallery", Retriever(bundle, threads=1))
+    served = ServedGallery("holiday", library / "gallery", Encoder(bundle, threads=1))
     made = create_app([served], ServeSettings(GuardSettings(HOSTS, TOKEN)))
     with TestClient(made, f"{scheme}://localhost") as client:
         answer = client.post("/api/session", json={"token": TOKEN})
@@ -146,7 +146,7 @@ def test_an_example_is_filtered_and_grouped_as_a_text_is(client, library):
 
 def test_what_a_bank_ranks_down_is_a_text_alone_and_only_if_it_is_wished(bundle, library):
     bank = [f"query number {n}" for n in range(20)]
-    gallery = ServedGallery("holiday", library / "gallery", Retriever(bundle, threads=1), bank)
+    gallery = ServedGallery("holiday", library / "gallery", Encoder(bundle, threads=1), bank)
     with TestClient(
         create_app([gallery], ServeSettings(GuardSettings(HOSTS))), "http://localhost"
     ) as one:

@@ -1,0 +1,251 @@
+"""Encoder: a bundle that embeds texts, clips and pictures on one device; it knows no gallery."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgl_runtime.bundle.folder import TOKENIZER, Bundle
+from dgl_runtime.bundle.input_spec import InputSpec
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.encoder.choice import Chosen, choose
+from dgl_runtime.encoder.self_check import GRAPHS, check_graph
+from dgl_runtime.engines.candidates import AUTO, check_names
+from dgl_runtime.engines.device_arrays import lies_on_device
+from dgl_runtime.engines.engine import Engine
+from dgl_runtime.errors import DglError, EngineError
+from dgl_runtime.media.video import preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Float32 = NDArray[np.float32]
+
+# Captions run together, with others of about their length: a batch is as long as its longest.
+CAPTION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ClipEmbeddings:
+    """What the clip encoder says of a batch of clips."""
+
+    embeddings: Float32  # [B, E], unit norm
+    frame_weights: Float32  # [B, F], how much each frame counted; rows sum to 1
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """How far this machine's results are from the exporting machine's, on the golden inputs."""
+
+    captions_max_abs: float
+    clips_max_abs: float
+    captions_min_cosine: float
+    clips_min_cosine: float
+
+
+class Encoder:
+    """A bundle's two graphs, each loaded when it is first needed. Threads may share an encoder.
+
+    Example:
+        encoder = Encoder("bundle")
+        similarity = encoder.embed_texts(["a dog"]) @ encoder.embed_clips(frames).embeddings.T
+    """
+
+    def __init__(
+        self, bundle: str | Path, *, device: str = "cpu", engine: str = AUTO, threads: int = 0
+    ) -> None:
+        """Open a bundle.
+
+        Args:
+            bundle: The folder that dgl-export wrote.
+            device: ``cpu``; ``cuda``, without a fallback; or ``auto``: cuda if an engine really
+                works there, else cpu.
+            engine: ``onnx``, ``openvino``, ``tensorrt`` or ``trt-rtx``, without a fallback; or
+                ``auto``: for each graph the fastest that is installed and passes the self-check,
+                measured once on this machine.
+            threads: CPU threads for encoding; 0 lets the engine choose.
+
+        Raises:
+            BundleError: No bundle there, or it does not fit this version.
+            EngineError: Device or engine do not exist.
+        """
+        check_names(device, engine)
+        self.bundle = Bundle(bundle)
+        self._device, self._asked_engine, self._threads = device, engine, threads
+        self._chosen: dict[str, Chosen] = {}
+        self._lock = RLock()
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the model wants of frames and texts."""
+        return self.bundle.manifest.inputs
+
+    @property
+    def num_frames(self) -> int:
+        """F, the frames a clip is sampled at."""
+        return self.input_spec.frames.num_frames
+
+    @property
+    def frame_size(self) -> int:
+        """S, the side of a frame in pixels."""
+        return self.input_spec.frames.size
+
+    @property
+    def embed_dim(self) -> int:
+        """E, the width of an embedding."""
+        return self.bundle.manifest.embed_dim
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        return Tokenizer.load(self.bundle.path(TOKENIZER), self.input_spec.texts)
+
+    def chosen(self, name: str) -> Chosen:
+        """The loaded graph ``captions`` or ``clips``, in which engine, and why.
+
+        Raises:
+            EngineError: No engine here runs it on the device.
+        """
+        with self._lock:  # threads that come first together load it once
+            if name not in self._chosen:
+                self._chosen[name] = choose(
+                    self.bundle,
+                    name,
+                    device=self._device,
+                    engine=self._asked_engine,
+                    threads=self._threads,
+                )
+            return self._chosen[name]
+
+    @property
+    def text_engine(self) -> Engine:
+        """The loaded text encoder."""
+        return self.chosen("captions").engine
+
+    @property
+    def clip_engine(self) -> Engine:
+        """The loaded clip encoder."""
+        return self.chosen("clips").engine
+
+    @property
+    def engine(self) -> str:
+        """Which engine runs each graph that has been needed so far, and why."""
+        return "; ".join(
+            f"{name}: {self._chosen[name] if name in self._chosen else 'not loaded yet'}"
+            for name in GRAPHS
+        )
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32:
+        """Embed texts: unit-norm float32 [Q, E].
+
+        Raises:
+            ValueError: One text instead of a list of them.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"texts is the text {texts!r}, expected a list of texts.")
+        if not texts:
+            return np.empty((0, self.embed_dim), np.float32)
+        tokens = self.tokenizer(texts)
+        by_length = np.argsort(tokens.lengths, kind="stable")
+        embeddings = np.empty((len(texts), self.embed_dim), np.float32)
+        for first in range(0, len(texts), CAPTION_BATCH):
+            rows = by_length[first : first + CAPTION_BATCH]
+            embeddings[rows] = self.embed_tokens(tokens[rows].ids)
+        return embeddings
+
+    def embed_tokens(self, tokens: NDArray[np.int32]) -> Float32:
+        """Embed token ids int32 [Q, L]: unit-norm float32 [Q, E]."""
+        return cast(Float32, self.text_engine.run({"tokens": tokens})["embedding"])
+
+    def embed_queries(self, queries: Sequence[str]) -> Float32:
+        """Embed the texts of searches: unit-norm float32 [Q, E].
+
+        Raises:
+            DglError: One is empty.
+        """
+        if not all(query.strip() for query in queries):
+            raise DglError("the query is empty. Say in a few words what the moment shows.")
+        return self.embed_texts(queries)
+
+    def tell_cut(self, query: str) -> str | None:
+        """What of a query is read, in words, if it is longer than that; None: all of it."""
+        return self.tokenizer.tell_cut(query)
+
+    def embed_clips(self, frames: object) -> ClipEmbeddings:
+        """Embed clips.
+
+        Args:
+            frames: uint8 [B, F, 3, S, S] RGB; what numpy takes as an array or, on cuda, any array
+                there that speaks DLPack or ``__cuda_array_interface__``, which goes in without a
+                copy through the host. DGL-transformer needs the F of the bundle, other methods take any.
+
+        Raises:
+            ValueError: Wrong dtype or shape.
+            EngineError: A device array that the engine does not take.
+        """
+        if not lies_on_device(frames):
+            frames = np.asarray(frames)
+            self._check_frames(frames)
+            if not len(frames):
+                no_weights = np.empty(frames.shape[:2], np.float32)
+                return ClipEmbeddings(np.empty((0, self.embed_dim), np.float32), no_weights)
+        elif self.chosen("clips").candidate.device == "cpu":
+            raise EngineError(
+                f"frames lie on a CUDA device, {self.clip_engine.description} takes them from the host. "
+                "Copy them there, or open the bundle with device='cuda'."
+            )
+        out = self.clip_engine.run({"frames": frames})
+        return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
+
+    def _check_frames(self, frames: NDArray[np.generic]) -> None:
+        (spec,) = self.bundle.manifest.clips.inputs
+        fits = frames.ndim == len(spec.shape) and all(
+            isinstance(want, str) or want == got
+            for want, got in zip(spec.shape, frames.shape, strict=True)
+        )
+        if frames.dtype != spec.dtype or not fits:
+            raise ValueError(
+                f"frames are {frames.dtype} {list(frames.shape)}, the clip graph takes "
+                f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.media.video.read_clips."
+            )
+
+    def embed_pictures(self, pictures: "Sequence[Image | NDArray[np.uint8]]") -> Float32:
+        """Embed pictures, each as a clip that shows it from beginning to end: unit-norm float32 [N, E].
+
+        Args:
+            pictures: Pillow images of any mode, upright, or uint8 [H, W, 3] RGB, of any sizes.
+
+        Raises:
+            ValueError: An array is no picture.
+        """
+        for picture in pictures:
+            if isinstance(picture, np.ndarray):
+                _check_picture(picture)
+        shown = [preprocess(picture, self.frame_size) for picture in pictures]
+        stills = np.reshape(shown, (-1, 1, 3, self.frame_size, self.frame_size)).astype(np.uint8)
+        return self.embed_clips(np.repeat(stills, self.num_frames, axis=1)).embeddings
+
+    def check(self) -> SelfCheck:
+        """Run the golden inputs and compare with the golden results.
+
+        Raises:
+            BundleError: This machine's results differ by more than rounding, or by more than the
+                bundle's precision may.
+        """
+        captions, clips = (
+            check_graph(self.chosen(name).engine, self.bundle, name) for name in GRAPHS
+        )
+        return SelfCheck(captions.max_abs, clips.max_abs, captions.min_cosine, clips.min_cosine)
+
+
+def _check_picture(picture: NDArray[np.generic]) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise ValueError(
+            f"a picture is {picture.dtype} {list(picture.shape)}, expected uint8 [H, W, 3] RGB or a "
+            "Pillow image."
+        )

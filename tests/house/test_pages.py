@@ -1,0 +1,47 @@
+"""The pages that people read: a README that is short, prose in lines of 100, folders as they are."""
+
+import ast
+import re
+
+import pytest
+
+from tests import ROOT
+from tests.house.test_links import PAGES
+from tests.house.test_structure import FLOORS
+
+WIDTH = 100
+PROSE = [page for page in PAGES if page.name != "decisions.md"]
+
+
+def prose(text):
+    """Its lines with their numbers, without code, tables and pictures, which cannot be wrapped."""
+    is_code = False
+    for number, line in enumerate(text.splitlines(), 1):
+        is_fence = line.lstrip().startswith("```")
+        is_code ^= is_fence
+        if not is_code and not is_fence and not line.startswith(("|", "![", "<img")):
+            yield number, line
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_prose_is_wrapped(page):
+    lines = prose(page.read_text("utf-8"))
+    assert [number for number, line in lines if len(line) > WIDTH and " " in line.strip()] == []
+
+
+def test_the_readme_is_read_in_a_few_minutes():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 110
+
+
+def test_the_table_of_folders_says_what_the_folders_say():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    folders = [ROOT / package / name for package, floors in FLOORS.items() for name in floors]
+    said = {
+        str(folder.relative_to(ROOT)): ast.get_docstring(
+            ast.parse((folder / "__init__.py").read_text("utf-8"))
+        )
+        for folder in folders
+        if folder.is_dir()
+    }
+    rows = re.findall(r"^\| `(dgl_\w+/\w+)` \| (.+) \|$", text, re.MULTILINE)
+    assert rows == list(said.items())
