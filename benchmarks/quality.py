@@ -133,8 +133,8 @@ def _open_all(
 
 def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
     first = next(iter(ready.values()))
-    size = first.frame_size
-    frames = np.zeros((1, first.num_frames, 3, size, size), np.uint8)
+    spec = first.inputs.frames
+    frames = np.zeros((1, spec.num_frames, 3, spec.size, spec.size), np.uint8)
     spreads = {}
     for task in ("query", "clip"):
         calls: dict[str, Any] = {

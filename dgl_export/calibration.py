@@ -142,6 +142,6 @@ def _readable(
     for clip in tqdm(clips, desc="calibration clips", disable=None, leave=False):
         span = Span(clip.start_s or 0.0, math.inf if clip.end_s is None else clip.end_s)
         try:
-            yield clip, next(read_clips(clip.video, [span], frames.num_frames, frames.size))
+            yield clip, next(read_clips(clip.video, [span], frames))
         except MediaError as error:
             click.echo(f"Left out: {error}", err=True)

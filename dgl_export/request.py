@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgl_runtime.bundle.folder import sha256_of
-from dgl_runtime.bundle.input_spec import InputSpec, clip_frames
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.model.backbone import BackboneSource, load_backbone
@@ -28,10 +28,7 @@ class ExportRequest:
     @property
     def inputs(self) -> InputSpec:
         """How its clips and captions are looked at."""
-        backbone = self.model.backbone
-        mean, std = (tuple(one.flatten().tolist()) for one in (backbone.mean, backbone.std))
-        frames = clip_frames(self.num_frames, backbone.frame_size, mean, std)
-        return InputSpec(frames, self.tokenizer.spec)
+        return InputSpec(self.model.backbone.frame_spec(self.num_frames), self.tokenizer.spec)
 
     @property
     def tokenizer(self) -> Tokenizer:

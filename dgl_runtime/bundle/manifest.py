@@ -170,8 +170,7 @@ def _graph(data: dict[str, Any]) -> Graph:
 
 
 def _inputs(data: dict[str, Any]) -> InputSpec:
-    numbers = {name: tuple(data["frames"][name]) for name in ("mean", "std")}
-    frames = typed(FrameSpec(**{**data["frames"], **numbers}))
+    frames = typed(FrameSpec.from_json(data["frames"]))
     return InputSpec(**{**data, "frames": frames, "texts": typed(TextSpec(**data["texts"]))})
 
 

@@ -4,7 +4,7 @@ What they have read waits in their sockets until it is taken, so memory is bound
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dgl_runtime.decoding.decode_process import Limits, LostWorkerError
 from dgl_runtime.decoding.workers import Worker, Workers
 from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.windows import Span
 
 __all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
@@ -73,17 +74,17 @@ class DecodePool:
     """Look into videos with some processes. Use as a context; one thread at a time."""
 
     def __init__(
-        self, cutting: Cutting, form: tuple[int, int], *, jobs: int, limits: Limits | None = None
+        self, cutting: Cutting, spec: FrameSpec, *, jobs: int, limits: Limits | None = None
     ) -> None:
         """Prepare; processes start when they are needed.
 
         Args:
             cutting: How videos are cut into clips.
-            form: F, frames a clip, and S, the side of a frame.
+            spec: What becomes of a clip's frames.
             jobs: Processes, 1 or more.
             limits: Of one video.
         """
-        self._cutting, self._form = cutting, form
+        self._cutting, self._spec = cutting, spec
         self._workers = Workers[_Look](jobs, limits or Limits())
 
     def __enter__(self) -> Self:
@@ -118,7 +119,7 @@ class DecodePool:
 
     def _begin(self, job: Job) -> None:
         asked = {"path": str(job.path), "content": job.content, "cutting": str(self._cutting)}
-        self._workers.begin(_Look(job), {**asked, "form": self._form})
+        self._workers.begin(_Look(job), {**asked, "frames": asdict(self._spec)})
 
     def _hear(self, worker: Worker[_Look], choose: Choose) -> Found | None:
         look, process = worker.task, worker.process
@@ -143,5 +144,5 @@ class DecodePool:
         return None  # a sign of life
 
     def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:
-        num_frames, size = self._form
-        return np.frombuffer(data, np.uint8).reshape(count, num_frames, 3, size, size)
+        size = self._spec.size
+        return np.frombuffer(data, np.uint8).reshape(count, self._spec.num_frames, 3, size, size)

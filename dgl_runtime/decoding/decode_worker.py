@@ -3,7 +3,7 @@
 Apart, because a damaged video may crash a decoder, hang it, or make it take all memory. It talks with
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
-    parent: {"path", "content", "cutting", "form"}      a video; content null: hash it
+    parent: {"path", "content", "cutting", "frames"}    a video; content null: hash it
     worker: {"content", "duration_s", "spans", "remarks"} what it holds
     parent: [0, 1, 5]                                   which of the spans to read
     worker: {"clips": [0, 1]} and their pixels          again and again
@@ -24,7 +24,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -38,6 +38,7 @@ from PIL import Image
 from dgl_runtime.errors import DglError, MediaError
 from dgl_runtime.media.content_hash import content_hash
 from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.stills import MOST_PIXELS
@@ -126,18 +127,19 @@ def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
     seen = {"content": content, "duration_s": duration_s, "spans": times}
     line.say({**seen, "remarks": index.remarks})
     wanted = line.hear()
-    fault = _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
+    spec = FrameSpec.from_json(job["frames"])
+    fault = _send_clips(line, path, {number: spans[number] for number in wanted}, spec)
     missing = index.missing
     return fault or (missing and f"{path} {missing}")
 
 
-def _send_clips(line: Line, path: Path, spans: dict[int, Span], form: Sequence[int]) -> str | None:
+def _send_clips(line: Line, path: Path, spans: dict[int, Span], spec: FrameSpec) -> str | None:
     """Send clips in batches; stretches that do not decode are left out and the last one is told."""
     fault, lost = None, 0
     numbers = list(spans)
     batch: list[tuple[int, NDArray[np.uint8]]] = []
     while numbers and lost < _GIVE_UP:
-        clips = read_clips(path, [spans[number] for number in numbers], *form)
+        clips = read_clips(path, [spans[number] for number in numbers], spec)
         try:
             for clip in clips:
                 batch.append((numbers.pop(0), clip))

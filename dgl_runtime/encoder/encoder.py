@@ -19,7 +19,7 @@ from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.device_arrays import lies_on_device
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import DglError, EngineError
-from dgl_runtime.media.video import preprocess
+from dgl_runtime.media.pixels import preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -226,7 +226,7 @@ class Encoder:
         for picture in pictures:
             if isinstance(picture, np.ndarray):
                 _check_picture(picture)
-        shown = [preprocess(picture, self.frame_size) for picture in pictures]
+        shown = [preprocess(picture, self.input_spec.frames) for picture in pictures]
         stills = np.reshape(shown, (-1, 1, 3, self.frame_size, self.frame_size)).astype(np.uint8)
         return self.embed_clips(np.repeat(stills, self.num_frames, axis=1)).embeddings
 

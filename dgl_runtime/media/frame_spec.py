@@ -1,7 +1,8 @@
 """What a model wants of a clip's frames: how many, how large, and how a picture becomes one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 RESIZES = ("shortest", "squash", "longest")
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -21,6 +22,17 @@ class FrameSpec:
     mean: tuple[float, ...]  # already part of the clip graph, which takes uint8 pixels
     std: tuple[float, ...]
     sampling: str  # which frames of a clip; "centers": those at the centres of F equal segments
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "FrameSpec":
+        """Take what ``dataclasses.asdict`` of a spec is after a way through JSON.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field is missing or unknown.
+        """
+        numbers = {name: tuple(told[name]) for name in ("mean", "std")}
+        return cls(**{**told, **numbers})
 
     def faults(self) -> Iterator[str]:
         """What is wrong with these values, each in words."""

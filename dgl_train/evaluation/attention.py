@@ -94,7 +94,7 @@ def draw_attention(
         ConfigError: The model has no global prompts.
         MediaError: A video cannot be read.
     """
-    form = FrameFormat(num_frames, model.backbone.frame_size)
+    form = FrameFormat(model.backbone.frame_spec(num_frames))
     entries = []
     for batch in read_batches(clips, form, evaluation_batches(len(clips), 1)):
         (number,) = batch.numbers

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.search.metrics import (
     RetrievalMetrics,
     direction_score,
@@ -39,17 +40,13 @@ class Encoders:
         embed_captions: Captions -> unit-norm embeddings [Q, E].
         embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
         weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
-        num_frames: F.
-        frame_size: S.
-        max_words: Tokens of a caption that are read, L.
+        inputs: What it wants of captions and clips.
     """
 
     embed_captions: Callable[[list[str]], Float32]
     embed_clips: Callable[[NDArray[np.uint8]], Float32]
     weigh_frames: Callable[[NDArray[np.uint8]], Float32]
-    num_frames: int
-    frame_size: int
-    max_words: int
+    inputs: InputSpec
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,7 @@ def torch_encoders(
         embed_captions,
         embed_clips,
         weigh_frames,
-        num_frames,
-        model.backbone.frame_size,
-        max_words,
+        InputSpec(model.backbone.frame_spec(num_frames), tokenizer.spec),
     )
 
 
@@ -143,9 +138,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         encoder.embed_texts,
         lambda frames: encoder.embed_clips(frames).embeddings,
         lambda frames: encoder.embed_clips(frames).frame_weights,
-        encoder.num_frames,
-        encoder.frame_size,
-        encoder.bundle.manifest.inputs.texts.max_tokens,
+        encoder.input_spec,
     )
 
 
@@ -203,8 +196,8 @@ def _embed_clips(
 ) -> Float32:
     batches = read_batches(
         clips,
-        FrameFormat(encoders.num_frames, encoders.frame_size, cache=cache),
-        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.num_frames)),
+        FrameFormat(encoders.inputs.frames, cache=cache),
+        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.inputs.frames.num_frames)),
         num_workers=num_workers,
     )
     parts = []

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dgl_runtime.bundle.input_spec import clip_frames
 from dgl_runtime.errors import ConfigError, reason_of
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.plain_path import plain_path
 
 Result = TypeVar("Result")
@@ -239,6 +241,11 @@ class Backbone(nn.Module):
         """S, the side of a frame in pixels."""
         patches = self.vision.positions.shape[0] - 1
         return math.isqrt(patches) * self.vision.patch
+
+    def frame_spec(self, num_frames: int) -> FrameSpec:
+        """What it wants of the frames of a clip."""
+        mean, std = (tuple(one.flatten().tolist()) for one in (self.mean, self.std))
+        return clip_frames(num_frames, self.frame_size, mean, std)
 
     @property
     def context_length(self) -> int:

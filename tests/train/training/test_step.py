@@ -16,6 +16,7 @@ from dgl_train.training.contrastive import PairBatch, backward_contrastive, cont
 from dgl_train.training.optimizer import make_optimizer, rate_factor
 from dgl_train.training.processes import Processes
 from dgl_train.training.step import MAX_LOGIT_SCALE, TrainingStep, autocast, make_batch, make_model
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
 
 CPU = torch.device("cpu")
@@ -49,7 +50,7 @@ def test_30_steps_learn_8_pairs(clips, method, learning_rate, seed):
     settings = replace(settings, global_prompts=8, frame_prompts=8, caption_prompts=16)
     model = make_model(settings, tiny_backbone(width=128)).model
     step = step_of(model, settings)
-    (batch,) = read_batches(clips, FrameFormat(4, FRAME_SIZE), evaluation_batches(8, 8))
+    (batch,) = read_batches(clips, FrameFormat(frame_spec(4, FRAME_SIZE)), evaluation_batches(8, 8))
     pairs = make_batch(clips, batch.frames, settings, CPU)
     for number in range(30):
         step.take(number, pairs)
