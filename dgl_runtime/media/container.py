@@ -87,8 +87,7 @@ def picture_streams(path: Path, container: InputContainer) -> list[VideoStream]:
 
     def preference(stream: VideoStream) -> tuple[bool, int]:
         codec = stream.codec_context
-        is_default = bool(stream.disposition & Disposition.default)
-        return not is_default, -(codec.width or 0) * (codec.height or 0)
+        return not stream.disposition & Disposition.default, -codec.width * codec.height
 
     return sorted(decodable, key=preference)
 

@@ -71,7 +71,7 @@ def train(
 
     Validates on the val split, or on a part held out of train, after each epoch; the best epoch is
     kept. Ctrl-C saves the run, --resume goes on with it exactly. On several GPUs, start it as
-    accelerate launch --num_processes N -m dgl_train ...
+    torchrun --nproc-per-node N -m dgl_train ...
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""One training run in one process or in several, started by ``accelerate launch`` or ``torchrun``.
+"""One training run in one process or in several, started by ``torchrun``.
 
 Every process holds the whole model and a share of each batch. Embeddings are gathered, every process
 sees the loss of the whole batch, and gradients are summed: the numbers are those of one process.

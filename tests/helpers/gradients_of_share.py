@@ -36,4 +36,4 @@ if __name__ == "__main__":
     for method in ("dgl-linear", "dgl-transformer", "full"):
         processes, found = gradients_of_share(method, micro_batch_size=1)
         if processes.is_main:
-            torch.save(found, f"{sys.argv[1]}/{method}.pt")
+            torch.save({**found, "processes": processes.count}, f"{sys.argv[1]}/{method}.pt")

@@ -1,5 +1,6 @@
 """Times are those of a player: pictures that come late, that stay for long, that cannot be shown at first."""
 
+import re
 from fractions import Fraction
 
 import av
@@ -140,8 +141,32 @@ def test_a_recording_begins_with_the_first_picture_that_can_be_shown(
     _, spans = Cutting(2.0).spans(path, nothing)
     assert len(numbers(path, *spans)) == 3
     (remark,) = index.remarks
-    assert remark.startswith("begins between keyframes: the first ")
-    assert remark.endswith(" frames) cannot be shown")
+    said = re.fullmatch(
+        r"begins between keyframes: the first (\S+) s of its pictures \((\d+) frames\) cannot be shown",
+        remark,
+    )
+    assert float(said[1]) == pytest.approx(int(said[2]) / 25, abs=0.1)
+
+
+def test_a_first_keyframe_that_does_not_decode_shows_nothing(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", 80, codec="libx264", gop=20)
+    path = tmp_path / "cut.mkv"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        film = output.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[10:80]:
+            if packet.pts == 2000:
+                blank = av.Packet(bytes(packet.size))
+                blank.pts, blank.dts, blank.time_base = packet.pts, packet.dts, packet.time_base
+                blank.is_keyframe = True
+                packet = blank
+            packet.stream = film
+            output.mux(packet)
+    index = read_index(path)
+    assert number_of_first(path) == 40
+    assert len(index.shown) == 40
+    assert index.remarks == (
+        "begins between keyframes: the first 3.0 s of its pictures (30 frames) cannot be shown",
+    )
 
 
 def number_of_first(path):

@@ -113,6 +113,26 @@ def test_a_wrong_stated_rate_does_not_matter(tmp_path):
     assert read_numbers(path, Span(0, 2), num_frames=4) == [[2, 7, 12, 17]]
 
 
+def test_the_last_frame_lasts_as_its_packet_says_where_the_others_tell_the_truth(tmp_path):
+    made = write_video(tmp_path / "film.mp4", 10)
+    path = tmp_path / "long.mp4"
+    with av.open(str(made)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                tenth = packet.duration
+                packet.duration = 5 * tenth if packet.pts == 9 * tenth else tenth
+                packet.stream = stream
+                output.mux(packet)
+    assert probe(path).duration_s == pytest.approx(1.4)
+
+
+def test_a_frame_of_which_nothing_says_how_long_it_lasts_lasts_a_moment(tmp_path):
+    path = write_video(tmp_path / "one.asf", 1, codec="wmv2")
+    assert probe(path).duration_s == 0.001
+    assert read_numbers(path, whole(path), num_frames=2) == [[0, 0]]
+
+
 def test_one_frame_is_a_video(tmp_path):
     path = write_video(tmp_path / "one.mp4", 1)
     assert probe(path) == VideoInfo(path, 0.0, pytest.approx(0.1), WIDTH, HEIGHT, 1)

@@ -26,15 +26,14 @@ ENVIRONMENT = {
 
 
 def launch(*command):
-    """Run a Python file or module in two processes with accelerate's launcher."""
+    """Run a Python file or module in two processes with torch's launcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
-            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-            *("--main_process_port", str(port), "--num_cpu_threads_per_process", "1"),
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-addr", "127.0.0.1", "--master-port", str(port)),
             *map(str, command),
         ],
         env=ENVIRONMENT,
@@ -82,6 +81,7 @@ def trained(run):
 def test_two_processes_give_the_gradients_of_one(method, two_processes):
     _, whole = gradients_of_share(method, micro_batch_size=0)
     shared = torch.load(two_processes / f"{method}.pt")
+    assert shared.pop("processes") == 2
     assert shared.keys() == whole.keys()
     for name, gradient in whole.items():
         largest = float(gradient.abs().max())
