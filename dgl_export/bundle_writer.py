@@ -15,13 +15,15 @@ from dgl_export.fold import fold
 from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
 from dgl_export.graph_files import load_graph
 from dgl_export.lower import lower
-from dgl_export.parity import make_golden, measure, require, require_numbers, rerun
+from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
-from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
+from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, sha256_of
+from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.input_spec import CLIP_START
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.engines.installed import require as require_engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import require_precision
@@ -96,8 +98,10 @@ def _fill(
     request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
 ) -> Manifest:
     tokenizer, inputs = request.tokenizer, request.inputs
-    golden = make_golden(request.model, tokenizer, inputs.frames)
+    golden = make_golden(request.model, tokenizer, request.frames)
     tokenizer.save(folder / TOKENIZER)
+    written = Tokenizer.load(folder / TOKENIZER, inputs.texts)
+    require_inputs(golden, inputs.frames, written)
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
     captions, clips = encoders.graphs

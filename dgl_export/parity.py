@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle.folder import Golden
+from dgl_runtime.bundle.golden import Golden, RawInputs
 from dgl_runtime.bundle.manifest import Parity
 from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.encoder.input_check import input_faults
 from dgl_runtime.encoder.self_check import cosines
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import ExportError
 from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_runtime.media.pixels import preprocess
 from dgl_train.model.dgl import DglModel, RetrievalModel, last
 
 Float32 = NDArray[np.float32]
@@ -43,9 +45,39 @@ def make_golden(model: RetrievalModel, tokenizer: Tokenizer, frame_spec: FrameSp
     with torch.no_grad():
         captions = model.encode_captions(torch.from_numpy(tokens.ids).long())
         clips, weights = _encode_clips(model, torch.from_numpy(frames))
+    picture = odd_picture()
     return Golden(
-        tokens.ids, tokens.lengths, frames, captions.numpy(), clips.numpy(), weights.numpy()
+        tokens=tokens.ids,
+        lengths=tokens.lengths,
+        frames=frames,
+        caption_embeddings=captions.numpy(),
+        clip_embeddings=clips.numpy(),
+        frame_weights=weights.numpy(),
+        raw=RawInputs(np.array(CAPTIONS), picture, preprocess(picture, frame_spec)),
     )
+
+
+def odd_picture() -> NDArray[np.uint8]:
+    """A picture, [H, W, 3], that every resize and every interpolation makes another one of."""
+    return np.random.default_rng(0).integers(0, 256, (29, 41, 3), np.uint8)
+
+
+def require_inputs(golden: Golden, frames: FrameSpec, tokenizer: Tokenizer) -> None:
+    """Pass what a bundle will do with texts and pictures on if it is what the model does.
+
+    Args:
+        golden: Of the model.
+        frames: Of the bundle.
+        tokenizer: The bundle's.
+
+    Raises:
+        ExportError: Texts become other tokens, or a picture becomes other pixels.
+    """
+    for fault in input_faults(golden, frames, tokenizer):
+        raise ExportError(
+            f"parity gate: {fault}. Nothing was written; please report the backbone and the versions of "
+            "tokenizers and pillow."
+        )
 
 
 def drifting_patterns(num_clips: int, num_frames: int, frame_size: int) -> NDArray[np.uint8]:

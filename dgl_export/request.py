@@ -6,6 +6,7 @@ from pathlib import Path
 from dgl_runtime.bundle.folder import sha256_of
 from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.model.backbone import BackboneSource, load_backbone
 from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
@@ -26,9 +27,14 @@ class ExportRequest:
     checkpoint_sha256: str
 
     @property
+    def frames(self) -> FrameSpec:
+        """How the model looks at clips."""
+        return self.model.backbone.frame_spec(self.num_frames)
+
+    @property
     def inputs(self) -> InputSpec:
-        """How its clips and captions are looked at."""
-        return InputSpec(self.model.backbone.frame_spec(self.num_frames), self.tokenizer.spec)
+        """What the bundle will say of its inputs."""
+        return InputSpec(self.frames, self.tokenizer.spec)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -14,6 +14,7 @@ from dgl_runtime.bundle.folder import TOKENIZER, Bundle
 from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.encoder.choice import Chosen, choose
+from dgl_runtime.encoder.input_check import check_inputs
 from dgl_runtime.encoder.self_check import GRAPHS, check_graph
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.device_arrays import lies_on_device
@@ -234,9 +235,10 @@ class Encoder:
         """Run the golden inputs and compare with the golden results.
 
         Raises:
-            BundleError: This machine's results differ by more than rounding, or by more than the
-                bundle's precision may.
+            BundleError: Texts or pictures become other tokens or pixels than the model's, or this machine's
+                results differ by more than rounding, or by more than the bundle's precision may.
         """
+        check_inputs(self.bundle, self.tokenizer)
         captions, clips = (
             check_graph(self.chosen(name).engine, self.bundle, name) for name in GRAPHS
         )

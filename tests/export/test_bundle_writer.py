@@ -21,7 +21,7 @@ from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import Bundle
-from dgl_runtime.bundle.input_spec import clip_frames, clip_texts
+from dgl_runtime.bundle.input_spec import InputSpec, clip_frames, clip_texts
 from dgl_runtime.errors import ExportError
 from tests.helpers.spoiled_graphs import add_to_output
 from tests.helpers.tiny import tiny_backbone
@@ -109,6 +109,23 @@ def test_onnx_runtime_fuses_what_it_should(bundle, tmp_path):
         assert count["Sigmoid"] == 0
         assert count["Gemm"] == 6 * blocks  # q, k, v, out, fc, proj: bias inside
         assert count["Gelu"] == count["Erf"] == 0
+
+
+class OtherInputs(ExportRequest):
+    """A request that would write another resize than the model's."""
+
+    @property
+    def inputs(self):
+        return InputSpec(replace(self.frames, resize="squash"), self.tokenizer.spec)
+
+
+def test_a_bundle_that_resizes_unlike_the_model_is_not_written(backbone, tmp_path):
+    request = request_for(make_model(backbone, "zero-shot"), "zero-shot")
+    with pytest.raises(
+        ExportError, match=r"parity gate: .* resize is 'squash', the model's is 'sho"
+    ):
+        write_bundle(OtherInputs(**vars(request)), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_graph_does_not_pass_the_gate(backbone, tmp_path, monkeypatch):
