@@ -31,19 +31,28 @@ Found = list[tuple[str, list[Hit]]]
 @click.command(cls=Command)
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.argument("queries", nargs=-1)
-@click.option("--queries", "file", type=click.Path(path_type=Path), help="A file with one a line.")
-@click.option("--like", multiple=True, help="A picture, a video, or video@time to find alike.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Default: the gallery knows it.")
+@click.option(
+    "--queries", "file", type=click.Path(path_type=Path), help="A file of queries, one a line."
+)
+@click.option(
+    "--like", multiple=True, help="Find what resembles a picture, a video, or video@time."
+)
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Default: the one that indexed the gallery."
+)
 @click.option("--top", "top_k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--where", help="Condition in SQL: camera = 'north' AND modified >= '2026-06'.")
 @click.option(
     "--from",
     "from_s",
     type=Seconds(may_be_0=True),
-    help="Only moments that end after it: 90s, 1:30.",
+    help="Only moments that end after this time: 90s, 1:30.",
 )
 @click.option(
-    "--until", "until_s", type=Seconds(may_be_0=True), help="Only moments that begin before it."
+    "--until",
+    "until_s",
+    type=Seconds(may_be_0=True),
+    help="Only moments that begin before this time.",
 )
 @click.option(
     "--group",
@@ -55,12 +64,12 @@ Found = list[tuple[str, list[Hit]]]
 @click.option(
     "--querybank",
     type=click.Path(path_type=Path),
-    help="A file of typical queries, one a line: ranks down what fits all of them.",
+    help="A file of typical queries, one a line; clips that fit all of them rank lower.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also draw the hits into this PNG.")
 @click.option(
-    "--html", type=click.Path(path_type=Path), help="Also write them as a page that plays them."
+    "--html", type=click.Path(path_type=Path), help="Also write a page that plays the hits."
 )
 @device_option
 @engine_option

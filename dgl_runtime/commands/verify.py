@@ -17,7 +17,7 @@ _INPUTS_UNKNOWN = (
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @device_option
 @engine_option
 @threads_option

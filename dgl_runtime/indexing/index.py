@@ -173,7 +173,7 @@ class _Run:
 
     def choose(self, seen: Seen) -> Sequence[int]:
         """Which clips of a video to read; called by the thread that looks."""
-        if (state := self._states.get(seen.job.path)) is not None:
+        if (state := self._states.get(seen.path)) is not None:
             # Before the clips come: those of what the file held before are wrong from now on.
             self.gallery.place(state, seen.content, seen.duration_s)
         keys = [clip.key for clip in _clips_of(seen)]
@@ -182,7 +182,7 @@ class _Run:
             for number, key in enumerate(keys)
             if key not in self._promised and not self.gallery.records.has(*key)
         ]
-        self._promised.update({keys[number]: seen.job.path for number in absent})
+        self._promised.update({keys[number]: seen.path for number in absent})
         self.present += len(keys) - len(absent)
         return absent
 
@@ -202,7 +202,7 @@ class _Run:
 
     def finish(self, done: Done) -> None:
         """A video is through: was all of it read, and was it the same file all the time?"""
-        path, seen = done.job.path, done.seen
+        path, seen = done.path, done.seen
         before, records = self._states.get(path), self.gallery.records
         for clip in _clips_of(seen) if seen is not None else ():
             if self._promised.get(clip.key) == path:  # by now it has been appended, or was lost
@@ -223,9 +223,9 @@ class _Run:
     def _tell(self, done: Done, fault: str | None) -> None:
         """Note what a person should know of a video."""
         remarks = done.seen.remarks if done.seen is not None else ()
-        self.remarks += [f"{done.job.path} {remark}." for remark in remarks]
+        self.remarks += [f"{done.path} {remark}." for remark in remarks]
         if fault is not None:
-            self.broken.append(BrokenVideo(str(done.job.path), fault))
+            self.broken.append(BrokenVideo(str(done.path), fault))
 
     def _forget_old_names(self, content: str, name: str) -> None:
         names = [old for old in self.gallery.records.paths(content) if old != name]
@@ -234,7 +234,7 @@ class _Run:
 
 
 def _clips_of(seen: Seen, numbers: Sequence[int] | None = None) -> list[Clip]:
-    path = str(seen.job.path.resolve())
+    path = str(seen.path.resolve())
     chosen = range(len(seen.spans)) if numbers is None else numbers
     spans = [seen.spans[number] for number in chosen]
     return [Clip(path, seen.content, one.start_s, one.end_s, seen.duration_s) for one in spans]

@@ -60,13 +60,13 @@ class Request:
     default="test",
     show_default=True,
 )
-@click.option("--zero-shot", is_flag=True, help="The untuned backbone of this run instead.")
+@click.option("--zero-shot", is_flag=True, help="Measure the untuned backbone of this run instead.")
 @click.option(
     "--group-captions/--no-group-captions",
     default=None,
     help="Video to text: each clip competes with its best caption. Default: as the data set's papers do.",
 )
-@click.option("--post-process", is_flag=True, help="Also dual softmax and QB-Norm, apart.")
+@click.option("--post-process", is_flag=True, help="Also report dual softmax and QB-Norm, apart.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write report.json and report.html here."

@@ -37,19 +37,19 @@ STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
     "recipes",
     multiple=True,
     metavar="NAME|FILE",
-    help="Laid over the data set's own; may be given several times.",
+    help="Overrides the data set's own; repeatable.",
 )
 @click.option("--backbone", help="Model name of open_clip, or a folder in its format.")
 @click.option("--pretrained", help="Weight tag of open_clip, or a weight file.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder  [runs/DATASET-METHOD]")
-@click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
+@click.option("--resume", is_flag=True, help="Resume the run in the run folder.")
 @click.option(
     "--seeds",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Train so many times, from training_seed on, into OUT/seedN.",
+    help="Number of runs, with seeds from training_seed on, into OUT/seedN.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @device_option
@@ -70,7 +70,7 @@ def train(
     """Learn DGL prompts for a frozen CLIP on captioned clips.
 
     Validates on the val split, or on a part held out of train, after each epoch; the best epoch is
-    kept. Ctrl-C saves the run, --resume goes on with it exactly. On several GPUs, start it as
+    kept. Ctrl-C saves the run, and --resume continues it exactly. On several GPUs, start it as
     torchrun --nproc-per-node N -m dgl_train ...
 
     \b
@@ -204,7 +204,7 @@ def _train_once(
     if result.step < result.total_steps:
         click.echo(
             f"Stopped and saved after step {result.step} of {result.total_steps}. "
-            "Go on with the same command and --resume.",
+            "Resume with the same command and --resume.",
             err=True,
         )
         sys.exit(INTERRUPTED)

@@ -79,7 +79,7 @@ class RunFolder:
         if self._state.exists():
             raise ConfigError(
                 f"{self.path} holds a run at step {self._load().progress.step}. "
-                "Go on with it with --resume, or give another folder with --out."
+                "Resume it with --resume, or give another folder with --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._metrics.unlink(missing_ok=True)

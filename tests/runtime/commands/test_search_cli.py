@@ -210,9 +210,9 @@ def test_names_may_be_typed_in_either_form_of_unicode(bundle, videos, tmp_path):
     out = invoke_with_errors(
         index, bundle, typed, "--gallery", tmp_path / "g", "--report", tmp_path / "r"
     )
-    assert "1 videos: 1 clips added, 0 were there, 0 videos broken" in out
+    assert "1 videos: 1 clips added, 0 already indexed, 0 videos broken" in out
     out = invoke_with_errors(index, bundle, typed.parent, "--gallery", tmp_path / "g", "--prune")
-    assert "1 videos: 0 clips added, 1 were there, 0 videos broken" in out
+    assert "1 videos: 0 clips added, 1 already indexed, 0 videos broken" in out
     for example in (typed, f"{typed}@0.5"):
         assert invoke(search, tmp_path / "g", "--like", example, "--json")
     (hit,) = json.loads(

@@ -41,14 +41,14 @@ def test_every_clip_comes_once_with_the_frames_that_reading_here_gives(videos, j
         mine = [
             one
             for one in found
-            if (one.job if not isinstance(one, Clips) else one.seen.job).path == video
+            if (one.path if not isinstance(one, Clips) else one.seen.path) == video
         ]
         assert [type(one) for one in mine] == [Seen, Clips, Done]
         seen, clips, done = mine
         expected = np.stack(list(read_clips(video, seen.spans, SPEC)))
         np.testing.assert_array_equal(clips.frames, expected)
         assert clips.numbers == tuple(range(len(seen.spans)))
-        assert done == Done(Job(video), seen, None)
+        assert done == Done(video, seen.content, seen, None)
 
 
 def test_only_what_was_chosen_is_read(videos):
@@ -60,7 +60,7 @@ def test_only_what_was_chosen_is_read(videos):
 
 
 def broken(found):
-    return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
+    return {one.path: one.fault for one in found if isinstance(one, Done) and one.fault}
 
 
 LOST = "lost its decoder ({}). Try it again, with more memory or fewer processes."
@@ -76,7 +76,7 @@ LOST = "lost its decoder ({}). Try it again, with more memory or fewer processes
 )
 def test_a_worker_that_dies_costs_its_video_alone(videos, how, told, started_decoders):
     def choose(seen):
-        if seen.job.path == videos[2]:
+        if seen.path == videos[2]:
             os.kill(started_decoders[-1].process.pid, how)
         return range(len(seen.spans))
 
@@ -88,7 +88,7 @@ def test_a_worker_that_dies_costs_its_video_alone(videos, how, told, started_dec
 
 def test_a_worker_that_hangs_is_given_up(videos, started_decoders):
     def choose(seen):
-        if seen.job.path == videos[2]:
+        if seen.path == videos[2]:
             os.kill(started_decoders[-1].process.pid, signal.SIGSTOP)
         return range(len(seen.spans))
 

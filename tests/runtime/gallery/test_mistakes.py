@@ -78,7 +78,7 @@ def run_on(gallery, tmp_path, spans):
     path.write_bytes(b"a video")
     run = _Run(None, gallery, Cutting(1.0))
     job = run.look_up(path)
-    seen = Seen(job, "a" * 64, 9.0, tuple(spans))
+    seen = Seen(job.path, "a" * 64, 9.0, tuple(spans))
     run.choose(seen)
     return run, job, seen
 
@@ -93,7 +93,7 @@ def test_a_video_counts_as_indexed_only_when_all_of_its_clips_are_there(gallery,
     clips = [Clip(str(job.path), "a" * 64, *span_ends(span), 9.0) for span in SPANS]
     if kept:
         gallery.append(clips[:kept], *rows_of(kept))
-    run.finish(Done(job, seen, None))
+    run.finish(Done(job.path, "a" * 64, seen, None))
     assert gallery.records.is_cut("a" * 64, str(Cutting(1.0))) == (kept == 2)
     again = _Run(None, gallery, Cutting(1.0))
     assert (again.look_up(job.path) is None) == (kept == 2)
@@ -109,7 +109,7 @@ def test_a_video_with_a_fault_is_not_indexed_to_its_end(gallery, tmp_path):
     gallery.append(
         [Clip(str(job.path), "a" * 64, *span_ends(span), 9.0) for span in SPANS], *rows_of(2)
     )
-    run.finish(Done(job, seen, "it broke off"))
+    run.finish(Done(job.path, "a" * 64, seen, "it broke off"))
     assert not gallery.records.is_cut("a" * 64, str(Cutting(1.0)))
     assert [one.reason for one in run.broken] == ["it broke off"]
 
@@ -118,9 +118,9 @@ def test_clips_that_another_file_will_bring_are_not_read_twice(gallery, tmp_path
     run, job, seen = run_on(gallery, tmp_path, SPANS)
     copy = tmp_path / "b.mp4"
     copy.write_bytes(b"a video")
-    other = Seen(run.look_up(copy), "a" * 64, 9.0, tuple(SPANS))
+    other = Seen(run.look_up(copy).path, "a" * 64, 9.0, tuple(SPANS))
     assert list(run.choose(other)) == []
-    run.finish(Done(job, seen, "it broke off"))  # so they will not come from there
+    run.finish(Done(job.path, "a" * 64, seen, "it broke off"))  # so they will not come from there
     assert list(run.choose(other)) == [0, 1]
 
 
@@ -196,7 +196,7 @@ def test_states_are_those_of_one_content_in_the_order_they_came(gallery):
 def test_a_job_of_a_file_that_is_gone_is_left_to_the_decoder(gallery, tmp_path):
     run = _Run(None, gallery, Cutting())
     assert run.look_up(tmp_path / "gone.mp4") == Job(tmp_path / "gone.mp4")
-    run.finish(Done(Job(Path("gone.mp4")), None, "gone.mp4 does not exist.", is_unreadable=True))
+    run.finish(Done(Path("gone.mp4"), None, None, "gone.mp4 does not exist.", is_unreadable=True))
     assert [one.video for one in run.broken] == ["gone.mp4"]
 
 

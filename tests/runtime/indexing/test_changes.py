@@ -126,7 +126,7 @@ def test_what_may_not_be_looked_at_is_not_taken_for_gone(bundle, tmp_path):
     code, out, err = run(*arguments, prefix=as_a_user())
     (videos / "sub").chmod(0o755)
     assert (code, err) == (0, "")
-    assert "1 dropped" in out
+    assert "1 removed" in out
     assert names(gallery) == ["a.mp4", "b.mp4"]
 
 

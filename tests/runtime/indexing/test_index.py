@@ -151,7 +151,7 @@ def test_programs_in_the_current_folder_are_not_run(bundle, tmp_path):
     # As the command does, which has its own folder on the path and not the current one.
     before = "sys.path[:] = [path for path in sys.path if path]"
     code, _, err = run("index", *arguments, before=before, cwd=videos)
-    assert (code, err) == (0, "Passed over: 4 .py.\n")
+    assert (code, err) == (0, "Skipped: 4 .py.\n")
     assert not (tmp_path / "run").exists()
 
 

@@ -110,7 +110,7 @@ def test_odd_files_beside_a_good_one_do_not_stop_dgl_index(bundle, tmp_path):
     arguments = ("index", str(bundle), str(folder), "--gallery", str(tmp_path / "g"))
     code, out, err = run(*arguments, "--window", "1s")
     assert (code, err) == (0, "")
-    assert out.startswith("4 videos: 14 clips added, 0 were there, 0 videos broken.")
+    assert out.startswith("4 videos: 14 clips added, 0 already indexed, 0 videos broken.")
     with Gallery.open(tmp_path / "g") as gallery:
         durations = {Path(clip.video).name: clip.duration_s for _, clip in gallery.records.clips()}
     expected = {"good.mp4": 5.0, **{name: duration_s for name, (_, duration_s) in ODD.items()}}

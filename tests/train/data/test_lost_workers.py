@@ -184,7 +184,7 @@ def test_a_video_that_crashes_its_decoder_twice_is_left_out(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clips = write_tiny_clips(tmp_path, 33)
-    struck(lambda video: video == clips[7].video, signal.SIGSEGV, times)
+    struck(lambda look: look.job.path == clips[7].video, signal.SIGSEGV, times)
     verified = find_faults(clips, jobs=2, progress=False)
     assert len(verified.clips) == 33 - faults
     assert list(verified.faults) == [clips[7].video][:faults]

@@ -23,7 +23,7 @@ from dgl_train.evaluation.evaluate import (
 )
 from dgl_train.model.dgl import FrameMeanModel, last
 from tests.helpers.runs import tuned_model
-from tests.helpers.specs import frame_spec
+from tests.helpers.specs import frame_spec, input_spec
 from tests.helpers.tiny import WORDS
 
 
@@ -44,9 +44,7 @@ def oracle(clips):
     def weigh_frames(frames):
         return np.full(frames.shape[:2], 0.5, np.float32)
 
-    return Encoders(
-        embed_captions, embed_clips, weigh_frames, num_frames=2, frame_size=16, max_words=32
-    )
+    return Encoders(embed_captions, embed_clips, weigh_frames, input_spec(2, 16))
 
 
 def sizes(encoders):

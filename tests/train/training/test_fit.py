@@ -147,7 +147,7 @@ def error_of(*args, **kwargs):
 def test_a_run_is_not_overwritten(tmp_path, clips, backbone):
     run(tmp_path / "run", clips, backbone, epochs=1)
     assert error_of(tmp_path / "run", clips, backbone, epochs=1) == (
-        f"{tmp_path / 'run'} holds a run at step 2. Go on with it with --resume, or give another "
+        f"{tmp_path / 'run'} holds a run at step 2. Resume it with --resume, or give another "
         "folder with --out."
     )
 
