@@ -172,7 +172,7 @@ class _Run:
                 at = f"{self.progress.step} of {self.step.total_steps}"
                 kept = f"What was learned is saved, after step {at}"
             raise MediaError(
-                f"{error} {kept}: go on with the same command and --resume."
+                f"{error} {kept}: resume with the same command and --resume."
             ) from error
 
     def _train(self, progress_bar: bool) -> None:

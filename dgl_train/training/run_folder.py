@@ -95,7 +95,7 @@ class RunFolder:
             ConfigError: If there is none, or it has another recipe or other clips.
         """
         if not self._state.exists():
-            raise ConfigError(f"{self.path} holds no run to go on with. Leave out --resume.")
+            raise ConfigError(f"{self.path} holds no run to resume. Leave out --resume.")
         before, now = asdict(read_recipe(self._recipe)), asdict(recipe)
         differing = [key for key in now if now[key] != before[key] and key not in FREE_ON_RESUME]
         if differing:

@@ -127,7 +127,7 @@ def test_training_that_loses_a_process_ends_in_one_line_and_goes_on_to_the_bit(
         assert (code, len(err)) == (1, 1), err
         assert err[0].startswith("Error: ")
         assert "lost its decoder (SIGKILL)" in err[0]
-        assert err[0].endswith("go on with the same command and --resume.")
+        assert err[0].endswith("resume with the same command and --resume.")
     resume = ["--resume"] if (out / "resume.pt").exists() else []
     assert run(training(out, *resume))[::2] == (0, [])
     assert trained(out) == trained(whole)
@@ -229,7 +229,7 @@ def test_a_run_that_fails_in_its_validation_validates_when_it_goes_on(
             with pytest.raises(MediaError) as caught:
                 fit_to("broken", resume=resume)
         assert str(caught.value) == (
-            "a process is lost. What was learned is saved, after step 2 of 4: go on with the same "
+            "a process is lost. What was learned is saved, after step 2 of 4: resume with the same "
             "command and --resume."
         )
     assert fit_to("broken", resume=True) == replace(whole, run=tmp_path / "broken")
