@@ -177,10 +177,10 @@ def _random_batch(
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    rng, tokenizer = np.random.default_rng(SEED), model.tokenizer
+    rng, bare = np.random.default_rng(SEED), model.tokenizer([""]).ids[0]
     shape = (recipe.batch_size, recipe.max_words)
-    tokens = rng.integers(1, tokenizer.start_id, shape, dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
+    tokens = rng.integers(1, 1000, shape, dtype=np.int32)
+    tokens[:, 0], tokens[:, -1] = bare[0], bare[-1]
     size = model.inputs.frames.size
     shape_clips = (recipe.batch_size, recipe.num_frames, 3, size, size)
     frames = rng.integers(0, 256, shape_clips, dtype=np.uint8)

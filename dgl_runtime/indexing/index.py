@@ -95,9 +95,8 @@ def index_videos(
     from tqdm import tqdm
 
     videos = sought.found.videos
-    form = encoder.num_frames, encoder.frame_size
     with (
-        DecodePool(cutting, form, jobs=jobs or default_jobs()) as pool,
+        DecodePool(cutting, encoder.input_spec.frames, jobs=jobs or default_jobs()) as pool,
         tqdm(total=len(videos), unit="video", disable=None if show_progress else True) as bar,
     ):
         run = _Run(encoder, gallery, cutting)
