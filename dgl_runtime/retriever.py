@@ -18,7 +18,6 @@ from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.gallery.shared import Shared
-from dgl_runtime.gallery.sqlite import RECORDS
 from dgl_runtime.indexing.index import IndexReport, index_videos, look_for_videos
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.names import find_path
@@ -193,7 +192,7 @@ class Retriever:
         """
         if at_s is not None and window_s is None:
             with self._gallery.look() as gallery:
-                window_s = gallery.records.typical_length_s()
+                window_s = gallery.facts.typical_length_s
         return read_example(self.encoder, Path(path), Cutting(window_s, around_s=at_s))
 
     def hubness(self, texts: Sequence[str]) -> Float32:
@@ -265,7 +264,7 @@ class Retriever:
         sought = look_for_videos(
             [find_path(Path(path)) for path in paths],
             exclude,
-            prune=prune and (folder / RECORDS).exists(),
+            prune=prune and Gallery.is_at(folder),
         )
         with self._open_to_write(folder) as gallery:
             try:
@@ -276,9 +275,7 @@ class Retriever:
                 self.close()  # before the writer, who takes up the log when nobody reads
 
     def _open_to_write(self, folder: Path) -> Gallery:
-        if (
-            folder / RECORDS
-        ).exists():  # else new, or left behind by a run killed in its first moment
+        if Gallery.is_at(folder):  # else new, or left behind by a run killed in its first moment
             return Gallery.open(folder, bundle_id=self.bundle.id, writable=True)
         return Gallery.create(
             folder,

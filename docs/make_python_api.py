@@ -28,6 +28,10 @@ DOCUMENTED: dict[str, tuple[type | object, ...]] = {
     ),
     "dgl_runtime.gallery.gallery": (
         gallery.Gallery,
+        gallery.Facts,
+        gallery.Found,
+        gallery.Known,
+        gallery.FileState,
         gallery.Clip,
     ),
     "dgl_runtime.media.video": (video.read_clips,),

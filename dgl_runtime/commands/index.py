@@ -173,10 +173,9 @@ def _write_report(path: Path, broken: Mapping[str, str]) -> None:
 
 def _take_metadata(path: Path, gallery: Path) -> None:
     from dgl_runtime.gallery.gallery import Gallery
-    from dgl_runtime.gallery.metadata import read_metadata
 
     with Gallery.open(gallery, writable=True) as opened:
-        taken = read_metadata(opened.records, path)
+        taken = opened.take_metadata(path, report_note)
     if taken.unmatched:
         shown = ", ".join(taken.unmatched[:3])
         more = f" and {len(taken.unmatched) - 3} more" if len(taken.unmatched) > 3 else ""

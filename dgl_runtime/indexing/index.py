@@ -7,9 +7,8 @@ is looked into at all: a file of the same size and time is not opened, a known c
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.decoding.read_ahead import read_ahead
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
-from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
+from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.video_files import FoundVideos, find_videos, is_left_out
 
 CLIPS_PER_BATCH = 8
-_UNINDEXED_PART = 0.02
 _AHEAD = 8  # things found that wait to be taken
 
 
@@ -115,12 +113,11 @@ def index_videos(
                 shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
                 bar.set_postfix({**shown, "broken": len(run.broken)})
                 waiting_since = time.perf_counter()
-        dropped = _forget_missing(gallery, sought) if sought.prune else 0
+        dropped = _remove_missing(gallery, sought) if sought.prune else 0
         try:
             gallery.compact()
-            _index_large(gallery)
         except GalleryError as error:  # the clips are there all the same
-            run.broken.append(BrokenVideo(str(gallery.embeddings_file.parent), str(error)))
+            run.broken.append(BrokenVideo(str(gallery.folder), str(error)))
     return IndexReport(
         num_videos=len(videos),
         clips_added=run.added,
@@ -163,27 +160,24 @@ class _Run:
         except OSError:  # the worker will say what is wrong
             return Job(path)
         self._states[path] = state
-        records = self.gallery.records
-        content = records.content_at(state)
-        if content is not None and records.is_cut(content, str(self.cutting)):
-            self.present += records.count_clips(content)
-            self._forget_old_names(content, state.path)
+        (known,) = self.gallery.plan([state], str(self.cutting))
+        if known.content_sha256 is not None and known.is_complete:
+            self.present += known.num_clips
+            self._remove_old_names(known.content_sha256, state.path)
             return None
-        return Job(path, content)
+        return Job(path, known.content_sha256)
 
     def choose(self, seen: Seen) -> Sequence[int]:
         """Which clips of a video to read; called by the thread that looks."""
         if (state := self._states.get(seen.path)) is not None:
             # Before the clips come: those of what the file held before are wrong from now on.
             self.gallery.place(state, seen.content, seen.duration_s)
-        keys = [clip.key for clip in _clips_of(seen)]
-        absent = [
-            number
-            for number, key in enumerate(keys)
-            if key not in self._promised and not self.gallery.records.has(*key)
-        ]
-        self._promised.update({keys[number]: seen.path for number in absent})
-        self.present += len(keys) - len(absent)
+        clips = _clips_of(seen)
+        # In this order: a promise is taken back when its clip is there.
+        free = [number for number, clip in enumerate(clips) if clip.key not in self._promised]
+        absent = [free[n] for n in self.gallery.missing([clips[number] for number in free])]
+        self._promised.update({clips[number].key: seen.path for number in absent})
+        self.present += len(clips) - len(absent)
         return absent
 
     def encode(self, found: Sequence[Clips]) -> None:
@@ -196,28 +190,29 @@ class _Run:
         for first in range(0, len(clips), CLIPS_PER_BATCH):
             part = slice(first, first + CLIPS_PER_BATCH)
             encoded = self.encoder.embed_clips(frames[part])
-            self.gallery.append(clips[part], encoded.embeddings, encoded.frame_weights)
+            self.gallery.ingest(clips[part], encoded.embeddings, encoded.frame_weights)
             self.added += len(clips[part])
         self.encoding_s += time.perf_counter() - started
 
     def finish(self, done: Done) -> None:
         """A video is through: was all of it read, and was it the same file all the time?"""
         path, seen = done.path, done.seen
-        before, records = self._states.get(path), self.gallery.records
-        for clip in _clips_of(seen) if seen is not None else ():
-            if self._promised.get(clip.key) == path:  # by now it has been appended, or was lost
+        before, clips = self._states.get(path), _clips_of(seen) if seen is not None else []
+        for clip in clips:
+            if self._promised.get(clip.key) == path:  # by now it has been added, or was lost
                 del self._promised[clip.key]
         if (fault := done.fault) is None and seen is not None and before is not None:
             if before != _state_now(path):
                 fault = f"{path} changed while it was read. Index it again when it is complete."
-                self.gallery.forget([before.path])
-            elif all(records.has(*clip.key) for clip in _clips_of(seen)):
-                records.finish(seen.content, str(self.cutting))
+                self.gallery.remove([before.path])
+            elif not self.gallery.missing(clips):
+                self.gallery.finish(seen.content, str(self.cutting))
         elif done.is_unreadable and seen is None and before is not None:
-            if records.content_at(before) is None:
-                self.gallery.forget([before.path])  # what it held before is gone
+            (known,) = self.gallery.plan([before], str(self.cutting))
+            if known.content_sha256 is None:
+                self.gallery.remove([before.path])  # what it held before is gone
         if seen is not None and before is not None:
-            self._forget_old_names(seen.content, before.path)
+            self._remove_old_names(seen.content, before.path)
         self._tell(done, fault)
 
     def _tell(self, done: Done, fault: str | None) -> None:
@@ -227,10 +222,10 @@ class _Run:
         if fault is not None:
             self.broken.append(BrokenVideo(str(done.path), fault))
 
-    def _forget_old_names(self, content: str, name: str) -> None:
-        names = [old for old in self.gallery.records.paths(content) if old != name]
+    def _remove_old_names(self, content: str, name: str) -> None:
+        names = [old.path for old in self.gallery.files(content) if old.path != name]
         if gone := [old for old in names if _is_gone(old)]:
-            self.gallery.forget(gone)
+            self.gallery.remove(gone)
 
 
 def _clips_of(seen: Seen, numbers: Sequence[int] | None = None) -> list[Clip]:
@@ -247,18 +242,18 @@ def _state_now(path: Path) -> FileState | None:
         return None
 
 
-def _forget_missing(gallery: Gallery, sought: Sought) -> int:
+def _remove_missing(gallery: Gallery, sought: Sought) -> int:
     """Drop files below the folders given that are not there any more, or are left out now."""
     roots = [path.resolve() for path in sought.paths]
     here = {str(video.resolve()) for video in sought.found.videos}
     gone = [
         name
-        for name in gallery.records.paths()
+        for name in (file.path for file in gallery.files())
         if name not in here
         and any(root in Path(name).parents for root in roots)
         and (_is_gone(name) or is_left_out(Path(name), sought.paths, sought.exclude))
     ]
-    gallery.forget(gone)
+    gallery.remove(gone)
     return len(gone)
 
 
@@ -271,16 +266,3 @@ def _is_gone(name: str) -> bool:
     except OSError:
         return False
     return False
-
-
-def _index_large(gallery: Gallery) -> None:
-    """Index a large gallery for approximate search, if the extra ``large`` is installed.
-
-    A few clips behind those covered are searched exactly, which costs less than to write the index again.
-    """
-    if len(gallery) < APPROXIMATE_PAYS_FROM or not find_spec("usearch"):
-        return
-    with suppress(GalleryError):  # a damaged one is built anew
-        if gallery.count_unindexed() <= _UNINDEXED_PART * len(gallery):
-            return
-    gallery.build_approximate_index()
