@@ -34,17 +34,10 @@ from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_runtime.bundle.input_spec import CLIP_START, clip_frames
 from dgl_runtime.bundle.manifest import MIN_COSINE, Graph
 from dgl_runtime.encoder.self_check import cosines
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import (
-    OPENAI_MEAN,
-    OPENAI_STD,
-    Backbone,
-    BackboneSource,
-    load_backbone,
-)
+from dgl_train.model.backbones.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts, TransformerPrompts
 
@@ -158,10 +151,11 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
-    tokens = torch.from_numpy(clip_tokenizer(backbone.context_length)([CAPTION]).ids)
-    padded = torch.zeros(1, min(PADDED_LENGTH, backbone.context_length), dtype=torch.int64)
+    wanted = backbone.facts.inputs
+    tokens = torch.from_numpy(backbone.facts.tokenizer([CAPTION]).ids)
+    padded = torch.zeros(1, min(PADDED_LENGTH, wanted.texts.max_tokens), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
-    pixels = drifting_patterns(1, num_frames, backbone.frame_size)
+    pixels = drifting_patterns(1, num_frames, wanted.frames.size)
     return Inputs(tokens, padded, torch.from_numpy(pixels))
 
 
@@ -179,7 +173,7 @@ def bench_method(
 ) -> Iterator[Series]:
     """Time one method's queries, then its clips, batch by batch."""
     model = make_model(backbone, method, settings.num_frames)
-    folded = fold(model, start_token=CLIP_START)
+    folded = fold(model)
     work = {
         QUERY: caption_work(backbone, folded, pieces=inputs.tokens.shape[1] - 1),
         CLIP: clip_work(backbone, folded, settings.num_frames),
@@ -233,8 +227,9 @@ def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> li
 
 def calibration_for(backbone: Backbone, num_frames: int) -> Calibration:
     """Made captions and clips, of the sizes that are timed."""
-    frames = clip_frames(num_frames, backbone.frame_size, OPENAI_MEAN, OPENAI_STD)
-    return made_calibration(frames, clip_tokenizer(min(PADDED_LENGTH, backbone.context_length)))
+    longest = min(PADDED_LENGTH, backbone.facts.inputs.texts.max_tokens)
+    inputs = backbone.inputs_of(num_frames, longest)
+    return made_calibration(inputs.frames, backbone.facts.tokenizer.fed_as(inputs.texts))
 
 
 @contextmanager

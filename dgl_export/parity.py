@@ -16,7 +16,7 @@ from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import ExportError
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.pixels import preprocess
-from dgl_train.model.dgl import DglModel, RetrievalModel, last
+from dgl_train.model.dual_encoder import DualEncoder
 
 Float32 = NDArray[np.float32]
 # Float32 on unit-norm embeddings: rounding gives below 1e-6, any wrong step far more than 1e-4.
@@ -38,13 +38,14 @@ CAPTIONS = (
 NUM_CLIPS = 6
 
 
-def make_golden(model: RetrievalModel, tokenizer: Tokenizer, frame_spec: FrameSpec) -> Golden:
+def make_golden(model: DualEncoder, tokenizer: Tokenizer, frame_spec: FrameSpec) -> Golden:
     """Golden inputs, and what the trained model gives for them."""
     frames = drifting_patterns(NUM_CLIPS, frame_spec.num_frames, frame_spec.size)
     tokens = tokenizer(CAPTIONS)
     with torch.no_grad():
         captions = model.encode_captions(torch.from_numpy(tokens.ids).long())
-        clips, weights = _encode_clips(model, torch.from_numpy(frames))
+        pixels = torch.from_numpy(frames)
+        clips, weights = model.encode_clips(pixels), model.frame_weights(pixels)
     picture = odd_picture()
     return Golden(
         tokens=tokens.ids,
@@ -92,14 +93,6 @@ def drifting_patterns(num_clips: int, num_frames: int, frame_size: int) -> NDArr
     coarse = patterns.clip(0, 255).astype(np.uint8)
     rows = np.arange(frame_size) * 4 // frame_size
     return np.ascontiguousarray(coarse[..., rows[:, None], rows[None, :]])
-
-
-def _encode_clips(model: RetrievalModel, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(model, DglModel) and model.prompts.counts.global_prompts:
-        weights = last(model.clip_states(frames, model.prompts())).frame_weights()
-    else:
-        weights = torch.full(frames.shape[:2], 1 / frames.shape[1])
-    return model.encode_clips(frames), weights
 
 
 def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:

@@ -153,7 +153,7 @@ def packets_of(
     theora = {
         one.index for one in streams if one.type == "video" and one.codec_context.name == "theora"
     }
-    packets = container.demux(list(streams))
+    packets = container.demux(streams)
     while True:
         try:
             packet = next(packets)
@@ -161,7 +161,7 @@ def packets_of(
             return
         except IndexError:  # PyAV, of a packet whose stream appeared only now
             end.is_other = True
-            packets = container.demux(list(streams))
+            packets = container.demux(streams)
             continue
         except media_faults() as fault:
             end.fault = one_line(fault)

@@ -158,7 +158,7 @@ def _measure(
     *,
     draw: bool,
 ) -> "ModelPages":
-    from dgl_train.data.vocabulary import warn_of_cut_captions
+    from dgl_train.data.cut_captions import warn_of_cut_captions
     from dgl_train.evaluation.evaluate import embed_dataset, report
     from dgl_train.evaluation.models import open_model
     from dgl_train.evaluation.report_page import ModelPages
@@ -167,11 +167,12 @@ def _measure(
 
     model = open_model(path, zero_shot=request.zero_shot, device=device)
     captions = [clip.caption for clip in chosen]
-    warning = warn_of_cut_captions(captions, model.encoders.inputs.texts.max_tokens)
+    encoders = model.encoders
+    warning = warn_of_cut_captions(captions, encoders.tokenizer)
     if warning and warning not in told:  # of several models, once
         told.add(warning)
         click.echo(warning, err=True)
-    found = embed_dataset(model.encoders, chosen, num_workers=_workers(len(chosen)))
+    found = embed_dataset(encoders, chosen, num_workers=_workers(len(chosen)))
     evaluation = Evaluation(
         f"{path}, backbone without prompts" if request.zero_shot else str(path),
         model.selection,

@@ -11,8 +11,9 @@ from dgl_export.calibration import FEWEST, read_calibration
 from dgl_export.cli import export
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.errors import ConfigError, ExportError, MediaError
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts

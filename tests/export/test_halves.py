@@ -14,7 +14,7 @@ from dgl_export.observe import linear_layers
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.specs import frame_spec
 from tests.helpers.tiny_models import NUM_FRAMES
 

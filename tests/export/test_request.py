@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from dgl_export.request import tuned_request, untuned_request
 from dgl_runtime.bundle.input_spec import clip_texts
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
-from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts
 from tests.helpers.tiny import config, tiny_backbone, tiny_clip, write_tiny_backbone

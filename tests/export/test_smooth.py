@@ -11,8 +11,7 @@ from dgl_export.observe import layer_errors, linear_layers, observe, weights_of
 from dgl_export.quantize import Quantizer
 from dgl_export.smooth import smooth
 from dgl_export.to_onnx import write_clips
-from dgl_runtime.bundle.input_spec import CLIP_START
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, make_model
@@ -34,7 +33,7 @@ def with_outliers(feeds, tmp_path_factory):
         for block in model.backbone.vision.blocks:
             for norm in (block.ln_1, block.ln_2):
                 norm.weight[[3, 9]] *= 60
-    folded = fold(model, start_token=CLIP_START)
+    folded = fold(model)
     folder = tmp_path_factory.mktemp("outliers")
     frames = torch.from_numpy(feeds[0]["frames"])
     graph = write_clips(folded.clips, frames, folder, any_frames=True)

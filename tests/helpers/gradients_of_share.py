@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.methods import trained_parameters
 from dgl_train.training.contrastive import PairBatch, backward_contrastive
 from dgl_train.training.processes import Processes

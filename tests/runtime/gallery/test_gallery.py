@@ -120,6 +120,14 @@ def test_a_gallery_without_size_or_bundle_is_refused(tmp_path, change):
     assert not (tmp_path / "new").exists()
 
 
+def test_one_number_and_one_frame_a_clip_are_enough(tmp_path):
+    with Gallery.create(tmp_path, **{**MADE, "embed_dim": 1, "num_frames": 1}) as gallery:
+        assert len(gallery) == 0
+        gallery.append(batch(0, 1)[0], np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))
+    with Gallery.open(tmp_path) as gallery:
+        assert (len(gallery), gallery.embed_dim, gallery.num_frames) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -31,6 +31,25 @@ def test_sound_may_outlast_the_pictures(tmp_path, container, codec):
     assert read_index(truncate(path, 0.8)).missing.startswith(STARTS)
 
 
+def test_what_a_container_states_of_all_streams_is_not_said_of_the_pictures(tmp_path):
+    sound = [b"junk" * 9] * 140
+    path = write_video(
+        tmp_path / "film.wmv", 20, codec="wmv2", container="asf", audio_packets=sound
+    )
+    assert read_index(path).missing is None
+
+
+def test_what_a_container_states_of_the_pictures_alone_is(tmp_path):
+    path = make(tmp_path / "film.avi", Recipe("avi", "mpeg4", Fraction(10), 20, sound_s=9.0))
+    assert read_index(path).missing is None
+    content = bytearray(path.read_bytes())
+    place = content.index(b"strh") + 8 + 32  # how many pictures there are
+    assert content[place : place + 4] == struct.pack("<I", 20)
+    content[place : place + 4] = struct.pack("<I", 60)
+    path.write_bytes(content)
+    assert read_index(path).missing.startswith("ends after 2.0 s of the 6.0 s it states")
+
+
 def test_subtitles_may_outlast_the_pictures(tmp_path):
     film = write_video(tmp_path / "film.mp4", 20, codec="libx264")
     words = tmp_path / "words.srt"
@@ -112,7 +131,9 @@ def on_other_streams(folder):
 def test_a_recording_on_other_streams_is_named(tmp_path):
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(on_other_streams(tmp_path)))
-    assert "streams follow that its beginning does not announce" in read_index(path).missing
+    index = read_index(path)
+    assert "streams follow that its beginning does not announce" in index.missing
+    assert len(index.times) == 40
 
 
 def test_a_fault_that_ends_the_reading_is_named(tmp_path):

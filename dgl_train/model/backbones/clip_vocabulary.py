@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 START, END = "<start_of_text>", "<end_of_text>"
-CONTEXT = 77  # the longest text of every published CLIP
+CONTEXT = 77  # tokens of the longest text that published CLIPs read
 # CLIP's word pattern; special tokens written out in a text are found before it applies.
 WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The file holds more merges than CLIP uses: 49,152 pieces less 256 bytes less 2 special tokens.
@@ -21,12 +21,12 @@ _MERGES = 49152 - 256 - 2
 
 
 def clip_tokenizer(max_tokens: int = CONTEXT) -> Tokenizer:
-    """The tokenizer of every backbone we support."""
-    return Tokenizer(_clip_vocabulary(), clip_texts(max_tokens))
+    """What every CLIP reads texts with; a model's own is ``model.tokenizer``."""
+    return Tokenizer(_vocabulary(), clip_texts(max_tokens))
 
 
 @cache
-def _clip_vocabulary() -> "tokenizers.Tokenizer":
+def _vocabulary() -> "tokenizers.Tokenizer":
     packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _MERGES + 1]
     return _byte_pairs([(first, second) for first, second in map(str.split, lines)])
@@ -61,14 +61,3 @@ def _byte_letters() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
-
-
-def warn_of_cut_captions(captions: Sequence[str], max_words: int) -> str | None:
-    """One line if captions are longer than what a model reads of them; None: none is."""
-    count = clip_tokenizer(max_words).count_cut(captions)
-    if not count:
-        return None
-    return (
-        f"Warning: {count:,} of {len(captions):,} captions are longer than max_words, {max_words} tokens, "
-        "and only their beginning is read."
-    )
