@@ -151,9 +151,9 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
-    wanted, longest = backbone.facts.inputs, backbone.facts.inputs.texts.max_tokens
+    wanted = backbone.facts.inputs
     tokens = torch.from_numpy(backbone.facts.tokenizer([CAPTION]).ids)
-    padded = torch.zeros(1, min(PADDED_LENGTH, longest), dtype=torch.int64)
+    padded = torch.zeros(1, min(PADDED_LENGTH, wanted.texts.max_tokens), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
     pixels = drifting_patterns(1, num_frames, wanted.frames.size)
     return Inputs(tokens, padded, torch.from_numpy(pixels))

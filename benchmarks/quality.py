@@ -111,7 +111,7 @@ def _open_all(
     request = tuned_request(settings.run)
     yield Measured(TORCH), torch_encoders(request.model, torch.device("cpu"))
     calibration = read_calibration(
-        settings.dataset, settings.data_root, request.inputs.frames, request.tokenizer
+        settings.dataset, settings.data_root, request.frames, request.tokenizer
     )
     for name, target in TARGETS.items():
         click.echo(f"{name}: exporting", err=True)
@@ -127,7 +127,7 @@ def _open_all(
 
 def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
     first = next(iter(ready.values()))
-    spec = first.inputs.frames
+    spec = first.frames
     frames = np.zeros((1, spec.num_frames, 3, spec.size, spec.size), np.uint8)
     spreads = {}
     for task in ("query", "clip"):

@@ -177,10 +177,12 @@ def _random_batch(
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    rng, bare = np.random.default_rng(SEED), model.tokenizer([""]).ids[0]
+    from dgl_runtime.bundle.input_spec import CLIP_END, CLIP_START
+
+    rng = np.random.default_rng(SEED)
     shape = (recipe.batch_size, recipe.max_words)
-    tokens = rng.integers(1, 1000, shape, dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = bare[0], bare[-1]
+    tokens = rng.integers(1, CLIP_START, shape, dtype=np.int32)
+    tokens[:, 0], tokens[:, -1] = CLIP_START, CLIP_END
     size = model.inputs.frames.size
     shape_clips = (recipe.batch_size, recipe.num_frames, 3, size, size)
     frames = rng.integers(0, 256, shape_clips, dtype=np.uint8)

@@ -93,11 +93,10 @@ def require_ready(out: Path, target: Target) -> None:
 def _fill(
     request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
 ) -> Manifest:
-    model, inputs = request.model, request.inputs
-    golden = make_golden(model, request.tokenizer, request.frames)
+    inputs = request.inputs
+    golden = make_golden(request.model, request.tokenizer, request.frames)
     request.tokenizer.save(folder / TOKENIZER)
-    written = Tokenizer.load(folder / TOKENIZER, inputs.texts)
-    require_inputs(golden, inputs.frames, written)
+    require_inputs(golden, inputs.frames, Tokenizer.load(folder / TOKENIZER, inputs.texts))
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
     captions, clips = encoders.graphs
@@ -105,7 +104,7 @@ def _fill(
         schema_version=SCHEMA_VERSION,
         format=target.form,
         precision=target.precision,
-        embed_dim=model.embed_dim,
+        embed_dim=request.model.embed_dim,
         inputs=inputs,
         captions=captions,
         clips=clips,
@@ -161,7 +160,7 @@ def _write_encoders(
         graphs = [one.graph for one in written]
         parity = require(measure(golden, *(one.engine for one in written)))
     else:
-        calibration = calibration or made_calibration(request.inputs.frames, request.tokenizer)
+        calibration = calibration or made_calibration(request.frames, request.tokenizer)
         lowered = lower(float32, graphs, form, calibration, folder)
         lowered.require()
         quality, written = lowered.measured, lowered.written

@@ -116,9 +116,7 @@ def export(
     )
     calibration = None
     if calibrate is not None:
-        calibration = read_calibration(
-            calibrate, data_root, request.inputs.frames, request.tokenizer
-        )
+        calibration = read_calibration(calibrate, data_root, request.frames, request.tokenizer)
     manifest = write_bundle(request, out, target, calibration)
     size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     click.echo(

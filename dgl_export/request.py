@@ -32,16 +32,15 @@ class ExportRequest:
         return replace(self.model.inputs.frames, num_frames=self.num_frames)
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads the model's captions."""
+        texts = replace(self.model.inputs.texts, max_tokens=self.max_words)
+        return self.model.tokenizer.fed_as(texts)
+
+    @property
     def inputs(self) -> InputSpec:
         """What the bundle will say of its inputs."""
         return InputSpec(self.frames, self.tokenizer.spec)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What reads its captions."""
-        return self.model.tokenizer.fed_as(
-            replace(self.model.inputs.texts, max_tokens=self.max_words)
-        )
 
 
 def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:

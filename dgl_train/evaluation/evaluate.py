@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.search.metrics import (
     RetrievalMetrics,
     direction_score,
@@ -39,15 +39,15 @@ class Encoders:
         embed_captions: Captions -> unit-norm embeddings [Q, E].
         embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
         weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
-        inputs: What it wants of captions and clips.
         tokenizer: What captions are read with.
+        frames: What it wants of clips.
     """
 
     embed_captions: Callable[[list[str]], Float32]
     embed_clips: Callable[[NDArray[np.uint8]], Float32]
     weigh_frames: Callable[[NDArray[np.uint8]], Float32]
-    inputs: InputSpec
     tokenizer: Tokenizer
+    frames: FrameSpec
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def torch_encoders(model: DualEncoder, device: torch.device) -> Encoders:
         embed_captions,
         embed_clips,
         weigh_frames,
-        model.inputs,
         tokenizer,
+        model.inputs.frames,
     )
 
 
@@ -135,8 +135,8 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         encoder.embed_texts,
         lambda frames: encoder.embed_clips(frames).embeddings,
         lambda frames: encoder.embed_clips(frames).frame_weights,
-        encoder.input_spec,
         encoder.tokenizer,
+        encoder.input_spec.frames,
     )
 
 
@@ -194,8 +194,8 @@ def _embed_clips(
 ) -> Float32:
     batches = read_batches(
         clips,
-        FrameFormat(encoders.inputs.frames, cache=cache),
-        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.inputs.frames.num_frames)),
+        FrameFormat(encoders.frames, cache=cache),
+        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.frames.num_frames)),
         num_workers=num_workers,
     )
     parts = []

@@ -98,7 +98,7 @@ class OnBackbone(nn.Module):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The backbone's own, for the texts that this model wants."""
+        """The backbone's own, which reads as many tokens as this model."""
         return self.backbone.facts.tokenizer.fed_as(self.inputs.texts)
 
     @property

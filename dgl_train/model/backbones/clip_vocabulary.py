@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 START, END = "<start_of_text>", "<end_of_text>"
-CONTEXT = 77  # the longest text of every published CLIP
+CONTEXT = 77  # tokens of the longest text that published CLIPs read
 # CLIP's word pattern; special tokens written out in a text are found before it applies.
 WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The file holds more merges than CLIP uses: 49,152 pieces less 256 bytes less 2 special tokens.
@@ -22,11 +22,11 @@ _MERGES = 49152 - 256 - 2
 
 def clip_tokenizer(max_tokens: int = CONTEXT) -> Tokenizer:
     """What every CLIP reads texts with; a model's own is ``model.tokenizer``."""
-    return Tokenizer(_clip_vocabulary(), clip_texts(max_tokens))
+    return Tokenizer(_vocabulary(), clip_texts(max_tokens))
 
 
 @cache
-def _clip_vocabulary() -> "tokenizers.Tokenizer":
+def _vocabulary() -> "tokenizers.Tokenizer":
     packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _MERGES + 1]
     return _byte_pairs([(first, second) for first, second in map(str.split, lines)])

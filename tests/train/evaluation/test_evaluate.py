@@ -24,7 +24,7 @@ from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.dgl import last
 from dgl_train.model.dual_encoder import FrameMeanModel
 from tests.helpers.runs import tuned_model
-from tests.helpers.specs import frame_spec, input_spec
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import WORDS
 
 
@@ -45,12 +45,17 @@ def oracle(clips):
     def weigh_frames(frames):
         return np.full(frames.shape[:2], 0.5, np.float32)
 
-    return Encoders(embed_captions, embed_clips, weigh_frames, input_spec(2, 16), tokenizer=None)
+    return Encoders(
+        embed_captions,
+        embed_clips,
+        weigh_frames,
+        tokenizer=None,
+        frames=frame_spec(2, 16),
+    )
 
 
 def sizes(encoders):
-    inputs = encoders.inputs
-    return inputs.frames.num_frames, inputs.frames.size, inputs.texts.max_tokens
+    return encoders.frames.num_frames, encoders.frames.size, encoders.tokenizer.spec.max_tokens
 
 
 def test_a_model_that_knows_all_is_perfect_both_ways(clips, oracle):
@@ -103,7 +108,7 @@ def test_clips_may_stand_for_their_captions(clips, oracle):
 def test_a_torch_model_is_seen_as_encoders(clips, backbone):
     model = FrameMeanModel(backbone, backbone.inputs_of(num_frames=3, max_tokens=24))
     encoders = torch_encoders(model, torch.device("cpu"))
-    assert sizes(encoders)[:2] == (3, 16)
+    assert (encoders.frames.num_frames, encoders.frames.size) == (3, 16)
     embeddings = embed_dataset(encoders, clips, progress=False)
     assert embeddings.clips.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embeddings.clips, axis=1), 1, rtol=1e-5)

@@ -15,7 +15,7 @@ from dgl_train.evaluation.post_process import calibrate, post_process
 from dgl_train.evaluation.report_page import ModelPages, make_page, write_report
 from dgl_train.evaluation.report_table import Evaluation, Table, make_tables, selection_lines
 from dgl_train.evaluation.worst_queries import draw_worst, rank_clips, rank_queries
-from tests.helpers.specs import frame_spec, input_spec
+from tests.helpers.specs import frame_spec
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \udcff"
 SETTINGS = {"dataset": "<set>.csv", "split": "test", "zero_shot": False}
@@ -41,8 +41,8 @@ def encoders(rows):
         embed_captions,
         lambda frames: directions[[known[one.tobytes()] for one in frames]],
         lambda frames: np.full(frames.shape[:2], 0.5, np.float32),
-        input_spec(2, 16),
         tokenizer=None,
+        frames=frame_spec(2, 16),
     )
 
 
