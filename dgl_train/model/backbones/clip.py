@@ -49,29 +49,10 @@ def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kin
         context=context,
         embed_dim=embed_dim,
     )
-    inputs = InputSpec(
-        FrameSpec(
-            num_frames=DEFAULT_FRAMES,
-            size=vision.frame_size,
-            resize="shortest",
-            interpolation="bicubic",
-            mean=kind.mean,
-            std=kind.std,
-            sampling="centers",
-        ),
-        TextSpec(
-            clean="clip",
-            max_tokens=context,
-            pad_id=0,
-            pad_to=None,
-            start_id=start,
-            end_id=end,
-            read="end",
-        ),
-    )
-    backbone = Backbone(
-        vision, text, Facts(source, inputs, clip_tokenizer().fed_as(inputs.texts), embed_dim)
-    )
+    frames = clip_frames(DEFAULT_FRAMES, vision.frame_size, kind.mean, kind.std)
+    tokenizer = clip_tokenizer(context)
+    facts = Facts(source, InputSpec(frames, tokenizer.spec), tokenizer, embed_dim)
+    backbone = Backbone(vision, text, facts)
     backbone.load_state_dict(dict(rename_openai_state(state)))
     return backbone
 
