@@ -135,7 +135,7 @@ def bundle_of(gallery: Path) -> Path:
     from dgl_runtime.gallery.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
-        bundle = Path(opened.bundle_path)
+        bundle = Path(opened.facts.bundle_path)
     if not bundle.exists():
         raise BundleError(
             f"{bundle} is not a bundle any more, but gallery {gallery} was made with it. "

@@ -177,10 +177,10 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(bundle, tmp_path):
     arguments = [str(bundle), str(tmp_path / "video.mp4"), "--gallery", str(tmp_path / "g")]
     arguments += ["--window", "200ms"]
     before = (
-        "import os, signal\nfrom dgl_runtime.gallery.gallery import Gallery\nappend = Gallery.append\n"
-        "def interrupted(self, *batch):\n    append(self, *batch)\n"
+        "import os, signal\nfrom dgl_runtime.gallery.gallery import Gallery\ningest = Gallery.ingest\n"
+        "def interrupted(self, *batch):\n    ingest(self, *batch)\n"
         "    len(self) < 24 or os.kill(os.getpid(), signal.SIGINT)\n"
-        "Gallery.append = interrupted"
+        "Gallery.ingest = interrupted"
     )
     code, out, err = run("index", *arguments, before=before)
     assert (code, out, err) == (130, "", "Interrupted.\n")

@@ -73,7 +73,7 @@ def test_a_video_that_is_gone_stays_until_it_is_pruned(bundle, tmp_path):
     after = contents(gallery)
     assert_same(after, {clip: before[clip] for clip in after})
     with Gallery.open(gallery) as opened:
-        assert opened.embeddings.shape[0] == 2  # the room was taken back
+        assert opened.embeddings().shape[0] == 2  # the room was taken back
 
 
 def test_a_video_that_changes_while_it_is_read_is_reported_and_left_out(

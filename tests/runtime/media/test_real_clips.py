@@ -13,6 +13,7 @@ from dgl_runtime import Retriever
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.commands import run
+from tests.helpers.made_galleries import clips_of
 from tests.helpers.odd_videos import numbers_of, replace_bytes, write_video
 from tests.helpers.specs import frame_spec
 
@@ -112,7 +113,7 @@ def test_odd_files_beside_a_good_one_do_not_stop_dgl_index(bundle, tmp_path):
     assert (code, err) == (0, "")
     assert out.startswith("4 videos: 14 clips added, 0 already indexed, 0 videos broken.")
     with Gallery.open(tmp_path / "g") as gallery:
-        durations = {Path(clip.video).name: clip.duration_s for _, clip in gallery.records.clips()}
+        durations = {Path(clip.video).name: clip.duration_s for _, clip in clips_of(gallery)}
     expected = {"good.mp4": 5.0, **{name: duration_s for name, (_, duration_s) in ODD.items()}}
     assert durations == pytest.approx(expected, abs=0.11)
 
