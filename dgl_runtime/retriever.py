@@ -273,11 +273,10 @@ class Retriever:
             exclude,
             prune=prune and Gallery.is_at(folder),
         )
+        frames = self.encoder.input_spec.frames
         with (
             self._open_to_write(folder) as gallery,
-            DecodePool(
-                cutting, self.encoder.input_spec.frames, jobs=jobs or default_jobs()
-            ) as pool,
+            DecodePool(cutting, frames, jobs=jobs or default_jobs()) as pool,
         ):
             try:
                 return index_videos(

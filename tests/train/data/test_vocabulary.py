@@ -4,10 +4,11 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
+from dgl_runtime.bundle.cleaning import clean
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 
 SPECIAL = ("<start_of_text>", "<end_of_text>")
@@ -87,6 +88,7 @@ pieces = st.one_of(words, words, st.sampled_from(["'s", " ", "&amp;", "&lt;", "\
 @settings(max_examples=400, deadline=None)
 @given(text=st.lists(pieces, max_size=8).map("".join), max_words=st.sampled_from([8, 77]))
 def test_any_text_has_the_ids_of_open_clip(reference, text, max_words):
+    assume(all(map(is_old, clean(text, "clip"))))  # two old characters may be mended into a new one
     assert_equal(reference, text, max_words)
 
 
