@@ -174,7 +174,7 @@ def test_clips_are_encoded_in_batches_of_the_size_asked_for(bundle, tmp_path, mo
         tmp_path / "gallery",
         [video],
         cutting,
-        lambda reader: Telling(cutting, reader._form),
+        lambda reader: Telling(cutting, reader._frame_spec),
         batch=batch,
     )
     assert report.clips_added == sum(sizes) == 50
