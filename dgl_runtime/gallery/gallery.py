@@ -179,7 +179,7 @@ class Gallery:
         return self._facts
 
     def is_newest(self) -> bool:
-        """Whether who opens it now would see the same state."""
+        """Whether a reader that opens it now would see the same state."""
         return self._records.newest_version() == self.facts.version
 
     def plan(self, files: Iterable[FileState], cutting: str) -> list[Known]:
@@ -192,7 +192,7 @@ class Gallery:
         return [self._records.known(file, cutting) for file in files]
 
     def missing(self, clips: Sequence[Clip]) -> list[int]:
-        """Which of some clips are not there, by their numbers; the same are of the same content and span."""
+        """Numbers of the clips that the gallery lacks; clips are the same if content and span are."""
         return [number for number, clip in enumerate(clips) if not self._records.has(*clip.key)]
 
     def files(self, video: int | str | None = None) -> list[FileState]:
@@ -343,7 +343,7 @@ class Gallery:
         return report
 
     def compact(self) -> None:
-        """Take back the room of dropped clips, where that pays, and prepare a large gallery for searches.
+        """Reclaim the space of dropped clips, where that pays, and prepare a large gallery for searches.
 
         Raises:
             GalleryError: Not open for writing, or the disk refused; the gallery is as before.
