@@ -47,6 +47,13 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
     "--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1."
 )
 @click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Clips encoded together; for a GPU 32 or more.",
+)
+@click.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
@@ -79,6 +86,7 @@ def index(
     shots: bool,
     exclude: tuple[str, ...],
     jobs: int,
+    batch: int,
     prune: bool,
     watch: bool,
     metadata: Path | None,
@@ -115,6 +123,7 @@ def index(
                 at_shots=shots,
                 exclude=exclude,
                 jobs=jobs,
+                batch=batch,
                 prune=prune,
                 show_progress=True,
             )

@@ -176,8 +176,8 @@ class Encoder:
 
         Args:
             frames: uint8 [B, F, 3, S, S] RGB; what numpy takes as an array or, on cuda, any array
-                there that speaks DLPack or ``__cuda_array_interface__``, which goes in without a
-                copy through the host. DGL-transformer needs the F of the bundle, other methods take any.
+                there that speaks DLPack or ``__cuda_array_interface__``, which is read in place
+                (zero-copy). DGL-transformer needs the F of the bundle, other methods take any.
 
         Raises:
             ValueError: Wrong dtype or shape.

@@ -82,3 +82,20 @@ def test_what_was_read_before_a_failure_is_handed_over_first():
     assert taken == [1, 2]
     with pytest.raises(MediaError, match="lost"):
         next(reading)
+
+
+def test_what_waits_weighs_no_more_than_was_said():
+    read = []
+
+    def items():
+        for number in range(12):
+            read.append(number)
+            yield 3 if number % 2 else 0
+
+    reading = read_ahead(items(), lambda: None, most=6, weigh=lambda item: item)
+    taken = next(reading)
+    while sum(taken) < 6:
+        taken += next(reading)
+    time.sleep(0.2)  # by now the thread has read what it may, and waits with one more
+    assert len(read) <= len(taken) + 4 + 1
+    assert taken + [item for some in reading for item in some] == [0, 3] * 6

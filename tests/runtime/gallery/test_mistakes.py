@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgl_runtime.decoding.decode_pool import Done, Job, Seen
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.gallery import Clip, FileState, Gallery, Known
 from dgl_runtime.gallery.nearest import ApproximateIndex
-from dgl_runtime.indexing.index import _Run
-from dgl_runtime.media.cutting import Cutting
-from dgl_runtime.media.windows import Span
 from tests.helpers.made_galleries import (
     BATCH,
     MADE,
@@ -93,64 +89,6 @@ def rows_of(count, first=0):
     return unit(embeddings), np.full((count, F), first + 0.5, np.float32)
 
 
-# ---- indexing to the end --------------------------------------------------------------------------
-
-
-def run_on(gallery, tmp_path, spans):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"a video")
-    run = _Run(None, gallery, Cutting(1.0))
-    job = run.look_up(path)
-    seen = Seen(job.path, "a" * 64, 9.0, tuple(spans))
-    run.choose(seen)
-    return run, job, seen
-
-
-SPANS = [Span(0.0, 1.0), Span(1.0, 2.0)]
-
-
-@pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_video_counts_as_indexed_only_when_all_of_its_clips_are_there(gallery, tmp_path, kept):
-    """As when a copy that was to bring the clips could not be read."""
-    run, job, seen = run_on(gallery, tmp_path, SPANS)
-    clips = [Clip(str(job.path), "a" * 64, *span_ends(span), 9.0) for span in SPANS]
-    if kept:
-        gallery.ingest(clips[:kept], *rows_of(kept))
-    run.finish(Done(job.path, "a" * 64, seen, None))
-    assert is_complete(gallery, job.path) == (kept == 2)
-    again = _Run(None, gallery, Cutting(1.0))
-    assert (again.look_up(job.path) is None) == (kept == 2)
-    assert again.present == (2 if kept == 2 else 0)
-
-
-def is_complete(gallery, path):
-    return gallery.plan([FileState.of(path)], str(Cutting(1.0)))[0].is_complete
-
-
-def span_ends(span):
-    return span.start_s, span.end_s
-
-
-def test_a_video_with_a_fault_is_not_indexed_to_its_end(gallery, tmp_path):
-    run, job, seen = run_on(gallery, tmp_path, SPANS)
-    gallery.ingest(
-        [Clip(str(job.path), "a" * 64, *span_ends(span), 9.0) for span in SPANS], *rows_of(2)
-    )
-    run.finish(Done(job.path, "a" * 64, seen, "it broke off"))
-    assert not is_complete(gallery, job.path)
-    assert [one.reason for one in run.broken] == ["it broke off"]
-
-
-def test_clips_that_another_file_will_bring_are_not_read_twice(gallery, tmp_path):
-    run, job, seen = run_on(gallery, tmp_path, SPANS)
-    copy = tmp_path / "b.mp4"
-    copy.write_bytes(b"a video")
-    other = Seen(run.look_up(copy).path, "a" * 64, 9.0, tuple(SPANS))
-    assert list(run.choose(other)) == []
-    run.finish(Done(job.path, "a" * 64, seen, "it broke off"))  # so they will not come from there
-    assert list(run.choose(other)) == [0, 1]
-
-
 # ---- compaction and search --------------------------------------------------------------------------
 
 
@@ -225,13 +163,6 @@ def test_files_are_those_of_one_content_in_the_order_they_came(gallery):
 def test_a_file_that_was_never_looked_at_is_no_file_as_it_is_now(gallery):
     gallery.ingest([Clip("/v/a.mp4", "a" * 64, 1.0, 2.0, 9.0)], *rows_of(1))
     assert gallery.files("a" * 64) == [FileState("/v/a.mp4", None, None)]
-
-
-def test_a_job_of_a_file_that_is_gone_is_left_to_the_decoder(gallery, tmp_path):
-    run = _Run(None, gallery, Cutting())
-    assert run.look_up(tmp_path / "gone.mp4") == Job(tmp_path / "gone.mp4")
-    run.finish(Done(Path("gone.mp4"), None, None, "gone.mp4 does not exist.", is_unreadable=True))
-    assert [one.video for one in run.broken] == ["gone.mp4"]
 
 
 def test_many_clips_come_once_each_in_order_of_their_rows(gallery):

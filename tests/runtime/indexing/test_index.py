@@ -11,7 +11,9 @@ from dgl_runtime.decoding.decode_process import DecodeProcess
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.indexing import sought
 from dgl_runtime.media.video import read_clips
+from dgl_runtime.media.video_files import FoundVideos
 from tests.helpers.commands import run
 from tests.helpers.indexed import add, assert_same, contents, names
 from tests.helpers.odd_videos import damage, write_audio, write_video
@@ -105,10 +107,7 @@ def test_a_video_that_vanishes_between_listing_and_reading_is_reported(
     bundle, tmp_path, monkeypatch
 ):
     gone, good = write_video(tmp_path / "gone.mp4"), write_video(tmp_path / "good.mp4", 12)
-    from dgl_runtime.indexing import index
-    from dgl_runtime.media.video_files import FoundVideos
-
-    monkeypatch.setattr(index, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
+    monkeypatch.setattr(sought, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
     gone.unlink()
     report = add(bundle, tmp_path / "gallery", gone, good)
     assert report.clips_added == 1
