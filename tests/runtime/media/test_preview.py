@@ -273,3 +273,14 @@ def test_a_thumbnail_is_the_frame_on_display_and_never_larger(tmp_path):
     assert near(shown[24, 8], numbered_picture(15)[24, 8])
     (tmp_path / "b.jpg").write_bytes(picture(path, 1.55, 32))
     assert pixels_of(tmp_path / "b.jpg").shape == (24, 32, 3)
+
+
+def test_a_thumbnail_is_finer_than_a_jpeg_is_by_default(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(write_video(tmp_path / "a.mp4", 3), 0.0, 480))
+    steps = {}
+    with Image.open(tmp_path / "a.jpg") as made:
+        for name, quality in (("usual.jpg", 75), ("best.jpg", 95)):
+            made.save(tmp_path / name, quality=quality)
+            with Image.open(tmp_path / name) as image:
+                steps[name] = sum(image.quantization[0])
+        assert steps["best.jpg"] < sum(made.quantization[0]) < steps["usual.jpg"]
