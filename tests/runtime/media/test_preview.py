@@ -6,15 +6,17 @@ import pytest
 from PIL import Image
 
 from dgl_runtime.errors import MediaError
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.preview import LONGEST_S, PREVIEW_SIDE, picture, write_preview
 from dgl_runtime.media.preview_sound import add_sound
-from dgl_runtime.media.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import (
     numbered_picture,
     replace_bytes,
     write_video,
     write_video_with_tones,
 )
+from tests.helpers.specs import frame_spec
 
 GREEN, RED = (40, 180, 40), (200, 40, 40)
 
@@ -100,9 +102,9 @@ def test_thumbnails_and_clips_take_each_picture_in_its_own_size(tmp_path):
     shown = pixels_of(tmp_path / "a.jpg")
     assert shown.shape == (240, 160, 3)
     assert near(shown[120, 80], RED)
-    (clip,) = read_clips(path, [Span(0.0, 40 / rate)], 2, 32)
+    (clip,) = read_clips(path, [Span(0.0, 40 / rate)], frame_spec(2, 32))
     for found, (size, colour) in zip(clip, [((320, 240), GREEN), ((160, 240), RED)], strict=True):
-        expected = preprocess(framed(size, colour), 32)
+        expected = preprocess(framed(size, colour), frame_spec(1, 32))
         assert np.abs(found.astype(int) - expected).mean() < 8
 
 
