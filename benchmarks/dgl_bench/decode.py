@@ -21,16 +21,19 @@ from dgl_bench.command import Threads, benchmark, say, with_threads
 from dgl_bench.made_clips import MADE, QUICK, fetch_real_clips, make_clips
 from dgl_bench.report import Report, Row, Table
 from dgl_bench.timing import Paired, time_paired
+from dgl_runtime.bundle.input_spec import clip_frames
 from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.container import one_line, open_container
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import PacketIndex, read_index
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.side_by_side import read_frames
-from dgl_runtime.media.video import Span, VideoInfo, frame_times, preprocess, probe, read_clips
+from dgl_runtime.media.video import Span, VideoInfo, frame_times, probe, read_clips
 
 Pixels = NDArray[np.uint8]
 NUM_FRAMES, FRAME_SIZE = 12, 224
+CLIP = clip_frames(NUM_FRAMES, FRAME_SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 OURS = "dgl_runtime"
 FORMS = {"frames": "pictures ms", "clip": "made small ms"}
 THUMBNAIL = (64, 36)
@@ -66,7 +69,7 @@ def _our_frames(video: VideoInfo, threads: int) -> Pixels:
 
 def _our_clip(video: VideoInfo, threads: int) -> Pixels:
     span = Span(0, _anew(video.path).duration_s)
-    return next(read_clips(video.path, [span], NUM_FRAMES, FRAME_SIZE, threads=threads))
+    return next(read_clips(video.path, [span], CLIP, threads=threads))
 
 
 def _anew(path: Path) -> PacketIndex:
@@ -217,7 +220,7 @@ def _work_on(path: Path) -> Row:
         "open ms": _second_ms(lambda: open_container(path).close()),
         "index ms": _second_ms(lambda: _anew(path)),
         "frames ms": _second_ms(lambda: list(FrameReader(path, index).read(wanted))),
-        "resize ms": _second_ms(lambda: [preprocess(one, FRAME_SIZE) for one in pictures]),
+        "resize ms": _second_ms(lambda: [preprocess(one, CLIP) for one in pictures]),
     }
 
 

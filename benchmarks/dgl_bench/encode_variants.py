@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgl_bench.command import say
-from dgl_export.calibration import Calibration, ClipForm, made_calibration
+from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
@@ -102,8 +102,8 @@ def make_subject(backbone: Backbone, method: str, num_frames: int, folder: Path)
     query = work_of(folded.captions, inputs.tokens)
     work = {QUERY: query, CLIP: work_of(folded.clips, inputs.frames)}
     longest = min(PADDED_LENGTH, facts.inputs.texts.max_tokens)
-    form = ClipForm(num_frames, facts.inputs.frames.size, longest)
-    calibration = made_calibration(form, facts.tokenizer)
+    wanted = backbone.inputs_of(num_frames, longest)
+    calibration = made_calibration(wanted.frames, facts.tokenizer.fed_as(wanted.texts))
     graphs = export(folded, method, inputs, folder)
     return Subject(model, folded, inputs, work, folder, graphs, calibration)
 
@@ -122,7 +122,7 @@ def work_of(encoder: nn.Module, values: Tensor) -> Work:
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
     facts, longest = backbone.facts, backbone.facts.inputs.texts.max_tokens
-    tokens = torch.from_numpy(facts.tokenizer([CAPTION], longest))
+    tokens = torch.from_numpy(facts.tokenizer([CAPTION]).ids)
     padded = torch.zeros(1, min(PADDED_LENGTH, longest), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
     pixels = drifting_patterns(1, num_frames, facts.inputs.frames.size)
@@ -278,11 +278,10 @@ def write_target(
         lowered = lower(folder, graphs, target, calibration, out)
         written, measured = [one.graph for one in lowered.written], lowered.measured
     if target.library is not None:
-        words, frames = (
-            part.shape[1] for part in (calibration.judges.tokens, calibration.judges.frames)
-        )
+        judges = calibration.judges
+        words, frames = judges.tokens.ids.shape[1], judges.frames.shape[1]
         pair = (written[0], written[1])
-        write_engines(out, pair, max_words=words, num_frames=frames, library=target.library)
+        write_engines(out, pair, max_tokens=words, num_frames=frames, library=target.library)
     return written, [out / graph.file for graph in written], measured
 
 

@@ -52,11 +52,12 @@ def cold_start(bundle, name, device, threads):
         path, threads_ = retriever.bundle.graph_path(graph), int(threads)
         return open_engine(path, device=device, threads=threads_, engine=name, precision=graph.precision)
 
-    tokens = retriever.tokenizer([{QUERY!r}], manifest.max_words)
+    tokens = retriever.tokenizer([{QUERY!r}]).ids
     engine = load(manifest.captions)
     engine.run({{"tokens": tokens}})
     answered = time.perf_counter()
-    size = (1, manifest.num_frames, 3, manifest.frame_size, manifest.frame_size)
+    frames = manifest.inputs.frames
+    size = (1, frames.num_frames, 3, frames.size, frames.size)
     load(manifest.clips).run({{"frames": np.zeros(size, np.uint8)}})
     ends = (imported, opened, answered, time.perf_counter())
     steps = [end - start for end, start in zip(ends, (began, *ends))]
@@ -101,7 +102,7 @@ def startup(
             Table("First answers", rows),
             Table("Installed size", list(map(installed_size, INSTALLATIONS))),
         ],
-        settings={"method": manifest.method, "query": QUERY},
+        settings={"method": manifest.source.method, "query": QUERY},
         packages=("openvino", "tensorrt", "tensorrt-rtx-cu13"),
         notes=[
             "Every measurement has a fresh process; every round starts every engine once, in turn. Median "

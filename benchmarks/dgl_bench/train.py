@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WARM_UP = 1  # steps; the first one also makes the optimizer's state
 SEED = 0
+_SOME_WORDS = 500  # ids below it are words of every vocabulary
 VPT = ("method=unshared", "global_prompts=0", "visual_output=mean-frames", "caption_prompts=0")
 _REMEDY = "Lower --batch-size or --num-frames, or leave the method out."
 
@@ -141,10 +142,10 @@ def _random_batch(recipe: "Recipe", model: "DualEncoder", device: "torch.device"
 
     from dgl_train.training.contrastive import PairBatch
 
-    rng, tokenizer = np.random.default_rng(SEED), model.tokenizer
+    rng, bare = np.random.default_rng(SEED), model.tokenizer([""]).ids[0]
     size, side = recipe.batch_size, model.inputs.frames.size
-    tokens = rng.integers(1, tokenizer.start_id, (size, recipe.max_words), dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
+    tokens = rng.integers(1, _SOME_WORDS, (size, recipe.max_words), dtype=np.int32)
+    tokens[:, 0], tokens[:, -1] = bare[0], bare[-1]
     shape = (size, recipe.num_frames, 3, side, side)
     frames = rng.integers(0, 256, shape, dtype=np.uint8)
     return PairBatch(torch.from_numpy(tokens).to(device), torch.from_numpy(frames).to(device))

@@ -93,8 +93,7 @@ def opened(
     """The run itself and its exports, each with its size, or why it is not there."""
     request = tuned_request(run)
     yield TORCH, evaluate.torch_encoders(request.model, torch.device("cpu")), {}
-    tokenizer = request.model.tokenizer
-    calibration = read_calibration(dataset, data_root, request.clip_form, tokenizer)
+    calibration = read_calibration(dataset, data_root, request.frames, request.tokenizer)
     for name, target in TARGETS.items():
         say(f"{name}: exporting")
         out = folder / name.replace(" ", "-")
@@ -109,8 +108,8 @@ def opened(
 
 def timed(ready: Mapping[str, evaluate.Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
     """Milliseconds of a query and of a clip, all models side by side."""
-    one = next(iter(ready.values()))
-    frames = np.zeros((1, one.num_frames, 3, one.frame_size, one.frame_size), np.uint8)
+    spec = next(iter(ready.values())).frames
+    frames = np.zeros((1, spec.num_frames, 3, spec.size, spec.size), np.uint8)
     found = {}
     for task, method, given in (
         ("query", "embed_captions", [QUERY]),

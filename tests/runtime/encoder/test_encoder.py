@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dgl_runtime import Encoder, Retriever
-from dgl_runtime.media.video import preprocess
+from dgl_runtime.media.pixels import preprocess
+from tests.helpers.specs import frame_spec
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def pictures():
 
 
 def test_a_picture_is_a_clip_that_shows_nothing_else(encoder, pictures):
-    still = np.stack([preprocess(pictures[0], 32)] * 4)[None]
+    still = np.stack([preprocess(pictures[0], frame_spec(1, 32))] * 4)[None]
     np.testing.assert_allclose(
         encoder.embed_pictures(pictures[:1]), encoder.embed_clips(still).embeddings, atol=1e-6
     )
@@ -36,6 +37,12 @@ def test_pictures_of_any_size_and_kind_are_embedded_together(encoder, pictures):
     assert encoder.embed_pictures([]).shape == (0, 32)
 
 
+def test_one_picture_or_an_array_of_several_need_no_list(encoder, pictures):
+    alone = encoder.embed_pictures(pictures[:1])
+    for one in (pictures[0], Image.fromarray(pictures[0]), np.stack(pictures[:1])):
+        np.testing.assert_array_equal(encoder.embed_pictures(one), alone)
+
+
 @pytest.mark.parametrize(
     "picture",
     [
@@ -48,6 +55,8 @@ def test_pictures_of_any_size_and_kind_are_embedded_together(encoder, pictures):
 def test_an_array_that_is_no_picture_is_refused(encoder, picture):
     with pytest.raises(ValueError, match=r"a picture is .*, expected uint8 \[H, W, 3\] RGB or"):
         encoder.embed_pictures([picture])
+    with pytest.raises(ValueError, match="a picture is"):
+        encoder.embed_pictures(picture)
 
 
 def test_a_retriever_answers_as_its_encoder(bundle, pictures):

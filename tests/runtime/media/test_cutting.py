@@ -3,6 +3,7 @@
 import pytest
 
 from dgl_runtime.errors import MediaError
+from dgl_runtime.media import cutting
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.windows import Span
@@ -13,13 +14,13 @@ def nothing():
     """No sign of life."""
 
 
-def ends(path, cutting):
-    _, spans = cutting.spans(path, nothing)
+def ends(path, how):
+    _, spans = how.spans(path, nothing)
     return [(round(span.start_s, 3), round(span.end_s, 3)) for span in spans]
 
 
 @pytest.mark.parametrize(
-    ("cutting", "text"),
+    ("made", "text"),
     [
         (Cutting(), "all None None None"),
         (Cutting(2.0, 0.5), "all 2.0 0.5 None"),
@@ -27,9 +28,9 @@ def ends(path, cutting):
         (Cutting(around_s=1.25), "all None None 1.25"),
     ],
 )
-def test_a_cutting_has_a_name_that_is_read(cutting, text):
-    assert str(cutting) == text
-    assert Cutting.from_text(text) == cutting
+def test_a_cutting_has_a_name_that_is_read(made, text):
+    assert str(made) == text
+    assert Cutting.from_text(text) == made
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -42,6 +43,28 @@ def test_a_thousand_windows_for_each_frame_are_the_most(tmp_path, parts):
         MediaError, match=r"claims to last 0 s with 2 frames, which is 1000 windows"
     ):
         many[1].spans(path, nothing)
+
+
+def test_time_before_the_first_frame_counts_for_no_windows(tmp_path):
+    path = write_video(
+        tmp_path / "late.mkv",
+        2,
+        pts=[50, 51],
+        audio_packets=[b"junk" * 9] * 85,
+        audio_first=True,
+    )
+    assert read_index(path).start_s > 4
+    assert len(Cutting(2e-4).spans(path, nothing)[1]) == pytest.approx(1000, abs=2)
+
+
+def test_shots_without_their_extra_are_refused(monkeypatch):
+    monkeypatch.setattr(cutting, "find_spec", lambda name: name)
+    Cutting(1.0, at_shots=True).require_installed()
+    monkeypatch.setattr(cutting, "find_spec", lambda name: None)
+    Cutting(1.0).require_installed()
+    with pytest.raises(ModuleNotFoundError, match="scenedetect") as refused:
+        Cutting(1.0, at_shots=True).require_installed()
+    assert refused.value.name == "scenedetect"
 
 
 def late_by(folder, packets):
