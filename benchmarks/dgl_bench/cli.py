@@ -20,15 +20,13 @@ from dgl_bench.startup import startup
 from dgl_bench.train import train
 from dgl_runtime.command import Command, fail
 
-ALL = {
+ALL = {  # what makes each quick: it tells whether everything runs, not how fast
     "encode": "--rounds 3 --compile=",
     "decode": "--quick --rounds 2",
     "search": "--sizes 10000 --rounds 20",
     "startup": "--rounds 2",
     "train": "--steps 1 --rounds 1",
 }
-"""Benchmark of ``all`` -> what makes it quick: it tells whether everything runs, not how fast."""
-
 _BENCH = "from dgl_bench.cli import bench; bench(prog_name='dgl-bench')"
 _EXPORT = "from dgl_export.cli import export; export(prog_name='dgl-export')"
 _RANDOM = ("--zero-shot", "--backbone", "ViT-B-32-quickgelu", "--out")

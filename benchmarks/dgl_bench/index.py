@@ -78,7 +78,6 @@ def make_videos(folder: Path, count: int) -> Path:
 def _run(bundle: Path, videos: Path, gallery: Path, jobs: int, threads: int) -> Row:
     """One run of indexing in a process of its own."""
     arguments = [bundle, videos, gallery, jobs, threads, WINDOW_S]
-    # User and system time of all processes that have ended, with those that they waited for.
     before_s, started = sum(os.times()[2:4]), time.perf_counter()
     command = [sys.executable, "-c", _RUN, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

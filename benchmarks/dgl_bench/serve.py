@@ -44,8 +44,7 @@ _PACKAGES = ("fastapi", "uvicorn")
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 Clips = Annotated[int, "In the gallery."]
-Load = dict[str, float]
-"""What wrk saw."""
+Load = dict[str, float]  # what wrk saw
 
 
 @benchmark

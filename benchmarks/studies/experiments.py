@@ -31,8 +31,7 @@ SUITES: dict[str, dict[str, list[str]]] = tomllib.loads(
     Path(__file__).with_name("variants.toml").read_text("utf-8")
 )
 ZERO_SHOT = "zero-shot"
-Outcome = dict[str, Any]
-"""The report of dgl-eval, the numbers that were trained, and seconds a step."""
+Outcome = dict[str, Any]  # the report of dgl-eval, numbers that were trained, and seconds a step
 
 
 @dataclass(frozen=True)

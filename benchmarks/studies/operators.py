@@ -23,8 +23,7 @@ from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 
 LEAST = 0.01  # of a call; operators that take less share a row
-Nodes = Iterable[tuple[str, float]]
-"""Operators, as the engine calls them, and milliseconds of one call; a pair for each node."""
+Nodes = Iterable[tuple[str, float]]  # of each node the engine's operator and the ms of one call
 
 
 @benchmark
