@@ -17,6 +17,8 @@ from dgl_runtime.errors import ExportError
 from dgl_train.data.vocabulary import clip_tokenizer
 from tests.helpers.tiny_models import NUM_FRAMES
 
+pytestmark = pytest.mark.slow
+
 DYNAMIC, STATIC = (
     Target("onnx", "int8"),
     Target("trt", "int8"),
