@@ -30,14 +30,14 @@ from benchmarks.encode_variants import (
 from benchmarks.machine import Peaks, load_average, measure_peaks
 from benchmarks.timing import Paired, time_paired
 from benchmarks.work import Work, caption_work, clip_work
-from dgl_export.calibration import Calibration, ClipForm, made_calibration
+from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.bundle.manifest import MIN_COSINE, Graph
 from dgl_runtime.encoder.self_check import cosines
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import Backbone, BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts, TransformerPrompts
 
@@ -151,10 +151,11 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
-    tokens = torch.from_numpy(clip_tokenizer()([CAPTION], backbone.context_length))
-    padded = torch.zeros(1, min(PADDED_LENGTH, backbone.context_length), dtype=torch.int64)
+    wanted = backbone.facts.inputs
+    tokens = torch.from_numpy(backbone.facts.tokenizer([CAPTION]).ids)
+    padded = torch.zeros(1, min(PADDED_LENGTH, wanted.texts.max_tokens), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
-    pixels = drifting_patterns(1, num_frames, backbone.frame_size)
+    pixels = drifting_patterns(1, num_frames, wanted.frames.size)
     return Inputs(tokens, padded, torch.from_numpy(pixels))
 
 
@@ -172,7 +173,7 @@ def bench_method(
 ) -> Iterator[Series]:
     """Time one method's queries, then its clips, batch by batch."""
     model = make_model(backbone, method, settings.num_frames)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model)
     work = {
         QUERY: caption_work(backbone, folded, pieces=inputs.tokens.shape[1] - 1),
         CLIP: clip_work(backbone, folded, settings.num_frames),
@@ -226,8 +227,9 @@ def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> li
 
 def calibration_for(backbone: Backbone, num_frames: int) -> Calibration:
     """Made captions and clips, of the sizes that are timed."""
-    form = ClipForm(num_frames, backbone.frame_size, min(PADDED_LENGTH, backbone.context_length))
-    return made_calibration(form, clip_tokenizer())
+    longest = min(PADDED_LENGTH, backbone.facts.inputs.texts.max_tokens)
+    inputs = backbone.inputs_of(num_frames, longest)
+    return made_calibration(inputs.frames, backbone.facts.tokenizer.fed_as(inputs.texts))
 
 
 @contextmanager

@@ -145,9 +145,10 @@ def _measure(run: ExperimentRun) -> Outcome:
 
     from dgl_train.data.datasets import read_dataset, select_split
     from dgl_train.evaluation.evaluate import evaluate, torch_encoders
-    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.backbones.backbone import BackboneSource
+    from dgl_train.model.backbones.registry import load_backbone
     from dgl_train.model.checkpoint import load_checkpoint
-    from dgl_train.model.dgl import FrameMeanModel
+    from dgl_train.model.dual_encoder import FrameMeanModel
     from dgl_train.model.methods import trained_parameters
     from dgl_train.training.fit import fit
 
@@ -156,7 +157,8 @@ def _measure(run: ExperimentRun) -> Outcome:
     backbone = load_backbone(BackboneSource(recipe.backbone))
     trained, epoch, step_s = 0, 0, 0.0
     if run.variant == ZERO_SHOT:
-        model: Any = FrameMeanModel(backbone)
+        inputs = backbone.inputs_of(recipe.num_frames, recipe.max_words)
+        model: Any = FrameMeanModel(backbone, inputs)
     else:
         result = fit(
             recipe,
@@ -171,9 +173,7 @@ def _measure(run: ExperimentRun) -> Outcome:
         model = load_checkpoint(run.run).model
         trained = sum(tensor.numel() for tensor in trained_parameters(model).values())
         epoch, step_s = result.best_epoch, _seconds_a_step(run.run)
-    encoders = torch_encoders(
-        model, num_frames=recipe.num_frames, max_words=recipe.max_words, device=device
-    )
+    encoders = torch_encoders(model, device)
     report = evaluate(encoders, select_split(clips, "test", "shapes"), progress=False)
     return Outcome(run.variant, run.seed, trained, epoch, step_s, asdict(report))
 

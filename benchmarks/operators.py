@@ -27,8 +27,8 @@ from dgl_export.fold import fold
 from dgl_export.formats import Target
 from dgl_runtime.engines.engine import Arrays
 from dgl_runtime.engines.opening import open_engine
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import Backbone, BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _profiles(
     backbone: Backbone, method: str, inputs: Inputs, settings: EncodeSettings
 ) -> Iterator[Profile]:
     model = make_model(backbone, method, settings.num_frames)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model)
     given: dict[str, tuple[Arrays, Work]] = {
         QUERY: (
             {"tokens": inputs.tokens.numpy()},

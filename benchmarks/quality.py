@@ -24,7 +24,6 @@ from dgl_export.request import tuned_request
 from dgl_runtime.bundle.manifest import Quality
 from dgl_runtime.errors import DglError
 from dgl_train.data.datasets import read_dataset, select_split
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.evaluation.evaluate import (
     Encoders,
     bundle_encoders,
@@ -110,15 +109,9 @@ def _open_all(
     settings: QualitySettings, folder: Path
 ) -> Iterator[tuple[Measured, Encoders | None]]:
     request = tuned_request(settings.run)
-    encoders = torch_encoders(
-        request.model,
-        num_frames=request.num_frames,
-        max_words=request.max_words,
-        device=torch.device("cpu"),
-    )
-    yield Measured(TORCH), encoders
+    yield Measured(TORCH), torch_encoders(request.model, torch.device("cpu"))
     calibration = read_calibration(
-        settings.dataset, settings.data_root, request.clip_form, clip_tokenizer()
+        settings.dataset, settings.data_root, request.frames, request.tokenizer
     )
     for name, target in TARGETS.items():
         click.echo(f"{name}: exporting", err=True)
@@ -134,8 +127,8 @@ def _open_all(
 
 def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
     first = next(iter(ready.values()))
-    size = first.frame_size
-    frames = np.zeros((1, first.num_frames, 3, size, size), np.uint8)
+    spec = first.frames
+    frames = np.zeros((1, spec.num_frames, 3, spec.size, spec.size), np.uint8)
     spreads = {}
     for task in ("query", "clip"):
         calls: dict[str, Any] = {

@@ -4,7 +4,9 @@ Graphs have the same parameters everywhere: 16 links a clip (32 in the lowest la
 while building. All but ours keep float32 vectors, as these libraries do unless told otherwise.
 """
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.gallery.folder import EMBEDDINGS, GRAPH, path_of
 from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.vectors import LocalVectors
 
 if TYPE_CHECKING:
     import faiss
@@ -60,20 +64,19 @@ class OursExact:
     @staticmethod
     def build(gallery: Path, file: Path, threads: int) -> Path:
         """Nothing: the gallery's own embeddings are searched."""
-        with Gallery.open(gallery) as opened:
-            return opened.embeddings_file
+        return path_of(gallery, EMBEDDINGS, 0)
 
     @classmethod
     def open(cls, gallery: Path, file: Path) -> Self:
         """Open the gallery."""
-        return cls(Gallery.open(gallery))
+        return cls(Gallery.open(gallery, store=partial(LocalVectors, approximate_from=sys.maxsize)))
 
     def set_breadth(self, breadth: int) -> None:
         """Nothing to set."""
 
     def search(self, query: Float32, top_k: int) -> Int64:
         """Through the front door, with its checks of the query."""
-        rows, _ = self.gallery.search(query[None], top_k, approximate=not self.is_exact)
+        rows, _ = self.gallery.search(query[None], top_k)
         found: Int64 = rows[0]
         return found
 
@@ -88,21 +91,24 @@ class OursApproximate(OursExact):
     @staticmethod
     def build(gallery: Path, file: Path, threads: int) -> Path:
         """Anew, also where an index is there."""
-        with Gallery.open(gallery, writable=True) as opened:
-            opened.index_file.unlink(missing_ok=True)
-            opened.build_approximate_index(threads=threads)
-            return opened.index_file
+        path_of(gallery, GRAPH, 0).unlink(missing_ok=True)
+        store = partial(LocalVectors, approximate_from=0, threads=threads)
+        with Gallery.open(gallery, writable=True, store=store) as opened:
+            opened.compact()
+        return path_of(gallery, GRAPH, 0)
 
     @classmethod
     def open(cls, gallery: Path, file: Path) -> Self:
         """Open the gallery and its index."""
-        opened = cls(Gallery.open(gallery))
-        opened.gallery.open_approximate_index()
+        opened = cls(Gallery.open(gallery, store=partial(LocalVectors, approximate_from=0)))
+        opened.gallery.warm()
         return opened
 
     def set_breadth(self, breadth: int) -> None:
         """Open the index again."""
-        self.gallery.open_approximate_index(breadth=breadth)
+        store = partial(LocalVectors, approximate_from=0, breadth=breadth)
+        self.gallery = Gallery.open(self.gallery.folder, store=store)
+        self.gallery.warm()
 
 
 class FaissFlat:
@@ -122,9 +128,9 @@ class FaissFlat:
 
         faiss.omp_set_num_threads(threads)
         with Gallery.open(gallery) as opened:
-            index = cls.empty(opened.embed_dim)
+            index = cls.empty(opened.facts.embed_dim)
             for first in range(0, len(opened), _BLOCK):
-                index.add(opened.embeddings[first : first + _BLOCK])
+                index.add(opened.embeddings(slice(first, first + _BLOCK)))
         faiss.write_index(index, str(file))
         return file
 
@@ -187,10 +193,12 @@ class Hnswlib:
         import hnswlib
 
         with Gallery.open(gallery) as opened:
-            index = hnswlib.Index(space="ip", dim=opened.embed_dim)
+            index = hnswlib.Index(space="ip", dim=opened.facts.embed_dim)
             index.init_index(len(opened), M=LINKS, ef_construction=BREADTH_OF_BUILDING)
             for first in range(0, len(opened), _BLOCK):
-                index.add_items(opened.embeddings[first : first + _BLOCK], num_threads=threads)
+                index.add_items(
+                    opened.embeddings(slice(first, first + _BLOCK)), num_threads=threads
+                )
         index.save_index(str(file))
         return file
 
@@ -200,7 +208,7 @@ class Hnswlib:
         import hnswlib
 
         with Gallery.open(gallery) as opened:
-            index = hnswlib.Index(space="ip", dim=opened.embed_dim)
+            index = hnswlib.Index(space="ip", dim=opened.facts.embed_dim)
         index.load_index(str(file))
         return cls(index)
 

@@ -77,7 +77,7 @@ def make_gallery(folder: Path, size: int, embed_dim: int) -> None:
         for block in made.clips(size):
             rows = range(len(gallery), len(gallery) + len(block))
             clips = [Clip(f"{row}.mp4", f"{row:064x}", 0.0, 10.0, 10.0) for row in rows]
-            gallery.append(clips, block, weights.repeat(len(block), axis=0))
+            gallery.ingest(clips, block, weights.repeat(len(block), axis=0))
 
 
 def make_queries(folder: Path, embed_dim: int) -> None:
@@ -86,7 +86,7 @@ def make_queries(folder: Path, embed_dim: int) -> None:
     made = MadeEmbeddings.of_width(embed_dim)
     with Gallery.open(folder / "gallery") as gallery:
         rows = np.sort(rng.choice(len(gallery), min(QUERIES, len(gallery)), replace=False))
-        clips = gallery.embeddings[rows]
+        clips = gallery.embeddings(rows)
         noise = unit(rng.standard_normal(clips.shape, np.float32))
         for kind, queries in ((TEXTS, made.texts(clips)), (CLIPS, unit(clips + _NOISE * noise))):
             best, _ = gallery.search(queries, TOP_K)

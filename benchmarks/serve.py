@@ -182,14 +182,14 @@ def make_gallery(folder: Path, settings: ServeSettings) -> tuple[Path, str]:
     with Gallery.open(gallery, writable=True) as opened:
         rows = max(settings.clips - len(opened), 0)
         rng = np.random.default_rng(0)
-        embeddings = rng.standard_normal((rows, opened.embed_dim), np.float32)
+        embeddings = rng.standard_normal((rows, opened.facts.embed_dim), np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-        weights = np.full((rows, opened.num_frames), 1 / opened.num_frames, np.float32)
+        weights = np.full((rows, opened.facts.num_frames), 1 / opened.facts.num_frames, np.float32)
         clips = [
             Clip(f"/made/{row // 100}.mp4", f"made {row // 100}", row % 100, row % 100 + 1, 100)
             for row in range(rows)
         ]
-        opened.append(clips, embeddings, weights)
+        opened.ingest(clips, embeddings, weights)
     return gallery, said
 
 

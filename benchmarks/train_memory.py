@@ -26,8 +26,11 @@ from dgl_train.recipes.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
+    from dgl_train.model.dual_encoder import DualEncoder
+
 WARM_UP = 1  # steps; the first one also makes the optimizer's state
 SEED = 0
+_SOME_WORDS = 500  # ids below it are words of every vocabulary
 _STATUS = Path("/proc/self/status")
 
 
@@ -132,7 +135,8 @@ def measure_method(spec: TrainSpec) -> Measurement:
     import torch
 
     from dgl_train.commands.options import choose_device
-    from dgl_train.model.backbone import BackboneSource, load_backbone
+    from dgl_train.model.backbones.backbone import BackboneSource
+    from dgl_train.model.backbones.registry import load_backbone
     from dgl_train.model.methods import trained_parameters
     from dgl_train.training.contrastive import PairBatch
     from dgl_train.training.processes import Processes
@@ -150,7 +154,7 @@ def measure_method(spec: TrainSpec) -> Measurement:
         device=device,
         processes=Processes(),
     )
-    batch = PairBatch(*_random_batch(recipe, backbone.frame_size, device))
+    batch = PairBatch(*_random_batch(recipe, model, device))
     seconds, loss = [], 0.0
     for number in range(WARM_UP + spec.steps):
         started = time.perf_counter()
@@ -169,18 +173,17 @@ def measure_method(spec: TrainSpec) -> Measurement:
 
 
 def _random_batch(
-    recipe: Recipe, frame_size: int, device: "torch.device"
+    recipe: Recipe, model: "DualEncoder", device: "torch.device"
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    from dgl_train.data.vocabulary import clip_tokenizer
-
-    rng, tokenizer = np.random.default_rng(SEED), clip_tokenizer()
+    rng, bare = np.random.default_rng(SEED), model.tokenizer([""]).ids[0]
     shape = (recipe.batch_size, recipe.max_words)
-    tokens = rng.integers(1, tokenizer.start_id, shape, dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = tokenizer.start_id, tokenizer.end_id
-    shape_clips = (recipe.batch_size, recipe.num_frames, 3, frame_size, frame_size)
+    tokens = rng.integers(1, _SOME_WORDS, shape, dtype=np.int32)
+    tokens[:, 0], tokens[:, -1] = bare[0], bare[-1]
+    size = model.inputs.frames.size
+    shape_clips = (recipe.batch_size, recipe.num_frames, 3, size, size)
     frames = rng.integers(0, 256, shape_clips, dtype=np.uint8)
     return torch.from_numpy(tokens).to(device), torch.from_numpy(frames).to(device)
 

@@ -1,6 +1,5 @@
 """Write a bundle: fold, export, parity gate, manifest. A failed export leaves nothing."""
 
-import math
 import os
 import shutil
 from contextlib import suppress
@@ -15,21 +14,18 @@ from dgl_export.fold import fold
 from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
 from dgl_export.graph_files import load_graph
 from dgl_export.lower import lower
-from dgl_export.parity import make_golden, measure, require, require_numbers, rerun
+from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
-from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
+from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, sha256_of
+from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.engines.installed import require as require_engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import require_precision
 from dgl_runtime.errors import ExportError
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.dgl import DglModel, RetrievalModel
-from dgl_train.model.prompts import Prompts
-
-SAMPLING = "centres of equal segments"
 
 
 def write_bundle(
@@ -55,7 +51,7 @@ def write_bundle(
         OSError: The disk is full or cannot be written.
     """
     require_ready(out, target)
-    context = request.model.backbone.context_length
+    context = request.model.longest_text
     if request.max_words > context:
         raise ExportError(
             f"max_words is {request.max_words}, but the backbone reads captions of {context} tokens "
@@ -97,9 +93,10 @@ def require_ready(out: Path, target: Target) -> None:
 def _fill(
     request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
 ) -> Manifest:
-    tokenizer, backbone = clip_tokenizer(), request.model.backbone
-    golden = make_golden(request.model, tokenizer, request.num_frames, request.max_words)
-    tokenizer.save(folder / TOKENIZER)
+    inputs = request.inputs
+    golden = make_golden(request.model, request.tokenizer, request.frames)
+    request.tokenizer.save(folder / TOKENIZER)
+    require_inputs(golden, inputs.frames, Tokenizer.load(folder / TOKENIZER, inputs.texts))
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
     captions, clips = encoders.graphs
@@ -107,23 +104,27 @@ def _fill(
         schema_version=SCHEMA_VERSION,
         format=target.form,
         precision=target.precision,
-        method=request.method,
-        backbone=backbone.source.name,
-        backbone_sha256=backbone.digest(),
-        embed_dim=backbone.embed_dim,
-        num_frames=request.num_frames,
-        frame_size=backbone.frame_size,
-        mean=tuple(backbone.mean.flatten().tolist()),
-        std=tuple(backbone.std.flatten().tolist()),
-        sampling=SAMPLING,
-        max_words=request.max_words,
-        logit_scale=math.exp(backbone.logit_scale.item()),
+        embed_dim=request.model.embed_dim,
+        inputs=inputs,
         captions=captions,
         clips=clips,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         parity=encoders.parity,
         quality=encoders.quality,
-        source=Source(request.checkpoint, request.checkpoint_sha256, version("dgl-retrieval")),
+        source=_source(request),
+    )
+
+
+def _source(request: ExportRequest) -> Source:
+    model = request.model
+    return Source(
+        method=request.method,
+        backbone=model.source.name,
+        backbone_sha256=model.digest(),
+        logit_scale=model.logit_scale.item(),
+        checkpoint=request.checkpoint,
+        checkpoint_sha256=request.checkpoint_sha256,
+        version=version("dgl-retrieval"),
     )
 
 
@@ -159,7 +160,7 @@ def _write_encoders(
         graphs = [one.graph for one in written]
         parity = require(measure(golden, *(one.engine for one in written)))
     else:
-        calibration = calibration or made_calibration(request.clip_form, clip_tokenizer())
+        calibration = calibration or made_calibration(request.frames, request.tokenizer)
         lowered = lower(float32, graphs, form, calibration, folder)
         lowered.require()
         quality, written = lowered.measured, lowered.written
@@ -171,21 +172,12 @@ def _write_encoders(
 
 
 def _write_float32(request: ExportRequest, golden: Golden, folder: Path) -> list[Graph]:
-    folded = fold(request.model, start_token=clip_tokenizer().start_id)
+    folded = fold(request.model)
     frames = _several(torch.from_numpy(golden.frames[:2]))
-    any_frames = not _is_bound_to_its_frames(request.model)
     return [
         write_captions(folded.captions, torch.from_numpy(golden.tokens[:2]), folder),
-        write_clips(folded.clips, frames, folder, any_frames=any_frames),
+        write_clips(folded.clips, frames, folder, any_frames=folded.any_frames),
     ]
-
-
-def _is_bound_to_its_frames(model: RetrievalModel) -> bool:
-    """Whether each frame has prompts or a position of its own."""
-    if not isinstance(model, DglModel):
-        return False
-    prompts: Prompts = model.prompts()
-    return max(prompts.frames.shape[1] - 1, prompts.frame_positions.shape[1]) > 0
 
 
 def _several(frames: torch.Tensor) -> torch.Tensor:

@@ -96,7 +96,6 @@ def export(
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
     from dgl_export.request import tuned_request, untuned_request
-    from dgl_train.data.vocabulary import clip_tokenizer
 
     if (ckpt is None) == (backbone is None):
         raise click.UsageError("give either --ckpt, or --zero-shot with --backbone.")
@@ -117,11 +116,11 @@ def export(
     )
     calibration = None
     if calibrate is not None:
-        calibration = read_calibration(calibrate, data_root, request.clip_form, clip_tokenizer())
+        calibration = read_calibration(calibrate, data_root, request.frames, request.tokenizer)
     manifest = write_bundle(request, out, target, calibration)
     size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     click.echo(
-        f"{out}: {manifest.method} on {manifest.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
+        f"{out}: {request.method} on {manifest.source.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
         + (_parity(manifest.parity) if manifest.quality is None else _quality(manifest.quality))
     )
     if target.library is not None:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dgl_train.model.backbone import Block, activate
+from dgl_train.model.backbones.towers import Block, activate
 
 
 class FoldedBlock(nn.Module):

@@ -1,22 +1,25 @@
 """What to export: a model with its settings and where it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dgl_export.calibration import ClipForm
 from dgl_runtime.bundle.folder import sha256_of
-from dgl_train.model.backbone import BackboneSource, load_backbone
-from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_backbone
-from dgl_train.model.dgl import FrameMeanModel, RetrievalModel
+from dgl_runtime.bundle.input_spec import InputSpec
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_train.model.backbones.backbone import DEFAULT_FRAMES, BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_model
+from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 
-ZERO_SHOT_FRAMES, ZERO_SHOT_WORDS = 12, 32  # of a backbone alone, unless it reads shorter captions
+ZERO_SHOT_WORDS = 32  # of a backbone alone, unless it reads shorter captions
 
 
 @dataclass(frozen=True)
 class ExportRequest:
     """What to export."""
 
-    model: RetrievalModel
+    model: DualEncoder
     method: str
     num_frames: int
     max_words: int
@@ -24,9 +27,20 @@ class ExportRequest:
     checkpoint_sha256: str
 
     @property
-    def clip_form(self) -> ClipForm:
-        """How its clips and captions are looked at."""
-        return ClipForm(self.num_frames, self.model.backbone.frame_size, self.max_words)
+    def frames(self) -> FrameSpec:
+        """How the model looks at clips."""
+        return replace(self.model.inputs.frames, num_frames=self.num_frames)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads the model's captions."""
+        texts = replace(self.model.inputs.texts, max_tokens=self.max_words)
+        return self.model.tokenizer.fed_as(texts)
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What the bundle will say of its inputs."""
+        return InputSpec(self.frames, self.tokenizer.spec)
 
 
 def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:
@@ -37,7 +51,7 @@ def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:
     """
     tuned = load_checkpoint(ckpt)
     return ExportRequest(
-        model=FrameMeanModel(untuned_backbone(tuned)) if zero_shot else tuned.model,
+        model=untuned_model(tuned) if zero_shot else tuned.model,
         method="zero-shot" if zero_shot else tuned.settings.method,
         num_frames=tuned.settings.num_frames,
         max_words=tuned.settings.max_words,
@@ -52,12 +66,12 @@ def untuned_request(name: str, pretrained: str) -> ExportRequest:
     Raises:
         ConfigError: It does not load.
     """
-    backbone = load_backbone(BackboneSource(name, pretrained))
+    model = FrameMeanModel(load_backbone(BackboneSource(name, pretrained)))
     return ExportRequest(
-        model=FrameMeanModel(backbone),
+        model=model,
         method="zero-shot",
-        num_frames=ZERO_SHOT_FRAMES,
-        max_words=min(ZERO_SHOT_WORDS, backbone.context_length),
+        num_frames=DEFAULT_FRAMES,
+        max_words=min(ZERO_SHOT_WORDS, model.longest_text),
         checkpoint=name,
-        checkpoint_sha256=backbone.digest(),
+        checkpoint_sha256=model.digest(),
     )

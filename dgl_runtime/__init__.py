@@ -9,7 +9,8 @@ Example:
 
 from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder, SelfCheck
 from dgl_runtime.errors import DglError
-from dgl_runtime.indexing.index import BrokenVideo, IndexReport
+from dgl_runtime.indexing.index import IndexReport
+from dgl_runtime.indexing.ledger import BrokenVideo
 from dgl_runtime.retriever import Retriever
 from dgl_runtime.search.moments import Hit
 from dgl_runtime.telemetry import switch_off_telemetry

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.decoding.decode_pool import DecodePool
 from dgl_runtime.encoder.choice import Chosen
 from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder, SelfCheck
 from dgl_runtime.engines.candidates import AUTO
@@ -18,8 +19,8 @@ from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.gallery.shared import Shared
-from dgl_runtime.gallery.sqlite import RECORDS
-from dgl_runtime.indexing.index import IndexReport, index_videos, look_for_videos
+from dgl_runtime.indexing.index import BATCH, IndexReport, default_jobs, index_videos
+from dgl_runtime.indexing.sought import look_for_videos
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.names import find_path
 from dgl_runtime.search.example import read_example
@@ -152,7 +153,7 @@ class Retriever:
 
         Args:
             query: What the moment shows.
-            top_k: Moments at the most.
+            top_k: Most moments to return.
             where: A condition in SQL that clips must fulfil; see ``dgl_runtime/gallery/filters.py``.
             grouping: What is done with clips of one video, of ``dgl_runtime.search.moments.GROUPINGS``.
             bank_hubness: What :meth:`hubness` gave, to rank down clips that are near to every text.
@@ -193,7 +194,7 @@ class Retriever:
         """
         if at_s is not None and window_s is None:
             with self._gallery.look() as gallery:
-                window_s = gallery.records.typical_length_s()
+                window_s = gallery.facts.typical_length_s
         return read_example(self.encoder, Path(path), Cutting(window_s, around_s=at_s))
 
     def hubness(self, texts: Sequence[str]) -> Float32:
@@ -229,13 +230,14 @@ class Retriever:
         at_shots: bool = False,
         exclude: Sequence[str] = (),
         jobs: int = 0,
+        batch: int = BATCH,
         prune: bool = False,
         show_progress: bool = False,
     ) -> IndexReport:
-        """Index videos, or all videos below folders; what is there already is skipped.
+        """Index videos, or all videos below folders; those that the gallery holds are skipped.
 
-        A file that was renamed is found under its new name, one that changed is indexed anew. Other
-        threads may search meanwhile; they find what was added when it is done.
+        A renamed file keeps its clips, a changed one is indexed again. Other threads may search
+        meanwhile; they find the new clips when it is done.
 
         Args:
             paths: Files and folders.
@@ -243,19 +245,23 @@ class Retriever:
             stride_s: From one window's start to the next; None is the window's length.
             at_shots: Cut where one shot ends and the next begins, and longer shots into windows, if
                 ``window_s`` is given. Needs the extra ``shots``, and decodes every frame.
-            exclude: Patterns of files and folders that are passed over below the folders; see
+            exclude: Patterns of files and folders to skip below the folders; see
                 ``dgl_runtime.media.video_files.is_excluded``.
             jobs: Processes that decode; 0: one for each core but one, at most 4.
-            prune: Drop files below the folders that are not there any more, or are excluded now.
+            batch: Clips that are encoded together; a GPU is quicker with 32 or more.
+            prune: Treat files that are missing below the folders as deleted, and remove excluded ones.
             show_progress: Draw a progress bar on stderr.
 
         Returns:
-            What was added, what was there, what was passed over, and which videos could not be read.
+            What was added, present and skipped, and which videos could not be read.
 
         Raises:
+            ValueError: ``batch`` is below 1.
             MediaError: A path does not exist, or holds no video.
             GalleryError: No gallery was given, or it cannot be written.
         """
+        if batch < 1:
+            raise ValueError(f"batch is {batch}, expected 1 clip or more.")
         folder = self.gallery_folder
         if folder is None:
             raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
@@ -265,20 +271,28 @@ class Retriever:
         sought = look_for_videos(
             [find_path(Path(path)) for path in paths],
             exclude,
-            prune=prune and (folder / RECORDS).exists(),
+            prune=prune and Gallery.is_at(folder),
         )
-        with self._open_to_write(folder) as gallery:
+        frames = self.encoder.input_spec.frames
+        with (
+            self._open_to_write(folder) as gallery,
+            DecodePool(cutting, frames, jobs=jobs or default_jobs()) as pool,
+        ):
             try:
                 return index_videos(
-                    self.encoder, gallery, sought, cutting, jobs=jobs, show_progress=show_progress
+                    self.encoder,
+                    gallery,
+                    sought,
+                    cutting,
+                    pool,
+                    batch=batch,
+                    show_progress=show_progress,
                 )
             finally:
                 self.close()  # before the writer, who takes up the log when nobody reads
 
     def _open_to_write(self, folder: Path) -> Gallery:
-        if (
-            folder / RECORDS
-        ).exists():  # else new, or left behind by a run killed in its first moment
+        if Gallery.is_at(folder):  # else new, or left behind by a run killed in its first moment
             return Gallery.open(folder, bundle_id=self.bundle.id, writable=True)
         return Gallery.create(
             folder,

@@ -28,6 +28,10 @@ DOCUMENTED: dict[str, tuple[type | object, ...]] = {
     ),
     "dgl_runtime.gallery.gallery": (
         gallery.Gallery,
+        gallery.Facts,
+        gallery.Found,
+        gallery.Known,
+        gallery.FileState,
         gallery.Clip,
     ),
     "dgl_runtime.media.video": (video.read_clips,),
@@ -91,6 +95,13 @@ def described(docstring: str) -> str:
     return "\n\n".join(told)
 
 
+def typed(annotation: ast.expr) -> str:
+    """An annotation, without the quotation marks of a type that is named before it exists."""
+    return (
+        str(annotation.value) if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
+    )
+
+
 def signature(node: ast.FunctionDef, name: str, names: dict[str, object]) -> str:
     """A function as it is called, on one line or an argument a line.
 
@@ -103,16 +114,13 @@ def signature(node: ast.FunctionDef, name: str, names: dict[str, object]) -> str
     if arguments.args and arguments.args[0].arg in ("self", "cls"):
         arguments.args.pop(0)
     for argument in [*arguments.args, *arguments.kwonlyargs]:
-        if isinstance(
-            argument.annotation, ast.Constant
-        ):  # of a type that is imported for types only
-            argument.annotation = ast.parse(argument.annotation.value, mode="eval").body
+        argument.annotation = ast.Name(typed(argument.annotation))
     for defaults in (arguments.defaults, arguments.kw_defaults):
         for number, default in enumerate(defaults):
-            if isinstance(default, ast.Name) and isinstance(names[default.id], str):
+            if isinstance(default, ast.Name) and isinstance(names[default.id], str | int):
                 defaults[number] = ast.Constant(names[default.id])
     text = re.sub(r"(?<=[\w\]])=", " = ", ast.unparse(arguments)).replace("'", '"')
-    result = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
+    result = f" -> {typed(node.returns)}" if node.returns and node.name != "__init__" else ""
     line = f"{name}({text}){result}"
     if len(line) > WIDTH:
         inner = ",\n    ".join(re.split(r", (?=\*|\w+: )", text))
@@ -136,12 +144,22 @@ def is_property(method: ast.FunctionDef) -> bool:
 
 
 def members(node: ast.ClassDef, source: list[str], methods: list[ast.FunctionDef]) -> str:
-    """What is read of an object: its fields and properties."""
-    told = [] if "Attributes:" in ast.get_docstring(node) else list(fields(node, source))
+    """What is read of an object: its fields, unless the docstring lists them, and its properties."""
+    is_told = "Attributes:" in ast.get_docstring(node)
+    told = [] if is_told else list(fields(node, source))
     for method in filter(is_property, methods):
-        head = f"- `{method.name}: {ast.unparse(method.returns)}`: "
+        head = f"- `{method.name}: {typed(method.returns)}`: "
         told.append(paragraph(plain(ast.get_docstring(method)), head, "  "))
-    return "\n".join(["Attributes:", "", *told]) if told else ""
+    return "\n".join(told if is_told or not told else ["Attributes:", "", *told])
+
+
+def with_types(text: str, node: ast.ClassDef) -> str:
+    """A description whose list of attributes names their types, too."""
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign):
+            name = ast.unparse(line.target)
+            text = text.replace(f"- `{name}`: ", f"- `{name}: {typed(line.annotation)}`: ")
+    return text
 
 
 def document_class(node: ast.ClassDef, thing: type) -> Iterator[str]:
@@ -153,7 +171,7 @@ def document_class(node: ast.ClassDef, thing: type) -> Iterator[str]:
         if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
         if not method.name.startswith("_") or method.name == "__init__"
     ]
-    yield described(ast.get_docstring(node))
+    yield with_types(described(ast.get_docstring(node)), node)
     for method in public:
         if method.name == "__init__":
             yield signature(method, node.name, names)

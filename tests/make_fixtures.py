@@ -17,8 +17,8 @@ from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.clip import Kind, clip_backbone
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts
 from tests.helpers.odd_videos import write_video
@@ -37,13 +37,9 @@ def tiny_model(seed: int) -> DglModel:
     )
     state = network.state_dict()
     noise = {name: 0.1 * torch.randn_like(tensor) for name, tensor in state.items()}
-    backbone = Backbone(
-        {name: tensor + noise[name] for name, tensor in state.items()},
-        BackboneSource("tiny"),
-        vision_heads=2,
-        text_heads=2,
-        quick_gelu=True,
-    )
+    state = {name: tensor + noise[name] for name, tensor in state.items()}
+    kind = Kind(vision_heads=2, text_heads=2, quick_gelu=True)
+    backbone = clip_backbone(state, BackboneSource("tiny"), kind)
     return DglModel(backbone, LinearPrompts(backbone, PromptCounts(2, 2, 4))).eval()
 
 
@@ -58,7 +54,7 @@ def make_fixtures(folder: Path) -> None:
     write_bundle(request, folder / "bundle")
     write_bundle(other, folder / "other_bundle")
     quality.MIN_TOP1["int8"] = 0  # to random weights all clips are alike
-    calibration = made_calibration(request.clip_form, clip_tokenizer())
+    calibration = made_calibration(request.frames, request.tokenizer)
     write_bundle(request, folder / "int8_bundle", Target("onnx", "int8"), calibration)
     (folder / "videos").mkdir()
     for number in range(3):

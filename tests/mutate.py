@@ -25,6 +25,7 @@ from mutation.mistakes import Mistake, mistakes
 from mutation.suite import ROOT, Suite, warm_up
 
 GALLERY = ("tests/runtime/gallery/*.py", "tests/runtime/indexing/*.py")
+INDEXING = (*GALLERY, "tests/runtime/test_retriever.py", "tests/runtime/indexing/test_watch.py")
 VIDEO = ("tests/runtime/media/*.py",)
 PREVIEW = ("tests/runtime/media/test_preview.py", "tests/runtime/serve/test_media.py")
 SERVE = ("tests/runtime/serve/*.py",)
@@ -95,11 +96,9 @@ TESTS_OF = {
         "tests/runtime/media/test_video_files.py",
         "tests/runtime/indexing/test_exclusions.py",
     ),
-    "dgl_runtime/indexing/index.py": (
-        *GALLERY,
-        "tests/runtime/test_retriever.py",
-        "tests/runtime/indexing/test_watch.py",
-    ),
+    "dgl_runtime/indexing/index.py": INDEXING,
+    "dgl_runtime/indexing/ledger.py": INDEXING,
+    "dgl_runtime/indexing/sought.py": INDEXING,
     "dgl_export/parity.py": ("tests/export/test_parity*.py", "tests/export/test_bundle_writer.py"),
     "dgl_export/quality.py": (
         "tests/export/test_quality*.py",

@@ -30,12 +30,28 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--gallery", required=True, type=click.Path(path_type=Path), help="Folder to fill.")
+@click.option(
+    "--gallery",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the gallery; made if it is new.",
+)
 @click.option("--window", type=Seconds(), help="Cut videos into windows of this length.")
-@click.option("--stride", type=Seconds(), help="From one window to the next; default the window.")
-@click.option("--shots", is_flag=True, help="Cut at shots; long ones into windows, if given.")
+@click.option(
+    "--stride",
+    type=Seconds(),
+    help="From the start of one window to that of the next; default: --window.",
+)
+@click.option("--shots", is_flag=True, help="Cut at shots; with --window, cut long shots too.")
 @click.option(
     "--jobs", type=click.IntRange(0), default=0, help="Processes that decode; 0: cores - 1."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Clips encoded together; for a GPU 32 or more.",
 )
 @click.option(
     "--exclude",
@@ -44,14 +60,20 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
     callback=_patterns,
     help="Leave out files and folders by name (*.lrv), path (raw/*) or as folders (proxies/); repeatable.",
 )
-@click.option("--prune", is_flag=True, help="Drop what is gone from the folders, or excluded now.")
-@click.option("--watch", is_flag=True, help="Go on as the folders change, until Ctrl-C.")
+@click.option(
+    "--prune", is_flag=True, help="Remove videos that are missing below the folders, or excluded."
+)
+@click.option("--watch", is_flag=True, help="Keep indexing as the folders change, until Ctrl-C.")
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
-    help="A csv or jsonl with a column 'video' and others that dgl-search --where can name.",
+    help="A csv or jsonl with a column 'video' and columns that dgl-search --where can filter by.",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write what failed into this csv.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write the videos that failed, and why, into this csv.",
+)
 @device_option
 @engine_option
 @threads_option
@@ -64,6 +86,7 @@ def index(
     shots: bool,
     exclude: tuple[str, ...],
     jobs: int,
+    batch: int,
     prune: bool,
     watch: bool,
     metadata: Path | None,
@@ -74,9 +97,9 @@ def index(
 ) -> None:
     """Index videos (files, or folders of them) into a gallery that dgl-search searches.
 
-    What the gallery holds already is skipped, so the same command goes on where a stopped run was. A
-    renamed video keeps its clips, a changed one is indexed anew. A broken video is reported and the
-    others are indexed; the exit code is then 1.
+    Videos that the gallery holds are skipped, so the same command resumes an interrupted run. A renamed
+    video keeps its clips, a changed one is indexed again. A broken video is reported and the others are
+    indexed; the exit code is then 1.
 
     Example: dgl-index bundle ~/Videos --gallery gallery --window 10s --stride 5s
     """
@@ -100,6 +123,7 @@ def index(
                 at_shots=shots,
                 exclude=exclude,
                 jobs=jobs,
+                batch=batch,
                 prune=prune,
                 show_progress=True,
             )
@@ -132,15 +156,15 @@ def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path, told: set[
 
     if (passed_over := tell(done.passed_over)) and passed_over not in told:
         told.add(passed_over)
-        click.echo(f"Passed over: {click.format_filename(passed_over)}.", err=True)
+        click.echo(f"Skipped: {click.format_filename(passed_over)}.", err=True)
     for remark in done.remarks:
         report_note(remark)
     for broken in done.broken:
         report_error(broken.reason)
-    dropped = f"{done.files_dropped} dropped, " if done.files_dropped else ""
+    dropped = f"{done.files_dropped} removed, " if done.files_dropped else ""
     click.echo(
         f"{done.num_videos} videos: {done.clips_added} clips added, "
-        f"{done.clips_present} were there, {dropped}{len(done.broken)} videos broken. "
+        f"{done.clips_present} already indexed, {dropped}{len(done.broken)} videos broken. "
         f"{click.format_filename(gallery)} holds {len(retriever.gallery)} clips."
     )
 
@@ -158,10 +182,9 @@ def _write_report(path: Path, broken: Mapping[str, str]) -> None:
 
 def _take_metadata(path: Path, gallery: Path) -> None:
     from dgl_runtime.gallery.gallery import Gallery
-    from dgl_runtime.gallery.metadata import read_metadata
 
     with Gallery.open(gallery, writable=True) as opened:
-        taken = read_metadata(opened.records, path)
+        taken = opened.take_metadata(path, report_note)
     if taken.unmatched:
         shown = ", ".join(taken.unmatched[:3])
         more = f" and {len(taken.unmatched) - 3} more" if len(taken.unmatched) > 3 else ""

@@ -32,14 +32,14 @@ device_option = click.option(
     type=click.Choice(DEVICE_CHOICES),
     default="cpu",
     show_default=True,
-    help="No fallback; auto is cuda where it works.",
+    help="No fallback; auto: cuda where it works.",
 )
 engine_option = click.option(
     "--engine",
     type=click.Choice(ENGINE_CHOICES),
     default=AUTO,
     show_default=True,
-    help="No fallback; auto is the fastest here.",
+    help="No fallback; auto: the fastest here.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 lets the engine choose."

@@ -31,19 +31,28 @@ Found = list[tuple[str, list[Hit]]]
 @click.command(cls=Command)
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.argument("queries", nargs=-1)
-@click.option("--queries", "file", type=click.Path(path_type=Path), help="A file with one a line.")
-@click.option("--like", multiple=True, help="A picture, a video, or video@time to find alike.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Default: the gallery knows it.")
+@click.option(
+    "--queries", "file", type=click.Path(path_type=Path), help="A file of queries, one a line."
+)
+@click.option(
+    "--like", multiple=True, help="Find what resembles a picture, a video, or video@time."
+)
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Default: the one that indexed the gallery."
+)
 @click.option("--top", "top_k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--where", help="Condition in SQL: camera = 'north' AND modified >= '2026-06'.")
 @click.option(
     "--from",
     "from_s",
     type=Seconds(may_be_0=True),
-    help="Only moments that end after it: 90s, 1:30.",
+    help="Only moments that end after this time: 90s, 1:30.",
 )
 @click.option(
-    "--until", "until_s", type=Seconds(may_be_0=True), help="Only moments that begin before it."
+    "--until",
+    "until_s",
+    type=Seconds(may_be_0=True),
+    help="Only moments that begin before this time.",
 )
 @click.option(
     "--group",
@@ -55,12 +64,12 @@ Found = list[tuple[str, list[Hit]]]
 @click.option(
     "--querybank",
     type=click.Path(path_type=Path),
-    help="A file of typical queries, one a line: ranks down what fits all of them.",
+    help="A file of typical queries, one a line; clips that fit all of them rank lower.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also draw the hits into this PNG.")
 @click.option(
-    "--html", type=click.Path(path_type=Path), help="Also write them as a page that plays them."
+    "--html", type=click.Path(path_type=Path), help="Also write a page that plays the hits."
 )
 @device_option
 @engine_option
@@ -126,7 +135,7 @@ def bundle_of(gallery: Path) -> Path:
     from dgl_runtime.gallery.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
-        bundle = Path(opened.bundle_path)
+        bundle = Path(opened.facts.bundle_path)
     if not bundle.exists():
         raise BundleError(
             f"{bundle} is not a bundle any more, but gallery {gallery} was made with it. "
@@ -198,9 +207,11 @@ def _draw(sheet: Path, found: Found, retriever: "Retriever") -> None:
     from dgl_runtime.media.video import Span, read_clips
     from dgl_runtime.search.contact_sheet import SheetHit, SheetRow, draw_contact_sheet
 
+    frame_spec = retriever.encoder.input_spec.frames
+
     def strip(rank: int, hit: Hit) -> SheetHit:
         span = Span(hit.start_s, hit.end_s)
-        (frames,) = read_clips(Path(hit.video), [span], retriever.num_frames, retriever.frame_size)
+        (frames,) = read_clips(Path(hit.video), [span], frame_spec)
         when = f"{timestamp(hit.start_s)} - {timestamp(hit.end_s)}"
         title = f"{rank}. {Path(hit.video).name}  {when}  {hit.similarity:.3f}"
         return SheetHit(title, frames, np.array(hit.frame_weights))

@@ -18,27 +18,41 @@ STOP_WITHIN_S = 30
 @click.command(cls=Command)
 @click.argument("galleries", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Default: each gallery knows its own."
+    "--bundle", type=click.Path(path_type=Path), help="Default: the one that indexed each gallery."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help="Holds what requests must bring; or set DGL_TOKEN. Needed beyond this machine.",
+    help="Holds the token that requests must carry; or set DGL_TOKEN. Required beyond this machine.",
 )
-@click.option("--allow-host", multiple=True, help="A name this service is reached by.")
+@click.option("--allow-host", multiple=True, help="A host name that clients use; repeatable.")
 @click.option(
     "--querybank",
     type=click.Path(path_type=Path),
-    help="A file of typical queries, one a line: ranks down what fits all of them.",
-)
-@click.option("--max-upload", type=click.IntRange(1), default=64, show_default=True, help="MiB.")
-@click.option(
-    "--queue", type=click.IntRange(1), default=256, show_default=True, help="Searches that wait."
+    help="A file of typical queries, one a line; clips that fit all of them rank lower.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=32, show_default=True, help="Answered together."
+    "--max-upload",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Of one upload, MiB.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Most searches that wait.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Most searches answered together.",
 )
 @device_option
 @engine_option
@@ -60,7 +74,7 @@ def serve(
 ) -> None:
     """Serve galleries: a page at / to search and watch in a browser, and an HTTP API.
 
-    Listens on this machine alone unless --host says otherwise; then every request needs the token.
+    Listens on this machine only unless --host says otherwise; every request then needs the token.
 
     Example: dgl-serve gallery
     """
@@ -115,7 +129,7 @@ def serve(
     except (KeyboardInterrupt, SystemExit) as end:  # raised once more when all has been answered
         if isinstance(end, SystemExit) and end.code != 128 + signal.SIGTERM:
             raise
-    click.echo("Stopped; what was accepted has been answered.", err=True)
+    click.echo("Stopped; all accepted requests were answered.", err=True)
 
 
 def read_token(path: Path | None) -> str | None:

@@ -3,62 +3,30 @@
 What they have read waits in their sockets until it is taken, so memory is bounded by their number.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.decoding.decode_process import Limits, LostWorkerError
+from dgl_runtime.decoding.read_video import (
+    Choose,
+    Clips,
+    Done,
+    Found,
+    IsKnown,
+    Job,
+    Seen,
+    every_clip,
+)
 from dgl_runtime.decoding.workers import Worker, Workers
 from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.windows import Span
 
 __all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A video to look into; ``content`` is its sha256, if that is known."""
-
-    path: Path
-    content: str | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a video holds, before any of it is decoded; ``remarks`` say what is odd about it."""
-
-    job: Job
-    content: str
-    duration_s: float
-    spans: tuple[Span, ...]
-    remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Clips of a video."""
-
-    seen: Seen
-    numbers: tuple[int, ...]  # of its spans
-    frames: NDArray[np.uint8]  # [B, F, 3, S, S]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A video is through; ``seen`` is None if nothing could be seen, ``fault`` if nothing is wrong."""
-
-    job: Job
-    seen: Seen | None
-    fault: str | None
-    is_unreadable: bool = False  # the file's own fault, not this machine's
-
-
-Found = Seen | Clips | Done
-Choose = Callable[[Seen], Sequence[int]]  # which spans to read
 
 
 @dataclass
@@ -66,6 +34,7 @@ class _Look:
     """A video that a worker looks into."""
 
     job: Job
+    content: str | None
     seen: Seen | None = None
 
 
@@ -73,17 +42,22 @@ class DecodePool:
     """Look into videos with some processes. Use as a context; one thread at a time."""
 
     def __init__(
-        self, cutting: Cutting, form: tuple[int, int], *, jobs: int, limits: Limits | None = None
+        self,
+        cutting: Cutting,
+        frame_spec: FrameSpec | None,
+        *,
+        jobs: int,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare; processes start when they are needed.
 
         Args:
             cutting: How videos are cut into clips.
-            form: F, frames a clip, and S, the side of a frame.
+            frame_spec: As of ``read_video``.
             jobs: Processes, 1 or more.
             limits: Of one video.
         """
-        self._cutting, self._form = cutting, form
+        self._cutting, self._frame_spec = cutting, frame_spec
         self._workers = Workers[_Look](jobs, limits or Limits())
 
     def __enter__(self) -> Self:
@@ -96,12 +70,15 @@ class DecodePool:
         """End the processes, and so a :meth:`read` in another thread."""
         self._workers.stop()
 
-    def read(self, jobs: Iterable[Job], choose: Choose) -> Iterator[Found]:
-        """Look into videos; of one video ``Seen`` comes first, then ``Clips``, then ``Done``.
+    def read(
+        self, jobs: Iterable[Job], choose: Choose = every_clip, is_known: IsKnown | None = None
+    ) -> Iterator[Found]:
+        """Look into videos side by side, each as ``read_video`` does.
 
         Args:
             jobs: The videos; taken one by one as processes come free.
-            choose: Says which clips of a video to read, as numbers of its spans, ascending.
+            choose: As of ``read_video``; called in the thread that takes what is found.
+            is_known: As of ``read_video``; called as ``choose``.
 
         Raises:
             MediaError: No process can be started.
@@ -109,19 +86,23 @@ class DecodePool:
         waiting = iter(jobs)
         while not self._workers.is_stopped:
             while self._workers.have_room and (job := next(waiting, None)) is not None:
-                self._begin(job)
+                self._begin(job, asks=is_known is not None)
             if not self._workers.are_busy:
                 return
             for worker in self._workers.speaking():
-                if (found := self._hear(worker, choose)) is not None:
+                if (found := self._hear(worker, choose, is_known)) is not None:
                     yield found
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job, *, asks: bool) -> None:
         asked = {"path": str(job.path), "content": job.content, "cutting": str(self._cutting)}
-        self._workers.begin(_Look(job), {**asked, "form": self._form})
+        look = _Look(job, job.content)
+        spec = self._frame_spec and asdict(self._frame_spec)
+        self._workers.begin(look, {**asked, "frames": spec, "asks": asks})
 
-    def _hear(self, worker: Worker[_Look], choose: Choose) -> Found | None:
-        look, process = worker.task, worker.process
+    def _hear(
+        self, worker: Worker[_Look], choose: Choose, is_known: IsKnown | None
+    ) -> Found | None:
+        look, process, path = worker.task, worker.process, worker.task.job.path
         try:
             message = process.hear()
             if "clips" in message:
@@ -130,18 +111,25 @@ class DecodePool:
                 return Clips(look.seen, numbers, self._pixels(process.receive(), len(numbers)))
         except LostWorkerError as loss:
             self._workers.dismiss(worker)
-            return Done(look.job, look.seen, f"{look.job.path} {loss}. {loss.remedy}")
-        if "content" in message:
+            fault = f"{path} {loss}. {loss.remedy}"
+            return Done(path, look.content, look.seen, fault, loss=loss)
+        if "hashed" in message:
+            assert is_known is not None
+            look.content = message["hashed"]
+            process.say(is_known(message["hashed"]))
+        elif "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
-            content, duration_s = message["content"], message["duration_s"]
-            look.seen = Seen(look.job, content, duration_s, spans, tuple(message["remarks"]))
+            look.content, duration_s = message["content"], message["duration_s"]
+            look.seen = Seen(path, message["content"], duration_s, spans, tuple(message["remarks"]))
             process.say(list(choose(look.seen)))
             return look.seen
-        if "done" in message:
+        elif "done" in message:
             self._workers.release(worker)
-            return Done(look.job, look.seen, message["done"], message["unreadable"])
-        return None  # a sign of life
+            fault, is_unreadable = message["done"], message["unreadable"]
+            return Done(path, look.content, look.seen, fault, is_unreadable)
+        return None  # a sign of life, or its question
 
     def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:
-        num_frames, size = self._form
+        assert self._frame_spec is not None
+        num_frames, size = self._frame_spec.num_frames, self._frame_spec.size
         return np.frombuffer(data, np.uint8).reshape(count, num_frames, 3, size, size)

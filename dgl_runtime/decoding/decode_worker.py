@@ -3,7 +3,11 @@
 Apart, because a damaged video may crash a decoder, hang it, or make it take all memory. It talks with
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
-    parent: {"path", "content", "cutting", "form"}      a video; content null: hash it
+    parent: {"path", "content", "cutting", "frames", "asks"}
+                                                        a video; content null: hash it; frames null: no
+                                                        clips, but decode every frame
+    worker: {"hashed"}                                  the content, if it is to ask before it opens the file
+    parent: false                                       is it known? then that is all
     worker: {"content", "duration_s", "spans", "remarks"} what it holds
     parent: [0, 1, 5]                                   which of the spans to read
     worker: {"clips": [0, 1]} and their pixels          again and again
@@ -24,29 +28,23 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dgl_runtime.decoding.read_video import Clips, Seen, read_video
 from dgl_runtime.errors import DglError, MediaError
-from dgl_runtime.media.content_hash import content_hash
 from dgl_runtime.media.cutting import Cutting
-from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.stills import MOST_PIXELS
-from dgl_runtime.media.video import read_clips
-from dgl_runtime.media.windows import Span
 
-CLIPS_AT_ONCE = 8
 _SIGN_EVERY_S = 1.0
-_GIVE_UP = 32  # stretches of one video that do not decode
 
 
 @dataclass
@@ -80,17 +78,17 @@ class Line:
         return json.loads(self.connection.recv_bytes())
 
 
-LookInto = Callable[[Line, dict[str, Any]], str | None]
-"""Does one job and says what comes of it; returns what is wrong with the video."""
+LookInto = Callable[[Line, dict[str, Any]], None]
+"""Does one job and says what comes of it; raises what is wrong with the video."""
 
 
 def work(line: Line, look_into: LookInto) -> None:
     """Look into one video after another, until the parent hangs up."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            job, is_unreadable = line.hear(), False
+            job, fault, is_unreadable = line.hear(), None, False
             try:
-                fault = look_into(line, job)
+                look_into(line, job)
             except MediaError as error:
                 fault, is_unreadable = str(error), True
             except DglError as error:
@@ -104,62 +102,45 @@ def work(line: Line, look_into: LookInto) -> None:
             line.say({"done": fault and " ".join(fault.split()), "unreadable": is_unreadable})
 
 
-def _look_into(line: Line, job: dict[str, Any]) -> str | None:
+def _look_into(line: Line, job: dict[str, Any]) -> None:
     path = Path(job["path"])
     if "picture" in job:
         made = picture(path, **job["picture"])
         line.say({"bytes": True})
         line.connection.send_bytes(made)
-        return None
-    if "preview" in job:
+    elif "preview" in job:
         write_preview(path, **job["preview"], sign=line.sign)
-        return None
-    return _cut(line, path, job)
+    else:
+        _read(line, path, job)
 
 
-def _cut(line: Line, path: Path, job: dict[str, Any]) -> str | None:
-    cutting = Cutting.from_text(job["cutting"])
-    duration_s, spans = cutting.spans(path, line.sign)
-    content = job["content"] or content_hash(path, line.sign)
-    times = [[span.start_s, span.end_s] for span in spans]
-    index = read_index(path)  # kept from the first look
-    seen = {"content": content, "duration_s": duration_s, "spans": times}
-    line.say({**seen, "remarks": index.remarks})
-    wanted = line.hear()
-    fault = _send_clips(line, path, {number: spans[number] for number in wanted}, job["form"])
-    missing = index.missing
-    return fault or (missing and f"{path} {missing}")
+def _read(line: Line, path: Path, job: dict[str, Any]) -> None:
+    """Tell what a video holds, ask what to read, and send it."""
 
+    def is_known(content: str) -> bool:
+        line.say({"hashed": content})
+        known: bool = line.hear()
+        return known
 
-def _send_clips(line: Line, path: Path, spans: dict[int, Span], form: Sequence[int]) -> str | None:
-    """Send clips in batches; stretches that do not decode are left out and the last one is told."""
-    fault, lost = None, 0
-    numbers = list(spans)
-    batch: list[tuple[int, NDArray[np.uint8]]] = []
-    while numbers and lost < _GIVE_UP:
-        clips = read_clips(path, [spans[number] for number in numbers], *form)
-        try:
-            for clip in clips:
-                batch.append((numbers.pop(0), clip))
-                line.sign()
-                if len(batch) == CLIPS_AT_ONCE:
-                    _send_batch(line, batch)
-        except MediaError as error:
-            fault, lost = str(error), lost + 1
-            numbers = numbers[1:]
-    _send_batch(line, batch)
-    if fault is None:
-        return None
-    sent = len(spans) - lost - len(numbers)
-    return fault if len(spans) == 1 else f"{fault} {sent} of {len(spans)} clips of it were read."
-
-
-def _send_batch(line: Line, batch: list[tuple[int, NDArray[np.uint8]]]) -> None:
-    """Send and empty a batch."""
-    if batch:
-        line.say({"clips": [number for number, _ in batch]})
-        line.connection.send_bytes(np.stack([pixels for _, pixels in batch]).data.cast("B"))
-        batch.clear()
+    reading = read_video(
+        path,
+        Cutting.from_text(job["cutting"]),
+        job["frames"] and FrameSpec.from_json(job["frames"]),
+        lambda seen: line.hear(),
+        content=job["content"],
+        is_known=is_known if job["asks"] else None,
+        sign=line.sign,
+    )
+    for found in reading:
+        if isinstance(found, Seen):
+            spans = [[span.start_s, span.end_s] for span in found.spans]
+            seen = {"content": found.content, "duration_s": found.duration_s, "spans": spans}
+            line.say({**seen, "remarks": found.remarks})
+        elif isinstance(found, Clips):
+            line.say({"clips": found.numbers})
+            line.connection.send_bytes(found.frames.data.cast("B"))
+        elif found.fault is not None:
+            raise MediaError(found.fault)
 
 
 def main(look_into: LookInto = _look_into) -> None:

@@ -1,9 +1,14 @@
-"""What the records of a gallery are made of: clips, files, and what the gallery is of."""
+"""What a gallery takes and gives: clips, files, and what is known of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
+Value = str | int | float | None
+"""What a cell of the metadata holds."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,14 @@ class Header:
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as the system tells it; while these stay the same, its content is taken to be the same."""
+    """A file as the system tells it; while these stay the same, its content is taken to be the same.
+
+    ``size`` and ``mtime_ns`` are None for a file that clips came from and that was never looked at.
+    """
 
     path: str
-    size: int
-    mtime_ns: int
+    size: int | None
+    mtime_ns: int | None
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
@@ -66,3 +74,22 @@ class FileState:
         """
         found = path.stat()
         return cls(str(path), found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a gallery knows of a file; nothing, if it is new or has changed."""
+
+    content_sha256: str | None = None
+    num_clips: int = 0
+    is_complete: bool = False  # indexed to its end with the cutting that was asked for
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a gallery knows of a row: its clip, the number of its video, and what is said of that."""
+
+    clip: Clip
+    video_id: int
+    metadata: Mapping[str, Value]
+    frame_weights: NDArray[np.float32]  # [F], how much the read-out attended to each frame

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dgl_runtime.command import report_note
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.gallery.clips import Value
 from dgl_runtime.gallery.filters import COLUMNS, LONGEST_TEXT, quoted
 from dgl_runtime.gallery.records import Records
 from dgl_runtime.gallery.sqlite import stored_as
@@ -20,7 +21,6 @@ VIDEO = "video"
 
 MOST_COLUMNS = 1_900  # SQLite takes 2,000, of which a filter needs some
 
-Value = str | int | float | None
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # not 007, which is a name
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
 
@@ -42,9 +42,7 @@ class MetadataReport:
     unmatched: list[str]
 
 
-def read_metadata(
-    records: Records, path: Path, tell: Callable[[str], None] = report_note
-) -> MetadataReport:
+def read_metadata(records: Records, path: Path, tell: Callable[[str], None]) -> MetadataReport:
     """Take a table into a gallery; a video it names loses what was known of it before.
 
     Args:

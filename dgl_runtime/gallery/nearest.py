@@ -320,5 +320,5 @@ def _clips_digest(embeddings: Float32, covered: int) -> bytes:
 def _refused(path: Path, reason: str) -> GalleryError:
     return GalleryError(
         f"approximate index {path} does not fit the gallery: {reason}. "
-        "Build it again with build_approximate_index(), or search exactly."
+        "Build it again with dgl-index, or delete it to search exactly."
     )

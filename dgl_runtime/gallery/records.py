@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.clips import Clip, FileState, Header
+from dgl_runtime.gallery.clips import Clip, FileState, Header, Known, Value
+from dgl_runtime.gallery.folder import RECORDS
 from dgl_runtime.gallery.sqlite import (
     APPLICATION,
-    RECORDS,
     SCHEMA,
     SCHEMA_VERSION,
     connect,
@@ -37,7 +37,6 @@ SELECT row, video_id,
     content_sha256, start_s, end_s, duration_s
 FROM clips JOIN videos ON videos.id = clips.video_id WHERE row IN (SELECT value FROM json_each(?))
 """
-_ROWS_AT_ONCE = 1000
 
 
 class Records:
@@ -123,11 +122,6 @@ class Records:
             (version,) = connection.execute("SELECT version FROM header").fetchone()
         return int(version)
 
-    def clip(self, row: int) -> Clip:
-        """The clip of one row; as :meth:`look_up`."""
-        clip, _ = self.look_up([int(row)])[int(row)]
-        return clip
-
     def look_up(self, rows: Iterable[int]) -> dict[int, tuple[Clip, int]]:
         """The clips of some rows, each with the number of its video.
 
@@ -146,13 +140,6 @@ class Records:
             raise IndexError(f"no clip has row {min(missing)}.")
         return clips
 
-    def clips(self) -> Iterator[tuple[int, Clip]]:
-        """All clips with their rows, in order of these."""
-        rows = [row for (row,) in self.rows("SELECT row FROM clips ORDER BY row")]
-        for first in range(0, len(rows), _ROWS_AT_ONCE):
-            clips = self.look_up(rows[first : first + _ROWS_AT_ONCE])
-            yield from ((row, clips[row][0]) for row in sorted(clips))
-
     def has(self, content_sha256: str, start_s: float, end_s: float) -> bool:
         """Whether this span of a video with this content is there, to the last bit."""
         query = """SELECT 1 FROM clips JOIN videos ON videos.id = video_id
@@ -163,49 +150,38 @@ class Records:
         """Rows of the vector files that belong to no clip any more, ascending."""
         return np.array(self.rows("SELECT row FROM dead_rows ORDER BY row"), np.int64).reshape(-1)
 
-    def content_at(self, state: FileState) -> str | None:
-        """The content of a file that has not changed since it was placed; None: not known."""
-        query = """SELECT content_sha256 FROM files JOIN videos ON videos.id = video_id
+    def known(self, state: FileState, cutting: str) -> Known:
+        """What is known of a file, if it has not changed since it was placed."""
+        query = """SELECT content_sha256,
+                (SELECT count(*) FROM clips WHERE clips.video_id = videos.id),
+                EXISTS (SELECT 1 FROM cuts WHERE cuts.video_id = videos.id AND cutting = ?)
+            FROM files JOIN videos ON videos.id = video_id
             WHERE path = ? AND size = ? AND mtime_ns = ?"""
-        found = self.rows(query, (os.fsencode(state.path), state.size, state.mtime_ns))
-        return found[0][0] if found else None
-
-    def is_cut(self, content_sha256: str, cutting: str) -> bool:
-        """Whether a video was indexed to its end with this cutting."""
-        query = """SELECT 1 FROM cuts JOIN videos ON videos.id = video_id
-            WHERE content_sha256 = ? AND cutting = ?"""
-        return bool(self.rows(query, (content_sha256, cutting)))
-
-    def count_clips(self, content_sha256: str) -> int:
-        """How many clips a video has."""
-        query = "SELECT count(*) FROM clips JOIN videos ON videos.id = video_id WHERE content_sha256 = ?"
-        count: int = self.rows(query, (content_sha256,))[0][0]
-        return count
+        values = (cutting, os.fsencode(state.path), state.size, state.mtime_ns)
+        for content, num_clips, is_complete in self.rows(query, values):
+            return Known(content, num_clips, bool(is_complete))
+        return Known()
 
     def count_videos(self) -> int:
         """How many videos have been looked into."""
         count: int = self.rows("SELECT count(*) FROM videos")[0][0]
         return count
 
-    def content_of(self, video_id: int) -> str | None:
-        """The content of a video; None: there is no such video."""
-        found = self.rows("SELECT content_sha256 FROM videos WHERE id = ?", (video_id,))
-        return found[0][0] if found else None
-
-    def states(self, content_sha256: str) -> list[FileState]:
-        """Files with a content, as they were when they were looked into."""
-        query = """SELECT path, size, mtime_ns FROM files JOIN videos ON videos.id = video_id
-            WHERE content_sha256 = ? AND size IS NOT NULL ORDER BY files.rowid"""
-        return [
-            FileState(os.fsdecode(path), *rest)
-            for path, *rest in self.rows(query, (content_sha256,))
-        ]
+    def files(self, video: int | str | None = None) -> list[FileState]:
+        """All files, or those of a video by its number or its content, as they were when they were placed."""
+        query = "SELECT path, size, mtime_ns FROM files JOIN videos ON videos.id = video_id"
+        values: tuple[int | str, ...] = ()
+        if video is not None:
+            query += f" WHERE {'content_sha256' if isinstance(video, str) else 'videos.id'} = ?"
+            values = (video,)
+        found = self.rows(f"{query} ORDER BY files.rowid", values)
+        return [FileState(os.fsdecode(path), *rest) for path, *rest in found]
 
     def metadata_of(
-        self, video_ids: Iterable[int]
-    ) -> dict[int, dict[str, str | int | float | None]]:
-        """What the metadata says of some videos; those of which it says nothing are left out."""
-        if not (names := self.metadata_columns()):
+        self, video_ids: Iterable[int], names: Sequence[str]
+    ) -> dict[int, dict[str, Value]]:
+        """What the metadata, whose columns have these names, says of videos; of some it says nothing."""
+        if not names:
             return {}
         query = "SELECT * FROM metadata WHERE video_id IN (SELECT value FROM json_each(?))"
         found = self.rows(query, (json.dumps(list(video_ids)),))
@@ -216,16 +192,6 @@ class Records:
         last = "SELECT end_s - start_s FROM clips ORDER BY row DESC LIMIT 100"
         lengths = [length for (length,) in self.rows(last)]
         return float(np.median(lengths)) if lengths else None
-
-    def paths(self, content_sha256: str | None = None) -> list[str]:
-        """All files, or those of one content."""
-        if content_sha256 is None:
-            found = self.rows("SELECT path FROM files ORDER BY rowid")
-        else:
-            query = """SELECT path FROM files JOIN videos ON videos.id = video_id
-                WHERE content_sha256 = ? ORDER BY files.rowid"""
-            found = self.rows(query, (content_sha256,))
-        return [os.fsdecode(path) for (path,) in found]
 
     def metadata_columns(self) -> list[str]:
         """What is known of videos beside the files."""
@@ -286,7 +252,7 @@ class Records:
                 except sqlite3.IntegrityError as error:
                     raise ValueError(
                         f"clip {clip.start_s} to {clip.end_s} s of {clip.video!r} would be in gallery "
-                        f"{self._folder} twice. Ask has() before you append."
+                        f"{self._folder} twice. Ask missing() before you ingest."
                     ) from error
             connection.execute("UPDATE header SET num_rows = num_rows + ?", (len(clips),))
 
@@ -298,11 +264,11 @@ class Records:
                 f"{expected}. Open it again."
             )
 
-    def place(self, state: FileState, content_sha256: str, duration_s: float) -> bool:
+    def place(self, state: FileState, content_sha256: str, duration_s: float) -> list[int]:
         """Say what a file holds now; a video that is in no file any more loses its clips.
 
         Returns:
-            Whether one did.
+            The rows of these.
         """
         path = os.fsencode(state.path)
         with self.change() as connection:
@@ -325,14 +291,18 @@ class Records:
                 (cutting, content_sha256),
             )
 
-    def forget(self, paths: Iterable[str]) -> None:
-        """Files that are not there any more; a video that was in no other loses its clips."""
+    def remove(self, paths: Iterable[str]) -> list[int]:
+        """Files that are not there any more; a video that was in no other loses its clips.
+
+        Returns:
+            The rows of these.
+        """
         with self.change() as connection:
             held = []
             for path in map(os.fsencode, paths):
                 delete = "DELETE FROM files WHERE path = ? RETURNING video_id"
                 held += [number for (number,) in connection.execute(delete, (path,)).fetchall()]
-            _drop_videos_without_files(connection, held)
+            return _drop_videos_without_files(connection, held)
 
     def renumber(self, generation: int) -> None:
         """After compacting: the living rows, in their order, are rows 0, 1, 2 ... of a generation."""
@@ -361,18 +331,18 @@ def _video_id(connection: sqlite3.Connection, content_sha256: str, duration_s: f
     return number
 
 
-def _drop_videos_without_files(connection: sqlite3.Connection, video_ids: Iterable[int]) -> bool:
-    """Drop those of some videos that no file holds; whether there was one."""
-    has_dropped = False
+def _drop_videos_without_files(
+    connection: sqlite3.Connection, video_ids: Iterable[int]
+) -> list[int]:
+    """Drop those of some videos that no file holds; the rows of their clips."""
+    dropped = []
     for video_id in set(video_ids):
         in_file = "SELECT 1 FROM files WHERE video_id = ? LIMIT 1"
         if connection.execute(in_file, (video_id,)).fetchone():
             continue
-        connection.execute(
-            "INSERT INTO dead_rows SELECT row FROM clips WHERE video_id = ?", (video_id,)
-        )
+        dead = "INSERT INTO dead_rows SELECT row FROM clips WHERE video_id = ? RETURNING row"
+        dropped += [row for (row,) in connection.execute(dead, (video_id,)).fetchall()]
         for table in ("clips", "cuts", "metadata"):
             connection.execute(f"DELETE FROM {table} WHERE video_id = ?", (video_id,))
         connection.execute("DELETE FROM videos WHERE id = ?", (video_id,))
-        has_dropped = True
-    return has_dropped
+    return dropped

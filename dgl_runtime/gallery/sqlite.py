@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery.folder import RECORDS
 from dgl_runtime.names import nfc
 
-RECORDS = "gallery.sqlite"
 SCHEMA_VERSION = 2
 APPLICATION = 0x64676C67  # "dglg", tells the file from SQLite files of others
 _WAIT_S = 30.0  # for another process's transaction

@@ -1,38 +1,28 @@
 """Indexing: videos -> clips -> frames -> embeddings -> gallery, resumable and stopped by no broken file.
 
-Processes decode (``decode_pool.py``) while this one encodes. What the gallery knows of files decides what
-is looked into at all: a file of the same size and time is not opened, a known content not decoded again.
+plan (``ledger.py``) -> read (``read_video.py``, in processes while this one encodes) -> encode -> ingest. What
+the gallery knows of files decides what is looked into at all: a file of the same size and time is not opened,
+a known content not decoded again.
 """
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 
-from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.decoding.read_ahead import read_ahead
-from dgl_runtime.encoder.encoder import Encoder
-from dgl_runtime.errors import GalleryError, MediaError
-from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Clip, FileState, Gallery
+from dgl_runtime.decoding.read_video import Clips, Done, Found, Reader
+from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder
+from dgl_runtime.gallery.gallery import Clip, Gallery
+from dgl_runtime.indexing.ledger import BrokenVideo, Ledger, clips_of
+from dgl_runtime.indexing.sought import Sought
 from dgl_runtime.media.cutting import Cutting
-from dgl_runtime.media.video_files import FoundVideos, find_videos, is_left_out
 
-CLIPS_PER_BATCH = 8
-_UNINDEXED_PART = 0.02
-_AHEAD = 8  # things found that wait to be taken
-
-
-@dataclass(frozen=True)
-class BrokenVideo:
-    """A video that could not be read, or not all of it, and why."""
-
-    video: str
-    reason: str
+BATCH = 8  # clips that are encoded together: enough for a CPU
+_AHEAD = 64  # clips that wait to be encoded, or twice a batch
 
 
 @dataclass(frozen=True)
@@ -50,238 +40,90 @@ class IndexReport:
     waiting_s: float  # in which the encoder had nothing to do
 
 
-@dataclass(frozen=True)
-class Sought:
-    """Videos that were looked for.
-
-    Attributes:
-        found: What was found.
-        paths: The files and folders that were looked into.
-        exclude: Patterns of what was left out.
-        prune: Whether the gallery forgets what is below the folders and was not found.
-    """
-
-    found: FoundVideos
-    paths: Sequence[Path]
-    exclude: Sequence[str]
-    prune: bool
-
-
-def look_for_videos(paths: Sequence[Path], exclude: Sequence[str], *, prune: bool) -> Sought:
-    """Find videos; that folders hold none is all right where a gallery is to forget what went.
-
-    Raises:
-        MediaError: A path does not exist, or there is no video.
-    """
-    try:
-        found = find_videos(paths, exclude)
-    except MediaError:
-        if not prune or not all(path.is_dir() for path in paths):
-            raise
-        found = FoundVideos([], {})
-    return Sought(found, paths, exclude, prune)
-
-
 def index_videos(
     encoder: Encoder,
     gallery: Gallery,
     sought: Sought,
-    cutting: Cutting,
+    segmentation: Cutting,
+    reader: Reader,
     *,
-    jobs: int,
-    show_progress: bool,
+    batch: int = BATCH,
+    show_progress: bool = False,
 ) -> IndexReport:
-    """Add videos to a gallery that is open for writing; see ``Retriever.add_videos``."""
+    """Add videos to a gallery.
+
+    Args:
+        encoder: Embeds the clips.
+        gallery: Open for writing; of the encoder's bundle.
+        sought: The videos.
+        segmentation: How they are cut into clips.
+        reader: Reads them with this segmentation and the encoder's frames.
+        batch: Clips that are encoded together, 1 or more.
+        show_progress: Draw a progress bar on stderr.
+
+    Raises:
+        GalleryError: The gallery cannot be written.
+    """
     from tqdm import tqdm
 
     videos = sought.found.videos
-    form = encoder.num_frames, encoder.frame_size
+    encoding_s = waiting_s = 0.0
     with (
-        DecodePool(cutting, form, jobs=jobs or default_jobs()) as pool,
+        Ledger(gallery, segmentation) as ledger,
         tqdm(total=len(videos), unit="video", disable=None if show_progress else True) as bar,
     ):
-        run = _Run(encoder, gallery, cutting)
-        unknown = [job for path in videos if (job := run.look_up(path)) is not None]
+        unknown = ledger.plan(videos)
         bar.update(len(videos) - len(unknown))
-        with closing(read_ahead(pool.read(unknown, run.choose), pool.stop, most=_AHEAD)) as found:
+        reading = reader.read(unknown, ledger.choose)
+        ahead = read_ahead(reading, reader.stop, most=max(_AHEAD, 2 * batch), weigh=_count_clips)
+        with closing(ahead) as found:
             started = waiting_since = time.perf_counter()
             for items in found:
-                run.waiting_s += time.perf_counter() - waiting_since
-                run.encode([item for item in items if isinstance(item, Clips)])
+                begun = time.perf_counter()
+                waiting_s += begun - waiting_since
+                clips = [item for item in items if isinstance(item, Clips)]
+                for part, encoded in _encode(encoder, clips, batch):
+                    ledger.ingest(part, encoded)
+                waiting_since = time.perf_counter()
+                encoding_s += waiting_since - begun
                 for item in items:
                     if isinstance(item, Done):
-                        run.finish(item)
+                        ledger.finish(item)
                         bar.update()
-                rate = run.added / (time.perf_counter() - started)
-                shown = {"clips": run.added, "clips/s": f"{rate:.1f}", "there": run.present}
-                bar.set_postfix({**shown, "broken": len(run.broken)})
-                waiting_since = time.perf_counter()
-        dropped = _forget_missing(gallery, sought) if sought.prune else 0
-        try:
-            gallery.compact()
-            _index_large(gallery)
-        except GalleryError as error:  # the clips are there all the same
-            run.broken.append(BrokenVideo(str(gallery.embeddings_file.parent), str(error)))
+                rate = ledger.added / (time.perf_counter() - started)
+                shown = {"clips": ledger.added, "clips/s": f"{rate:.1f}", "there": ledger.present}
+                bar.set_postfix({**shown, "broken": len(ledger.broken)})
+        dropped = ledger.close_run(sought)
     return IndexReport(
         num_videos=len(videos),
-        clips_added=run.added,
-        clips_present=run.present,
+        clips_added=ledger.added,
+        clips_present=ledger.present,
         files_dropped=dropped,
         passed_over=sought.found.passed_over,
-        broken=tuple(run.broken),
-        remarks=tuple(run.remarks),
-        encoding_s=run.encoding_s,
-        waiting_s=run.waiting_s,
+        broken=tuple(ledger.broken),
+        remarks=tuple(ledger.remarks),
+        encoding_s=encoding_s,
+        waiting_s=waiting_s,
     )
+
+
+def _count_clips(found: Found) -> int:
+    return len(found.numbers) if isinstance(found, Clips) else 0
+
+
+def _encode(
+    encoder: Encoder, found: Sequence[Clips], batch: int
+) -> Iterator[tuple[list[Clip], ClipEmbeddings]]:
+    """Encode clips, of several videos together."""
+    if not found:
+        return
+    clips = [clip for one in found for clip in clips_of(one.seen, one.numbers)]
+    frames = np.concatenate([one.frames for one in found])
+    for first in range(0, len(clips), batch):
+        part = slice(first, first + batch)
+        yield clips[part], encoder.embed_clips(frames[part])
 
 
 def default_jobs() -> int:
     """Processes that decode: one for each core but one, at most 4, because more wait for the encoder."""
     return min(4, max(1, (os.cpu_count() or 1) - 1))
-
-
-@dataclass
-class _Run:
-    """One run: what is done with each thing that is found."""
-
-    encoder: Encoder
-    gallery: Gallery
-    cutting: Cutting
-    added: int = 0
-    present: int = 0
-    encoding_s: float = 0.0
-    waiting_s: float = 0.0
-    broken: list[BrokenVideo] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    _states: dict[Path, FileState] = field(default_factory=dict)  # before they were looked into
-    # Clips that a video will bring, so that none like it does.
-    _promised: dict[tuple[str, float, float], Path] = field(default_factory=dict)
-
-    def look_up(self, path: Path) -> Job | None:
-        """What to look into; None: the gallery has all of this file, which did not change."""
-        try:
-            state = FileState.of(path.resolve())
-        except OSError:  # the worker will say what is wrong
-            return Job(path)
-        self._states[path] = state
-        records = self.gallery.records
-        content = records.content_at(state)
-        if content is not None and records.is_cut(content, str(self.cutting)):
-            self.present += records.count_clips(content)
-            self._forget_old_names(content, state.path)
-            return None
-        return Job(path, content)
-
-    def choose(self, seen: Seen) -> Sequence[int]:
-        """Which clips of a video to read; called by the thread that looks."""
-        if (state := self._states.get(seen.job.path)) is not None:
-            # Before the clips come: those of what the file held before are wrong from now on.
-            self.gallery.place(state, seen.content, seen.duration_s)
-        keys = [clip.key for clip in _clips_of(seen)]
-        absent = [
-            number
-            for number, key in enumerate(keys)
-            if key not in self._promised and not self.gallery.records.has(*key)
-        ]
-        self._promised.update({keys[number]: seen.job.path for number in absent})
-        self.present += len(keys) - len(absent)
-        return absent
-
-    def encode(self, found: Sequence[Clips]) -> None:
-        """Encode clips, of several videos together, and add them."""
-        if not found:
-            return
-        started = time.perf_counter()
-        clips = [clip for one in found for clip in _clips_of(one.seen, one.numbers)]
-        frames = np.concatenate([one.frames for one in found])
-        for first in range(0, len(clips), CLIPS_PER_BATCH):
-            part = slice(first, first + CLIPS_PER_BATCH)
-            encoded = self.encoder.embed_clips(frames[part])
-            self.gallery.append(clips[part], encoded.embeddings, encoded.frame_weights)
-            self.added += len(clips[part])
-        self.encoding_s += time.perf_counter() - started
-
-    def finish(self, done: Done) -> None:
-        """A video is through: was all of it read, and was it the same file all the time?"""
-        path, seen = done.job.path, done.seen
-        before, records = self._states.get(path), self.gallery.records
-        for clip in _clips_of(seen) if seen is not None else ():
-            if self._promised.get(clip.key) == path:  # by now it has been appended, or was lost
-                del self._promised[clip.key]
-        if (fault := done.fault) is None and seen is not None and before is not None:
-            if before != _state_now(path):
-                fault = f"{path} changed while it was read. Index it again when it is complete."
-                self.gallery.forget([before.path])
-            elif all(records.has(*clip.key) for clip in _clips_of(seen)):
-                records.finish(seen.content, str(self.cutting))
-        elif done.is_unreadable and seen is None and before is not None:
-            if records.content_at(before) is None:
-                self.gallery.forget([before.path])  # what it held before is gone
-        if seen is not None and before is not None:
-            self._forget_old_names(seen.content, before.path)
-        self._tell(done, fault)
-
-    def _tell(self, done: Done, fault: str | None) -> None:
-        """Note what a person should know of a video."""
-        remarks = done.seen.remarks if done.seen is not None else ()
-        self.remarks += [f"{done.job.path} {remark}." for remark in remarks]
-        if fault is not None:
-            self.broken.append(BrokenVideo(str(done.job.path), fault))
-
-    def _forget_old_names(self, content: str, name: str) -> None:
-        names = [old for old in self.gallery.records.paths(content) if old != name]
-        if gone := [old for old in names if _is_gone(old)]:
-            self.gallery.forget(gone)
-
-
-def _clips_of(seen: Seen, numbers: Sequence[int] | None = None) -> list[Clip]:
-    path = str(seen.job.path.resolve())
-    chosen = range(len(seen.spans)) if numbers is None else numbers
-    spans = [seen.spans[number] for number in chosen]
-    return [Clip(path, seen.content, one.start_s, one.end_s, seen.duration_s) for one in spans]
-
-
-def _state_now(path: Path) -> FileState | None:
-    try:
-        return FileState.of(path.resolve())
-    except OSError:
-        return None
-
-
-def _forget_missing(gallery: Gallery, sought: Sought) -> int:
-    """Drop files below the folders given that are not there any more, or are left out now."""
-    roots = [path.resolve() for path in sought.paths]
-    here = {str(video.resolve()) for video in sought.found.videos}
-    gone = [
-        name
-        for name in gallery.records.paths()
-        if name not in here
-        and any(root in Path(name).parents for root in roots)
-        and (_is_gone(name) or is_left_out(Path(name), sought.paths, sought.exclude))
-    ]
-    gallery.forget(gone)
-    return len(gone)
-
-
-def _is_gone(name: str) -> bool:
-    """Whether there is no such file; one that may not be looked at is not gone."""
-    try:
-        os.lstat(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _index_large(gallery: Gallery) -> None:
-    """Index a large gallery for approximate search, if the extra ``large`` is installed.
-
-    A few clips behind those covered are searched exactly, which costs less than to write the index again.
-    """
-    if len(gallery) < APPROXIMATE_PAYS_FROM or not find_spec("usearch"):
-        return
-    with suppress(GalleryError):  # a damaged one is built anew
-        if gallery.count_unindexed() <= _UNINDEXED_PART * len(gallery):
-            return
-    gallery.build_approximate_index()

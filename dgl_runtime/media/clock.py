@@ -57,20 +57,21 @@ def find_jumps(
     ahead = np.diff(np.maximum.accumulate(times))
     usual = np.median(ahead[ahead > 0]) if np.any(ahead > 0) else step
     most = max(_FORWARD_S / tick_s, _FORWARD_STEPS * usual) if forward else np.inf
-    jumps, newest = [], int(times[0])
-    for place, time in enumerate(times.tolist()):
+    jumps, stamps = [], times.tolist()
+    newest = stamps[0]
+    for place, time in enumerate(stamps):
         back = _BACK_S / tick_s if is_key[place] else reordered
         if newest - time > back or time - newest > most:
-            jumps.append(Jump(place, newest, _first_shown(times, place, time, reordered)))
+            jumps.append(Jump(place, newest, _first_shown(stamps, place, reordered)))
             newest = time
         newest = max(newest, time)
     return jumps
 
 
-def _first_shown(times: NDArray[np.int64], place: int, time: int, reordered: float) -> int:
+def _first_shown(stamps: list[int], place: int, reordered: float) -> int:
     """The earliest frame behind a jump, which need not be the first in the file."""
-    near = times[place : place + _REORDERED_FRAMES]
-    return int(near[np.abs(near - time) <= reordered].min())
+    near = stamps[place : place + _REORDERED_FRAMES]
+    return min(time for time in near if abs(time - near[0]) <= reordered)
 
 
 def without_stills(jumps: list[Jump], heard_s: NDArray[np.float64], tick_s: float) -> list[Jump]:

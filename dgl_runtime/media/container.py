@@ -87,8 +87,7 @@ def picture_streams(path: Path, container: InputContainer) -> list[VideoStream]:
 
     def preference(stream: VideoStream) -> tuple[bool, int]:
         codec = stream.codec_context
-        is_default = bool(stream.disposition & Disposition.default)
-        return not is_default, -(codec.width or 0) * (codec.height or 0)
+        return not stream.disposition & Disposition.default, -codec.width * codec.height
 
     return sorted(decodable, key=preference)
 
@@ -154,7 +153,7 @@ def packets_of(
     theora = {
         one.index for one in streams if one.type == "video" and one.codec_context.name == "theora"
     }
-    packets = container.demux(list(streams))
+    packets = container.demux(streams)
     while True:
         try:
             packet = next(packets)
@@ -162,7 +161,7 @@ def packets_of(
             return
         except IndexError:  # PyAV, of a packet whose stream appeared only now
             end.is_other = True
-            packets = container.demux(list(streams))
+            packets = container.demux(streams)
             continue
         except media_faults() as fault:
             end.fault = one_line(fault)

@@ -62,10 +62,8 @@ class FrameReader:
         self._index = index
         self._threads = threads
         self._may_skip = may_skip and not index.is_counted
-        self._moved = index.moved if index.has_jumps else None
-        self._may_seek = self._moved is None
-        self._wanted: frozenset[int] = frozenset()
-        self._stop = -1
+        self._has_jumps = index.has_jumps
+        self._may_seek = not self._has_jumps
         self._opened = ExitStack()
         self._fault = "the stream ends early"
 
@@ -92,17 +90,18 @@ class FrameReader:
             return
         reformatter = VideoReformatter()
         shown = self._index.shown[list(numbers)]
+        targets = shown.tolist()
         keys = self._index.keyframes_before(shown).tolist()
         stops = self._index.positions_at(shown).tolist()
-        self._wanted = frozenset(shown.tolist())
+        self._wanted = frozenset(targets)
         with self._opened:
             self._start()
-            for number, key, stop, next_key in zip(
-                numbers, keys, stops, [*keys[1:], None], strict=True
+            for number, target, key, stop, next_key in zip(
+                numbers, targets, keys, stops, [*keys[1:], None], strict=True
             ):
                 self._seek_if_it_saves(key)
                 self._stop = stop if next_key is None or self._pays(next_key, stop + 1) else -1
-                frame = self._frame_on_display(int(self._index.shown[number]))
+                frame = self._frame_on_display(target)
                 try:
                     # One thread: by default swscale starts one per core.
                     rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -172,11 +171,9 @@ class FrameReader:
         yield from self._decode_packet(None)
 
     def _follow_clock(self, packet: Packet[VideoStream]) -> None:
-        """Give a packet behind a jump of the clock the times of the index."""
-        if self._moved is not None and self._position < len(self._moved):
-            moved = int(self._moved[self._position])
-            packet.pts = None if packet.pts is None else packet.pts + moved
-            packet.dts = None if packet.dts is None else packet.dts + moved
+        """Where the clock jumps, give a packet the time of the index."""
+        if self._has_jumps and self._position < len(self._index.times):
+            packet.pts = int(self._index.times[self._position])
 
     def _decode_packet(
         self, packet: Packet[VideoStream] | None

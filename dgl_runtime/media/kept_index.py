@@ -13,7 +13,7 @@ import numpy as np
 
 from dgl_runtime.cache_folder import cache_folder
 
-_FORMAT = 2  # one more whenever an index holds something else
+_FORMAT = 3  # one more whenever an index holds something else
 _MOST_BYTES = 512 * 2**20
 _FACTS = "facts"
 
@@ -73,5 +73,5 @@ def _make_room(folder: Path) -> None:
     for state, file in states:
         if used <= _MOST_BYTES:
             return
-        file.unlink(missing_ok=True)
+        file.unlink()
         used -= state.st_size

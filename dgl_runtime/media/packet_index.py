@@ -49,13 +49,13 @@ class PacketIndex:
     Attributes:
         stream: Number of the picture stream in the container.
         times: Display time of each packet, ticks, int64 [N]; behind a jump of the clock they go on.
-        decode_times: Decode time of each packet, ticks, int64 [N]; its display time if not given.
-        moved: What was added to the stamps in the file, ticks, int64 [N]; 0 but behind a jump.
+        decode_times: Decode time of each packet in the file, ticks, int64 [N]; its display time if not given.
         shown: Display times of the frames that can be shown, ascending and distinct, ticks, int64 [M].
         keyframes: Positions of the keyframes in file order, int64 [K].
         tick_s: Seconds per tick.
         zero_s: The second of the file's clock that players call 0: where the first of its streams begins.
         duration_s: From the first frame to the end of the last one, seconds.
+        has_jumps: The clock jumps, so that a time in the file is no place in it.
         is_counted: The packets do not say when a frame is shown: the n-th frame that comes out
             of the decoder counts as shown at the n-th time, which rules out seeking.
         is_still: The file is a picture that does not move: the one frame is not FFmpeg's to decode.
@@ -66,12 +66,12 @@ class PacketIndex:
     stream: int
     times: NDArray[np.int64]
     decode_times: NDArray[np.int64]
-    moved: NDArray[np.int64]
     shown: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     tick_s: float
     zero_s: float
     duration_s: float
+    has_jumps: bool
     is_counted: bool
     is_still: bool
     missing: str | None
@@ -87,11 +87,6 @@ class PacketIndex:
     def end_s(self) -> float:
         """The second, by a player's clock, at which the last frame ends."""
         return self.start_s + self.duration_s
-
-    @property
-    def has_jumps(self) -> bool:
-        """Whether the clock jumps, so that a time in the file is no place in it."""
-        return bool(self.moved.any())
 
     def frames_at(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """Number, in order of display, of the frame on display at each second, int64 [F]."""
@@ -195,20 +190,19 @@ def _make_index(path: Path) -> PacketIndex:
         _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
         _remark_on_start(never_s, len(all_shown) - len(shown)),
     )
-    missing = what_is_missing(
-        read, (latest + last) * tick_s, never_s + duration_s, has_jumps=bool(jumps)
-    )
+    ends_s, has_jumps = (latest + last) * tick_s, bool(jumps)
+    missing = what_is_missing(read, ends_s, never_s + duration_s, has_jumps=has_jumps)
     has_no_pts = bool(np.all(pts == NOT_GIVEN))
     return PacketIndex(
         stream=read.stream,
         times=times,
-        decode_times=_fill(dts, pts, step) + moved,
-        moved=moved,
+        decode_times=_fill(dts, pts, step),
         shown=shown,
         keyframes=np.flatnonzero(is_key),
         tick_s=tick_s,
         zero_s=zero_s,
         duration_s=duration_s,
+        has_jumps=has_jumps,
         is_counted=has_no_pts or (read.may_lie and bool(np.all(np.diff(times) > 0))),
         is_still=False,
         missing=missing,
@@ -239,12 +233,12 @@ def _index_of(still: Still) -> PacketIndex:
         stream=0,
         times=one,
         decode_times=one,
-        moved=one,
         shown=one,
         keyframes=one,
         tick_s=_STILL_S,
         zero_s=0.0,
         duration_s=_STILL_S,
+        has_jumps=False,
         is_counted=True,
         is_still=True,
         missing=None,

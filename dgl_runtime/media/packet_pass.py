@@ -129,7 +129,7 @@ def read_pass(path: Path) -> Pass:
             begins_s=_begins_s(container),
             may_jump=bool(container.format.flags & cast("int", Flags.ts_discont.value)),
             # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
-            may_lie=container.format.name == "avi" and bool(film.codec_context.has_b_frames),
+            may_lie=container.format.name == "avi" and film.codec_context.has_b_frames,
             end=end,
             remark=_remark(films, film),
         )

@@ -36,15 +36,12 @@ def what_is_missing(read: Pass, last_s: float, duration_s: float, *, has_jumps: 
         has_jumps: The clock jumps, so that what a file says of its duration says nothing.
     """
     if has_jumps:
-        stated_s = reached_s = 0.0
-    elif read.stated_s is not None:
-        stated_s, reached_s = read.stated_s, duration_s
-    elif read.all_s is not None and _is_short(last_s, read.all_s):
+        return _unread(read, duration_s)
+    stated_s, reached_s = read.stated_s, duration_s
+    if stated_s is None and read.all_s is not None and _is_short(last_s, read.all_s):
         # Sound and subtitles may well outlast the pictures: the longest stream counts.
         stated_s, reached_s = read.all_s, max(last_s, read_others(read.path)[1])
-    else:
-        stated_s = reached_s = 0.0
-    if _is_short(reached_s, stated_s):
+    if stated_s is not None and _is_short(reached_s, stated_s):
         return (
             f"ends after {reached_s:.1f} s of the {stated_s:.1f} s it states: the rest is missing, "
             "or its header is wrong. Copy or download it again."

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MOST_PIXELS = 2**28
 """Of a picture, in the processes that decode: FFmpeg's bound for a frame."""
 
-_FORMATS = "AVIF BMP GIF JPEG JPEG2000 PNG PPM TIFF WEBP".split()
+_FORMATS = tuple("AVIF BMP GIF JPEG JPEG2000 PNG PPM TIFF WEBP".split())
 _BEGINNING = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|\0{3}\x0cjP  |\xff\x4f\xff\x51",
     re.DOTALL,

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Gallery
+from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.search.moments import GROUPINGS, Hit, group
 from dgl_runtime.search.querybank import hubness, inverted_softmax
 
@@ -53,19 +53,19 @@ def find_moments(
         refinement: What among, and how they are shown.
 
     Raises:
-        GalleryError: The condition does not work, or the approximate index is damaged.
+        GalleryError: The condition does not work, or what searches go through is damaged.
     """
-    among = None if refinement.where is None else gallery.select(refinement.where)
+    where = None if refinement.where is None else gallery.select(refinement.where)
     wanted = top_k if refinement.grouping == "none" else _CLIPS_A_MOMENT * top_k
     if refinement.bank_hubness is not None:
         wanted = max(wanted, _HUB_CANDIDATES)
     most = top_k
     if refinement.grouping == "video":
-        most = min(top_k, gallery.records.count_videos())
+        most = min(top_k, gallery.facts.num_videos)
     waiting = list(range(len(queries)))
     found: list[list[Hit]] = [[]] * len(queries)
     while waiting:
-        ranked = _rank(gallery, queries[waiting], wanted, among)
+        ranked = zip(*gallery.search(queries[waiting], wanted, where), strict=True)
         for number, hits in zip(list(waiting), ranked, strict=True):
             ranked_hits = _corrected(gallery, *hits, refinement)
             if (
@@ -81,13 +81,6 @@ def find_moments(
     return found
 
 
-def _rank(
-    gallery: Gallery, queries: Float32, wanted: int, among: NDArray[np.bool_] | None
-) -> Iterator[tuple[NDArray[np.int64], Float32]]:
-    approximate = len(gallery) >= APPROXIMATE_PAYS_FROM
-    return zip(*gallery.search(queries, wanted, approximate=approximate, among=among), strict=True)
-
-
 def _corrected(
     gallery: Gallery, rows: NDArray[np.int64], similarity: Float32, refinement: Refinement
 ) -> Iterator[Hit]:
@@ -97,10 +90,9 @@ def _corrected(
     rows, similarity = rows[order], similarity[order]
     for first in range(0, len(rows), _LOOKED_UP_AT_ONCE):
         part = slice(first, first + _LOOKED_UP_AT_ONCE)
-        clips = gallery.records.look_up(rows[part].tolist())
+        found = gallery.look_up(rows[part])
         for row, value in zip(rows[part].tolist(), similarity[part].tolist(), strict=True):
-            clip, _ = clips[row]
-            weights = tuple(gallery.frame_weights[row].tolist())
+            clip, weights = found[row].clip, tuple(found[row].frame_weights.tolist())
             yield Hit(clip.video, clip.start_s, clip.end_s, value, weights, row)
 
 
@@ -115,7 +107,7 @@ def bank_hubness(gallery: Gallery, bank: Float32) -> Float32:
         ValueError: The bank is empty.
     """
     parts = [
-        hubness(bank @ gallery.embeddings[first : first + _ROWS_AT_ONCE].T, HUB_BETA)
-        for first in range(0, len(gallery.embeddings), _ROWS_AT_ONCE)
+        hubness(bank @ gallery.embeddings(slice(first, first + _ROWS_AT_ONCE)).T, HUB_BETA)
+        for first in range(0, gallery.facts.num_rows, _ROWS_AT_ONCE)
     ]
     return np.concatenate(parts) if parts else np.empty(0, np.float32)

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.decoding.decode_process import Limits
 from dgl_runtime.errors import DglError, MediaError
-from dgl_runtime.gallery.filters import COLUMNS
-from dgl_runtime.gallery.gallery import Clip, FileState
+from dgl_runtime.gallery.gallery import Clip, FileState, Found
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.windows import Span, frame_times
 from dgl_runtime.search.example import read_example
@@ -294,11 +293,11 @@ class Service:
 
     def _thumbnail(self, gallery: ServedGallery, clip: int, side: int) -> bytes:
         with gallery.look() as snapshot:
-            found = _clip(snapshot, clip)
-            path = _listed_file(snapshot, found.content_sha256)
-            second = _heaviest_second(found, snapshot.gallery.frame_weights[clip])
+            found = _found(snapshot, clip)
+            path = _listed_file(snapshot, found.video_id)
+            second = _heaviest_second(found.clip, found.frame_weights)
         try:
-            return self._media.picture(path, found.content_sha256, second, side)
+            return self._media.picture(path, found.clip.content_sha256, second, side)
         except MediaError as error:
             raise HTTPException(422, str(error)) from error
 
@@ -309,12 +308,12 @@ class Service:
 
     def _preview(self, gallery: ServedGallery, clip: int, start_s: float, end_s: float) -> Path:
         with gallery.look() as snapshot:
-            found = _clip(snapshot, clip)
-            path = _listed_file(snapshot, found.content_sha256)
+            found = _found(snapshot, clip)
+            path = _listed_file(snapshot, found.video_id)
         if not start_s < end_s:
             raise HTTPException(422, f"start_s is {start_s}, expected less than end_s {end_s}")
         try:
-            return self._media.preview(path, found.content_sha256, start_s, end_s)
+            return self._media.preview(path, found.clip.content_sha256, start_s, end_s)
         except MediaError as error:
             raise HTTPException(422, str(error)) from error
 
@@ -326,37 +325,37 @@ class Service:
     @staticmethod
     def _video(gallery: ServedGallery, video: int) -> Path:
         with gallery.look() as snapshot:
-            if (content := snapshot.gallery.records.content_of(video)) is None:
+            if not snapshot.gallery.files(video):
                 raise HTTPException(404, f"no video {video} in gallery {gallery.name}")
-            return _listed_file(snapshot, content)
+            return _listed_file(snapshot, video)
 
 
 def _facts(served: ServedGallery) -> GalleryFacts:
     with served.look() as snapshot:
-        records = snapshot.gallery.records
+        facts = snapshot.gallery.facts
         return GalleryFacts(
             name=served.name,
-            clips=len(snapshot.gallery),
-            videos=records.count_videos(),
-            columns=[*COLUMNS, *records.metadata_columns()],
+            clips=facts.num_clips,
+            videos=facts.num_videos,
+            columns=facts.columns,
             has_querybank=snapshot.bank_hubness is not None,
             engine=served.encoder.engine,
         )
 
 
-def _clip(snapshot: Snapshot, row: int) -> Clip:
+def _found(snapshot: Snapshot, row: int) -> Found:
     try:
-        return snapshot.gallery.clip(row)
+        return snapshot.gallery.look_up([row])[row]
     except IndexError as error:
         raise HTTPException(404, f"no clip {row}") from error
 
 
-def _listed_file(snapshot: Snapshot, content: str) -> Path:
-    """A file that holds a content of the gallery, if it is still the one that was indexed.
+def _listed_file(snapshot: Snapshot, video_id: int) -> Path:
+    """A file of a video of the gallery, if it is still the one that was indexed.
 
     No path ever comes from a request; one that was replaced meanwhile is not shown.
     """
-    for state in snapshot.gallery.records.states(content):
+    for state in snapshot.gallery.files(video_id):
         path = Path(state.path)
         with suppress(OSError):
             if path.resolve() == path and FileState.of(path) == state:  # no link on the way
@@ -376,7 +375,7 @@ def _embed_upload(
         shutil.copyfileobj(file.file, copy)
         copy.flush()
         with gallery.look() as snapshot:
-            length_s = snapshot.gallery.records.typical_length_s()
+            length_s = snapshot.gallery.facts.typical_length_s
         cutting = Cutting(None if at_s is None else length_s, around_s=at_s)
         try:
             embedded = read_example(gallery.encoder, Path(copy.name), cutting, _UPLOAD_LIMITS)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.gallery import APPROXIMATE_PAYS_FROM, Gallery
+from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.gallery.shared import Shared
 from dgl_runtime.search.find import bank_hubness
 
@@ -54,11 +54,10 @@ class ServedGallery:
             GalleryError: It is damaged, or of another bundle now.
         """
         if (now := self._snapshots.newest) is not None:
-            if now.gallery.records.newest_version() == now.gallery.version:
+            if now.gallery.is_newest():
                 return False
         gallery = Gallery.open(self.folder, bundle_id=self.encoder.bundle.id)
-        if len(gallery) >= APPROXIMATE_PAYS_FROM:
-            gallery.open_approximate_index()
+        gallery.warm()
         bank = self.encoder.embed_texts(self.bank) if self.bank else None
         self._snapshots.put(
             Snapshot(gallery, None if bank is None else bank_hubness(gallery, bank))

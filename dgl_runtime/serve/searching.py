@@ -76,16 +76,14 @@ def _refinement(filters: Filters, snapshot: Snapshot) -> Refinement:
 
 
 def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:
-    records = snapshot.gallery.records
-    clips = records.look_up(hit.row for hit in hits)
-    metadata = records.metadata_of({video_id for _, video_id in clips.values()})
-    found = []
+    found = snapshot.gallery.look_up(hit.row for hit in hits)
+    moments = []
     for hit in hits:
-        clip, video_id = clips[hit.row]
-        found.append(
+        clip = found[hit.row].clip
+        moments.append(
             Moment(
                 clip=hit.row,
-                video=video_id,
+                video=found[hit.row].video_id,
                 title=_name(hit.video),
                 start_s=hit.start_s,
                 end_s=hit.end_s,
@@ -94,10 +92,10 @@ def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:
                 frame_weights=list(hit.frame_weights),
                 clip_start_s=clip.start_s,
                 clip_end_s=clip.end_s,
-                metadata=metadata.get(video_id, {}),
+                metadata=dict(found[hit.row].metadata),
             )
         )
-    return found
+    return moments
 
 
 def _name(video: str) -> str:

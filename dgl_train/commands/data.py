@@ -79,7 +79,7 @@ def data() -> None:
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that decode  [one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every name.")
 def check(name: str, data_root: Path | None, jobs: int | None, as_json: bool) -> None:
-    """Count what is there of the data set NAME, and decode every video that was not seen before.
+    """Count the files of the data set NAME, and decode every video that was not verified before.
 
     NAME is what --dataset of dgl-train takes. Nothing is changed in the data root. Exits with 1 if
     something is missing, broken or not as published.
@@ -106,8 +106,8 @@ def find(name: str, data_root: Path | None, *, jobs: int | None = None) -> Found
 
     if name == "shapes":
         raise ConfigError(
-            "data set 'shapes' is made on the spot, so there is nothing to check. "
-            "Check shapes that are there by their file: dgl-data check shapes/captions.csv."
+            "data set 'shapes' is generated, so there is nothing to check. "
+            "Check generated shapes by their file: dgl-data check shapes/captions.csv."
         )
     notes: list[str] = []
     clips = read_dataset(name, data_root, tell=notes.append)

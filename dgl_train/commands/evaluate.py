@@ -60,13 +60,13 @@ class Request:
     default="test",
     show_default=True,
 )
-@click.option("--zero-shot", is_flag=True, help="The untuned backbone of this run instead.")
+@click.option("--zero-shot", is_flag=True, help="Measure the untuned backbone of this run instead.")
 @click.option(
     "--group-captions/--no-group-captions",
     default=None,
     help="Video to text: each clip competes with its best caption. Default: as the data set's papers do.",
 )
-@click.option("--post-process", is_flag=True, help="Also dual softmax and QB-Norm, apart.")
+@click.option("--post-process", is_flag=True, help="Also report dual softmax and QB-Norm, apart.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write report.json and report.html here."
@@ -158,7 +158,7 @@ def _measure(
     *,
     draw: bool,
 ) -> "ModelPages":
-    from dgl_train.data.vocabulary import warn_of_cut_captions
+    from dgl_train.data.cut_captions import warn_of_cut_captions
     from dgl_train.evaluation.evaluate import embed_dataset, report
     from dgl_train.evaluation.models import open_model
     from dgl_train.evaluation.report_page import ModelPages
@@ -167,11 +167,12 @@ def _measure(
 
     model = open_model(path, zero_shot=request.zero_shot, device=device)
     captions = [clip.caption for clip in chosen]
-    warning = warn_of_cut_captions(captions, model.encoders.max_words)
+    encoders = model.encoders
+    warning = warn_of_cut_captions(captions, encoders.tokenizer)
     if warning and warning not in told:  # of several models, once
         told.add(warning)
         click.echo(warning, err=True)
-    found = embed_dataset(model.encoders, chosen, num_workers=_workers(len(chosen)))
+    found = embed_dataset(encoders, chosen, num_workers=_workers(len(chosen)))
     evaluation = Evaluation(
         f"{path}, backbone without prompts" if request.zero_shot else str(path),
         model.selection,

@@ -23,7 +23,7 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
+    help="Where to compute; auto: a GPU if there is one.",
 )
 
 
@@ -38,7 +38,7 @@ def choose_device(name: str) -> "torch.device":
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise EngineError(
-            "device 'cuda' is asked for, but torch sees no CUDA GPU. Use --device cpu, or "
+            "device 'cuda' was requested, but torch sees no CUDA GPU. Use --device cpu, or "
             "install a torch with CUDA and check nvidia-smi."
         )
     if name == "auto":

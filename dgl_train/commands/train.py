@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dgl_train.data.datasets import CaptionedClip
     from dgl_train.data.verify import Verified
+    from dgl_train.model.backbones.backbone import Backbone
     from dgl_train.recipes.recipe import Recipe
 
     Parts = tuple[list[CaptionedClip], list[CaptionedClip]]
@@ -37,19 +38,19 @@ STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
     "recipes",
     multiple=True,
     metavar="NAME|FILE",
-    help="Laid over the data set's own; may be given several times.",
+    help="Overrides the data set's own; repeatable.",
 )
 @click.option("--backbone", help="Model name of open_clip, or a folder in its format.")
 @click.option("--pretrained", help="Weight tag of open_clip, or a weight file.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder  [runs/DATASET-METHOD]")
-@click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
+@click.option("--resume", is_flag=True, help="Resume the run in the run folder.")
 @click.option(
     "--seeds",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Train so many times, from training_seed on, into OUT/seedN.",
+    help="Number of runs, with seeds from training_seed on, into OUT/seedN.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
 @device_option
@@ -70,7 +71,7 @@ def train(
     """Learn DGL prompts for a frozen CLIP on captioned clips.
 
     Validates on the val split, or on a part held out of train, after each epoch; the best epoch is
-    kept. Ctrl-C saves the run, --resume goes on with it exactly. On several GPUs, start it as
+    kept. Ctrl-C saves the run, and --resume continues it exactly. On several GPUs, start it as
     torchrun --nproc-per-node N -m dgl_train ...
 
     \b
@@ -79,7 +80,6 @@ def train(
       dgl-train --dataset msrvtt --data-root DIR --recipe gpu-24gb --dry-run
       dgl-train --dataset clips.csv --method dgl-linear --set batch_size=64
     """  # noqa: D301 - click's own marker
-    from dgl_train.model.backbone import BackboneSource, load_backbone
     from dgl_train.recipes.recipe import read_recipe, recipe_names
     from dgl_train.training.processes import Processes
 
@@ -95,12 +95,12 @@ def train(
         verified = _read_verified(dataset, data_root, recipe, tells=processes.is_main)
         recipe = _locate_backbone(recipe, data_root)
         if processes.count > 1:
-            load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
+            _load_backbone(recipe)
     out = out or Path("runs") / f"{Path(dataset).stem}-{recipe.method}"
     if dry_run:
         if processes.is_main:
             plan = _divide(verified.clips, dataset, recipe)
-            _show_plan(recipe, plan, processes=processes.count)
+            _show_plan(recipe, plan, verified, processes=processes.count)
         return
     if seeds > 1 and (out / "recipe.toml").exists():
         raise ConfigError(
@@ -113,7 +113,8 @@ def train(
         # Of several runs, the later ones may not have begun when all were stopped.
         goes_on = resume and (seeds == 1 or (folder / "resume.pt").exists())
         parts = _divide(verified.clips, dataset, one)
-        _train_once(one, parts, folder, dropped=verified.faults, device=where, resume=goes_on)
+        tells = processes.is_main and seed == recipe.training_seed
+        _train_once(one, parts, folder, verified, device=where, resume=goes_on, tells=tells)
 
 
 def _read_verified(
@@ -122,7 +123,6 @@ def _read_verified(
     """The clips of the splits that training looks at, and the videos that are left out."""
     from dgl_train.data.datasets import read_dataset, select_split, warn_of_shared_videos
     from dgl_train.data.verify import verify_videos
-    from dgl_train.data.vocabulary import warn_of_cut_captions
 
     clips = read_dataset(dataset, data_root, tell=report_note if tells else _say_nothing)
     wanted = select_split(clips, "train", dataset)
@@ -143,15 +143,26 @@ def _read_verified(
             "names them.",
             err=True,
         )
-    if tells:
-        captions = [clip.caption for clip in verified.clips]
-        for warning in (
-            warn_of_shared_videos(clips, "train"),
-            warn_of_cut_captions(captions, recipe.max_words),
-        ):
-            if warning:
-                click.echo(warning, err=True)
+    if tells and (warning := warn_of_shared_videos(clips, "train")):
+        click.echo(warning, err=True)
     return verified
+
+
+def _load_backbone(recipe: "Recipe") -> "Backbone":
+    from dgl_train.model.backbones.backbone import BackboneSource
+    from dgl_train.model.backbones.registry import load_backbone
+
+    return load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
+
+
+def _warn_of_cut_captions(verified: "Verified", backbone: "Backbone", recipe: "Recipe") -> None:
+    from dgl_train.data.cut_captions import warn_of_cut_captions
+
+    captions = [clip.caption for clip in verified.clips]
+    inputs = backbone.inputs_of(recipe.num_frames, recipe.max_words)
+    tokenizer = backbone.facts.tokenizer.fed_as(inputs.texts)
+    if warning := warn_of_cut_captions(captions, tokenizer):
+        click.echo(warning, err=True)
 
 
 def _say_nothing(_: str) -> None:
@@ -169,11 +180,11 @@ def _divide(clips: "list[CaptionedClip]", dataset: str, recipe: "Recipe") -> "Pa
     )
 
 
-def _show_plan(recipe: "Recipe", parts: "Parts", *, processes: int) -> None:
-    from dgl_train.model.backbone import BackboneSource, load_backbone
+def _show_plan(recipe: "Recipe", parts: "Parts", verified: "Verified", *, processes: int) -> None:
     from dgl_train.training.plan import describe_plan
 
-    backbone = load_backbone(BackboneSource(recipe.backbone, recipe.pretrained))
+    backbone = _load_backbone(recipe)
+    _warn_of_cut_captions(verified, backbone, recipe)
     train, val = parts
     click.echo(
         describe_plan(recipe, backbone, clips_train=train, clips_val=val, processes=processes)
@@ -184,27 +195,30 @@ def _train_once(
     recipe: "Recipe",
     parts: "Parts",
     out: Path,
+    verified: "Verified",
     *,
-    dropped: dict[Path, str],
     device: "torch.device",
     resume: bool,
+    tells: bool,
 ) -> None:
-    from dgl_train.model.backbone import BackboneSource, load_backbone
     from dgl_train.training.fit import fit
 
+    backbone = _load_backbone(recipe)
+    if tells:
+        _warn_of_cut_captions(verified, backbone, recipe)
     result = fit(
         recipe,
         *parts,
         out,
-        backbone=load_backbone(BackboneSource(recipe.backbone, recipe.pretrained)),
+        backbone=backbone,
         device=device,
-        dropped=dropped,
+        dropped=verified.faults,
         resume=resume,
     )
     if result.step < result.total_steps:
         click.echo(
             f"Stopped and saved after step {result.step} of {result.total_steps}. "
-            "Go on with the same command and --resume.",
+            "Resume with the same command and --resume.",
             err=True,
         )
         sys.exit(INTERRUPTED)

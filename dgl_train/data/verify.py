@@ -2,30 +2,24 @@
 
 import csv
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import astuple, dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dgl_runtime.decoding.decode_process import LostWorkerError
-from dgl_runtime.decoding.workers import Worker, Workers
+from dgl_runtime.decoding.decode_pool import DecodePool
+from dgl_runtime.decoding.read_video import Done, Job, Reader, ReadHere, read_video
 from dgl_runtime.errors import ConfigError, MediaError
-from dgl_runtime.media.container import media_faults, one_line
-from dgl_runtime.media.content_hash import content_hash
-from dgl_runtime.media.frame_reader import FrameReader
-from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.names import form_hint, similar_path
 from dgl_train.data.captioned_clip import CaptionedClip
-from dgl_train.data.read_processes import lost_at, read_workers
+from dgl_train.data.read_processes import lost_at
 from dgl_train.data.verify_cache import FileState, Finding, open_cache, state_of
 
 _REASONS_NAMED = 3
 _IT = "this video"  # in place of the path, which may be another when a finding is read again
 _FEW = 32  # videos that are examined sooner than processes start
-
-Examined = tuple[Path, str | None, Finding]
-"""A video, the hash of its content (None: it has none) and what was found."""
+_NO_CONTENT = "none"  # in place of a hash that nobody asks for
 
 
 @dataclass(frozen=True)
@@ -110,52 +104,19 @@ def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
         csv.writer(file).writerows([("video", "reason"), *faults.items()])
 
 
-def examine(
-    path: Path,
-    is_file: bool,
-    known: Callable[[str], Finding | None],
-    sign: Callable[[], None] = lambda: None,
-) -> tuple[str | None, Finding]:
-    """Examine a video unless its content is known.
-
-    Args:
-        path: The video.
-        is_file: Whether it is a regular file, which has a content.
-        known: Content -> what was found in it before.
-        sign: Called now and then, to show that work goes on.
-
-    Returns:
-        The sha256 of its content, if there is one, and what was found.
-    """
-    if not is_file:
-        return None, examine_video(path, sign)
-    try:
-        content = content_hash(path, sign)
-    except MediaError as error:
-        return None, Finding(0.0, str(error).replace(str(path), _IT))
-    return content, known(content) or examine_video(path, sign)
+def examine_video(path: Path) -> Finding:
+    """Decode a whole video, here."""
+    *_, done = read_video(path, Cutting(), None, content=_NO_CONTENT)
+    assert isinstance(done, Done)
+    return _finding(done)
 
 
-def examine_video(path: Path, sign: Callable[[], None] = lambda: None) -> Finding:
-    """Decode a whole video; ``sign`` is called with every frame.
-
-    Returns:
-        Where it ends and what is odd about it, or its fault.
-    """
-    try:
-        index = read_index(path)
-        if index.is_still:
-            return Finding(0.0, f"{_IT} is a picture, expected a video. Get it again.")
-        # Every frame: training looks at any moment, and a damaged stretch may lie between any two.
-        for _ in FrameReader(path, index).read(range(len(index.shown))):
-            sign()
-    except MediaError as error:
-        return Finding(0.0, str(error).replace(str(path), _IT))
-    except media_faults() as error:
-        return Finding(0.0, f"{_IT} cannot be read ({one_line(error)}). Get it again.")
-    if index.missing is not None:
-        return Finding(index.end_s, f"{_IT} {index.missing}")
-    return Finding(index.end_s, None, "; ".join(index.remarks) or None)
+def _finding(done: Done) -> Finding:
+    """Where a video ends and what is odd about it, or its fault."""
+    if done.fault is not None:
+        return Finding(0.0, done.fault.replace(str(done.path), _IT))
+    assert done.seen is not None
+    return Finding(done.seen.duration_s, None, "; ".join(done.seen.remarks) or None)
 
 
 def _fault_of(clip: CaptionedClip, finding: Finding) -> str | None:
@@ -190,72 +151,47 @@ def _examine_all(videos: Sequence[Path], jobs: int, *, progress: bool) -> dict[P
                 disable=None if progress else True,
             ) as bar,
         ):
-            for video, content, finding in examined:
-                state = states[video]
-                if state is not None and content is not None:
-                    cache.store(state, content, finding)
-                    findings[content] = finding
-                found[video] = finding
+            for done in examined:
+                finding = _known(done, findings) or _finding(done)
+                state = states[done.path]
+                is_of_content = done.fault is None or done.is_unreadable
+                if state is not None and done.content is not None and is_of_content:
+                    cache.store(state, done.content, finding)
+                    findings[done.content] = finding
+                found[done.path] = finding
                 bar.update()
     return found
 
 
+def _known(done: Done, findings: Mapping[str, Finding]) -> Finding | None:
+    """What was known of a video that was not opened."""
+    was_opened = done.seen is not None or done.fault is not None
+    return None if was_opened or done.content is None else findings[done.content]
+
+
 def _examined(
     states: Mapping[Path, FileState | None], findings: Mapping[str, Finding], jobs: int
-) -> Generator[Examined, None, None]:
+) -> Generator[Done, None, None]:
     """Examine videos in this process or several, in any order; ``findings`` may grow meanwhile."""
-    if jobs > 1 and len(states) >= _FEW:
-        yield from _examined_apart(states, findings, min(jobs, len(states)))
-        return
-    for video, state in states.items():
-        content, finding = examine(video, state is not None, findings.get)
-        yield video, content, finding
-
-
-def _examined_apart(
-    states: Mapping[Path, FileState | None], findings: Mapping[str, Finding], jobs: int
-) -> Generator[Examined, None, None]:
-    waiting, crashed = deque(states), set[Path]()
-    workers: Workers[Path] = read_workers(jobs)
-    with workers:
-        while waiting or workers.are_busy:
-            while waiting and workers.have_room:
-                video = waiting.popleft()
-                workers.begin(video, {"path": str(video), "is_file": states[video] is not None})
-            for worker in workers.speaking():
-                video = worker.task
-                try:
-                    found, is_done = _hear(worker, findings)
-                except LostWorkerError as loss:
-                    workers.dismiss(worker)
-                    fault = lost_at(video, loss, "--jobs of dgl-data check")
-                    if not loss.is_videos_fault:
-                        raise MediaError(
-                            f"{fault} Run it again: what was verified is kept."
-                        ) from loss
-                    if video in crashed:
-                        yield video, None, Finding(0.0, str(fault).replace(str(video), _IT))
-                    else:  # once may be chance
-                        waiting.append(video)
-                        crashed.add(video)
+    # What is no regular file has no content, and may not even be read.
+    wanted = [Job(video, _NO_CONTENT if state is None else None) for video, state in states.items()]
+    with ExitStack() as opened:
+        reader: Reader = ReadHere(Cutting(), None)
+        if jobs > 1 and len(wanted) >= _FEW:
+            reader = opened.enter_context(DecodePool(Cutting(), None, jobs=min(jobs, len(wanted))))
+        crashed: list[Job] = []
+        for is_last in (False, True):  # a crash may be chance once
+            for found in reader.read(
+                crashed if is_last else wanted, is_known=findings.__contains__
+            ):
+                if not isinstance(found, Done):
                     continue
-                if is_done:
-                    workers.release(worker)
-                if found is not None:
-                    yield video, *found
-
-
-def _hear(
-    worker: Worker[Path], findings: Mapping[str, Finding]
-) -> tuple[tuple[str | None, Finding] | None, bool]:
-    """What a worker found, if anything, and whether it is done with its video."""
-    message = worker.process.hear()
-    if "content" in message:
-        known = findings.get(message["content"])
-        worker.process.say(known and astuple(known))
-    if "found" in message:
-        content, *finding = message["found"]
-        return (content, Finding(*finding)), False
-    if (fault := message.get("done")) is not None:  # of this machine, such as too little memory
-        return (None, Finding(0.0, fault.replace(str(worker.task), _IT))), True
-    return None, "done" in message
+                if found.loss is not None and not found.loss.is_videos_fault:
+                    fault = lost_at(found.path, found.loss, "--jobs of dgl-data check")
+                    raise MediaError(
+                        f"{fault} Run it again: what was verified is kept."
+                    ) from found.loss
+                if found.loss is not None and not is_last:
+                    crashed.append(Job(found.path, found.content))
+                else:
+                    yield found

@@ -1,21 +1,21 @@
 """Pictures of what global prompt 0, a clip's embedding, attends to in the last block."""
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dgl_runtime.errors import ConfigError
 from dgl_runtime.search.contact_sheet import SheetHit, SheetRow, draw_contact_sheet
 from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.data.datasets import CaptionedClip
-from dgl_train.model.dgl import ClipState, DglModel, RetrievalModel, last
+from dgl_train.model.dgl import global_attention
+from dgl_train.model.dual_encoder import DualEncoder
 
 Float32 = NDArray[np.float32]
 
@@ -37,18 +37,8 @@ class GlobalAttention:
     patches: Float32
 
 
-def has_global_attention(model: torch.nn.Module) -> TypeGuard[DglModel]:
-    """Whether the model reads a clip through global prompts."""
-    return isinstance(model, DglModel) and model.prompts().globals.shape[0] > 0
-
-
-def last_clip_state(model: DglModel, frames: Tensor) -> ClipState:
-    """uint8 pixels [B, F, 3, S, S] -> the state after the last block."""
-    return last(model.clip_states(frames, model.prompts()))
-
-
 @torch.inference_mode()
-def global_attention(model: RetrievalModel, frames: Tensor) -> GlobalAttention:
+def measure_attention(model: DualEncoder, frames: Tensor) -> GlobalAttention:
     """Measure the attention of global prompt 0 in the last block.
 
     Args:
@@ -58,13 +48,8 @@ def global_attention(model: RetrievalModel, frames: Tensor) -> GlobalAttention:
     Raises:
         ConfigError: The model has no global prompts.
     """
-    if not has_global_attention(model):
-        raise ConfigError(
-            f"a {type(model).__name__} without global prompts has no global attention to draw. "
-            "Give a run of dgl-linear or dgl-transformer."
-        )
-    state = last_clip_state(model, frames)
-    side = model.backbone.frame_size // model.backbone.vision.patch
+    state = global_attention(model, frames)
+    side = math.isqrt(state.frames.shape[2] - 1)
     to_frames = state.frame_attention()  # class token, frame prompts, then patches
     shares = to_frames / to_frames.sum(dim=(1, 2), keepdim=True)
     patches = shares[:, :, -side * side :]
@@ -75,7 +60,7 @@ def global_attention(model: RetrievalModel, frames: Tensor) -> GlobalAttention:
 
 def draw_attention(
     out: Path,
-    model: RetrievalModel,
+    model: DualEncoder,
     clips: Sequence[CaptionedClip],
     *,
     num_frames: int,
@@ -94,11 +79,11 @@ def draw_attention(
         ConfigError: The model has no global prompts.
         MediaError: A video cannot be read.
     """
-    form = FrameFormat(num_frames, model.backbone.frame_size)
+    form = FrameFormat(replace(model.inputs.frames, num_frames=num_frames))
     entries = []
     for batch in read_batches(clips, form, evaluation_batches(len(clips), 1)):
         (number,) = batch.numbers
-        seen = global_attention(model, batch.frames.to(device))
+        seen = measure_attention(model, batch.frames.to(device))
         clip, name = clips[number], f"{number:03d}.png"
         draw_clip_attention(
             out / name, clip.caption, batch.frames[0].numpy(), seen.frames[0], seen.patches[0]

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.search.metrics import (
     RetrievalMetrics,
     direction_score,
@@ -22,9 +24,7 @@ from dgl_runtime.search.metrics import (
 from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.data.datasets import CaptionedClip
 from dgl_train.data.frame_cache import FrameCache
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.evaluation.attention import has_global_attention, last_clip_state
-from dgl_train.model.dgl import RetrievalModel
+from dgl_train.model.dual_encoder import DualEncoder
 
 Float32 = NDArray[np.float32]
 
@@ -39,17 +39,15 @@ class Encoders:
         embed_captions: Captions -> unit-norm embeddings [Q, E].
         embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
         weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
-        num_frames: F.
-        frame_size: S.
-        max_words: Tokens of a caption that are read, L.
+        tokenizer: What captions are read with.
+        frames: What it wants of clips.
     """
 
     embed_captions: Callable[[list[str]], Float32]
     embed_clips: Callable[[NDArray[np.uint8]], Float32]
     weigh_frames: Callable[[NDArray[np.uint8]], Float32]
-    num_frames: int
-    frame_size: int
-    max_words: int
+    tokenizer: Tokenizer
+    frames: FrameSpec
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,13 @@ class Report:
     direction_clips: int
 
 
-def torch_encoders(
-    model: RetrievalModel, *, num_frames: int, max_words: int, device: torch.device
-) -> Encoders:
+def torch_encoders(model: DualEncoder, device: torch.device) -> Encoders:
     """A torch model on its device."""
+    tokenizer = model.tokenizer
 
     @torch.inference_mode()
     def embed_captions(captions: list[str]) -> Float32:
-        tokens = torch.from_numpy(clip_tokenizer()(captions, max_words)).to(device)
+        tokens = torch.from_numpy(tokenizer(captions).ids).to(device)
         embeddings: Float32 = model.encode_captions(tokens).cpu().numpy()
         return embeddings
 
@@ -112,19 +109,15 @@ def torch_encoders(
 
     @torch.inference_mode()
     def weigh_frames(frames: NDArray[np.uint8]) -> Float32:
-        if not has_global_attention(model) or model.visual_output == "mean-frames":
-            return np.full(frames.shape[:2], 1 / frames.shape[1], np.float32)
-        state = last_clip_state(model, torch.from_numpy(frames).to(device))
-        weights: Float32 = state.frame_weights().cpu().numpy()
+        weights: Float32 = model.frame_weights(torch.from_numpy(frames).to(device)).cpu().numpy()
         return weights
 
     return Encoders(
         embed_captions,
         embed_clips,
         weigh_frames,
-        num_frames,
-        model.backbone.frame_size,
-        max_words,
+        tokenizer,
+        model.inputs.frames,
     )
 
 
@@ -142,9 +135,8 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         encoder.embed_texts,
         lambda frames: encoder.embed_clips(frames).embeddings,
         lambda frames: encoder.embed_clips(frames).frame_weights,
-        encoder.num_frames,
-        encoder.frame_size,
-        encoder.bundle.manifest.max_words,
+        encoder.tokenizer,
+        encoder.input_spec.frames,
     )
 
 
@@ -202,8 +194,8 @@ def _embed_clips(
 ) -> Float32:
     batches = read_batches(
         clips,
-        FrameFormat(encoders.num_frames, encoders.frame_size, cache=cache),
-        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.num_frames)),
+        FrameFormat(encoders.frames, cache=cache),
+        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.frames.num_frames)),
         num_workers=num_workers,
     )
     parts = []

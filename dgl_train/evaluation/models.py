@@ -10,8 +10,7 @@ import torch
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.evaluation.evaluate import Encoders, bundle_encoders, torch_encoders
-from dgl_train.model.checkpoint import load_checkpoint, untuned_backbone
-from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.checkpoint import load_checkpoint, untuned_model
 from dgl_train.model.methods import TunedModel
 from dgl_train.recipes.recipe import AS_PATHS
 
@@ -106,11 +105,5 @@ def open_model(path: Path, *, zero_shot: bool, device: torch.device) -> OpenedMo
             )
         return OpenedModel(path, selection, bundle_encoders(path, device=device.type), None)
     tuned = load_checkpoint(path)
-    model = (FrameMeanModel(untuned_backbone(tuned)) if zero_shot else tuned.model).to(device)
-    encoders = torch_encoders(
-        model,
-        num_frames=tuned.settings.num_frames,
-        max_words=tuned.settings.max_words,
-        device=device,
-    )
-    return OpenedModel(path, selection, encoders, tuned)
+    model = (untuned_model(tuned) if zero_shot else tuned.model).to(device)
+    return OpenedModel(path, selection, torch_encoders(model, device), tuned)

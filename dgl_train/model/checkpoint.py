@@ -18,10 +18,12 @@ from torch import Tensor
 
 from dgl_runtime.errors import ConfigError, reason_of
 from dgl_runtime.plain_path import plain_path
-from dgl_train.model.backbone import Backbone, BackboneSource, load_backbone, rename_block
+from dgl_train.model.backbones.backbone import Backbone, BackboneSource, require_towers
+from dgl_train.model.backbones.clip import Kind, clip_backbone, rename_block
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.dgl import DglModel
+from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import (
-    PROMPT_METHODS,
     ModelSettings,
     TunedModel,
     build_model,
@@ -29,7 +31,7 @@ from dgl_train.model.methods import (
     make_prompts,
     trained_parameters,
 )
-from dgl_train.model.prompts import PromptCounts
+from dgl_train.model.prompts import PromptCounts, PromptGenerator
 
 FORMAT = "dgl-tuned-2"
 
@@ -41,7 +43,7 @@ def save_checkpoint(path: Path, tuned: TunedModel) -> None:
     header = {
         "format": FORMAT,
         "settings": json.dumps(asdict(tuned.settings)),
-        "backbone": json.dumps(asdict(tuned.model.backbone.source)),
+        "backbone": json.dumps(asdict(tuned.model.source)),
         "backbone_sha256": tuned.backbone_sha256,
     }
     trained = trained_parameters(tuned.model)
@@ -95,15 +97,15 @@ def load_checkpoint(path: Path, backbone: Backbone | None = None) -> TunedModel:
     return _load_own(path, backbone)
 
 
-def untuned_backbone(tuned: TunedModel) -> Backbone:
-    """The backbone as it was before tuning; read again where the method changed it.
+def untuned_model(tuned: TunedModel) -> FrameMeanModel:
+    """The backbone as it was before tuning, with the same inputs; read again where it was changed.
 
     Raises:
         ConfigError: It does not load any more.
     """
-    if tuned.settings.method in PROMPT_METHODS:
-        return tuned.model.backbone
-    return load_backbone(tuned.model.backbone.source)
+    model = tuned.model
+    backbone = model.backbone if isinstance(model, DglModel) else load_backbone(model.source)
+    return FrameMeanModel(backbone, model.inputs)
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -139,7 +141,7 @@ def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
     if backbone.digest() != header["backbone_sha256"]:
         raise ConfigError(
             f"{path} was trained on a backbone with sha256 {header['backbone_sha256'][:12]}, but "
-            f"{backbone.source.name!r} has {backbone.digest()[:12]}. Give the backbone it was trained on."
+            f"{backbone.facts.source.name!r} has {backbone.digest()[:12]}. Give the backbone it was trained on."
         )
     tuned = build_model(backbone, settings)
     load_trained(tuned.model, tensors)
@@ -178,14 +180,13 @@ def read_research_checkpoint(path: Path) -> TunedModel:
 
 
 def _research_model(state: dict[str, Tensor], name: str) -> TunedModel:
-    backbone = Backbone(
-        state,
-        BackboneSource(name),
+    kind = Kind(
         vision_heads=state["visual.proj"].shape[0] // 64,  # as CLIP's ViTs; the file does not say
         text_heads=state["text_projection"].shape[0] // 64,
         quick_gelu=True,
     )
-    blocks = len(backbone.vision.blocks)
+    backbone = clip_backbone(state, BackboneSource(name), kind)
+    blocks = len(require_towers(backbone, "DGL").vision.blocks)
     num_globals = state["visual.prompt_embeddings"].shape[1]
     if "visual_prompt_embedding" in state:
         return _research_linear(state, backbone, num_globals, blocks)
@@ -231,7 +232,7 @@ def _research_linear(
             "to_caption.bias": state["prefix_text_prompt_proj_layer.bias"],
         }
     )
-    return TunedModel(DglModel(backbone, prompts), settings, backbone.digest())
+    return _research_tuned(backbone, prompts, settings)
 
 
 def _research_transformer(
@@ -254,4 +255,12 @@ def _research_transformer(
         elif name.startswith("unified_prompt_mlp.c_"):
             tensors[name.replace("unified_prompt_mlp.c_", "caption_")] = tensor
     prompts.load_state_dict(tensors)
-    return TunedModel(DglModel(backbone, prompts), settings, backbone.digest())
+    return _research_tuned(backbone, prompts, settings)
+
+
+def _research_tuned(
+    backbone: Backbone, prompts: PromptGenerator, settings: ModelSettings
+) -> TunedModel:
+    inputs = backbone.inputs_of(settings.num_frames, settings.max_words)
+    model = DglModel(backbone, prompts, inputs=inputs)
+    return TunedModel(model, settings, backbone.digest())

@@ -13,23 +13,19 @@ patches), G global prompts, C caption prompts, L caption tokens, H heads, D widt
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbone import (
-    Backbone,
-    Block,
-    attend_within,
-    merge_heads,
-    recomputed,
-    split_heads,
-)
+from dgl_train.model.backbones.backbone import Backbone, Towers, require_towers
+from dgl_train.model.backbones.towers import Block, split_heads
+from dgl_train.model.dual_encoder import DualEncoder, OnBackbone, equal_weights
 from dgl_train.model.prompts import PromptGenerator, Prompts
 
 State = TypeVar("State")
@@ -64,15 +60,18 @@ class ClipState:
         return mass / mass.sum(dim=-1, keepdim=True)
 
 
-class DglModel(nn.Module):
+class DglModel(OnBackbone):
     """A frozen backbone with a prompt generator.
 
     Args:
-        backbone: The CLIP network.
+        backbone: A network of the level "prompted".
         prompts: The generator.
         visual_output: One of VISUAL_OUTPUTS; without global prompts "mean-frames" alone is there.
-        recompute_blocks: Keep only the inputs of blocks for the backward pass and compute the rest
-            again: less memory, a third more time, the same numbers.
+        inputs: See ``OnBackbone``.
+
+    Raises:
+        ConfigError: The output is none, or there are no global prompts to read, or the backbone's blocks
+            cannot be attended in.
     """
 
     def __init__(
@@ -81,9 +80,9 @@ class DglModel(nn.Module):
         prompts: PromptGenerator,
         *,
         visual_output: str = VISUAL_OUTPUTS[0],
-        recompute_blocks: bool = False,
+        inputs: InputSpec | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, inputs)
         if visual_output not in VISUAL_OUTPUTS:
             raise ConfigError(
                 f"visual_output is {visual_output!r}, expected one of {', '.join(VISUAL_OUTPUTS)}."
@@ -93,27 +92,25 @@ class DglModel(nn.Module):
                 f"visual_output is {visual_output!r}, but there are no global prompts to read. "
                 "Set visual_output to mean-frames, or global_prompts to 1 or more."
             )
-        self.backbone = backbone
         self.prompts = prompts
         self.visual_output = visual_output
-        self.recompute_blocks = recompute_blocks
 
     @property
-    def logit_scale(self) -> Tensor:
-        """The frozen factor on the cosine that makes logits, [] float32."""
-        return self.backbone.logit_scale.exp()
+    def towers(self) -> Towers:
+        """The backbone's encoders."""
+        return require_towers(self.backbone, "DGL")
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
         """Embed captions.
 
         Args:
-            tokens: Token ids [B, L], zero padded; the end token has the highest id.
+            tokens: Token ids [B, L].
 
         Returns:
             Unit-norm embeddings [B, E].
         """
         state = last(self.caption_states(tokens, self.prompts()))
-        return F.normalize(self.read_caption(state, tokens).float(), dim=-1)
+        return F.normalize(self.towers.text.read(state, tokens).float(), dim=-1)
 
     def encode_clips(self, frames: Tensor) -> Tensor:
         """Embed clips.
@@ -127,22 +124,26 @@ class DglModel(nn.Module):
         Raises:
             ConfigError: If F differs from the number of frames the prompts were made for.
         """
-        state = last(self.clip_states(frames, self.prompts()))
-        return F.normalize(self.read_clip(state).float(), dim=-1)
+        return F.normalize(self.read_clip(self.last_clip_state(frames)).float(), dim=-1)
+
+    def frame_weights(self, frames: Tensor) -> Tensor:
+        """How much global prompt 0 attended to each frame, [B, F]; equal where it is not what is read."""
+        if not self.prompts.counts.global_prompts or self.visual_output == "mean-frames":
+            return equal_weights(frames)
+        return self.last_clip_state(frames).frame_weights()
+
+    def last_clip_state(self, frames: Tensor) -> ClipState:
+        """Clips [B, F, 3, S, S] after the last block."""
+        return last(self.clip_states(frames, self.prompts()))
 
     def caption_states(self, tokens: Tensor, prompts: Prompts) -> Iterator[Tensor]:
         """Tokens after each block, [B, L, D]. The prompts stand behind the start token."""
-        text = self.backbone.text
+        text = self.towers.text
         x = text.embed(tokens)
         may_see = caption_mask(tokens.shape[1], prompts.captions.shape[1], tokens.device)
         for block, prompt in zip(text.blocks, prompts.captions, strict=True):
-            x = self._run(attend_with_prompts, block, x, prompt, may_see)
+            x = text.run(attend_with_prompts, block, x, prompt, may_see)
             yield x
-
-    def read_caption(self, state: Tensor, tokens: Tensor) -> Tensor:
-        """The end token's embedding before normalisation, [B, E]."""
-        rows = torch.arange(len(state), device=state.device)
-        return self.backbone.text.read_out(state[rows, tokens.argmax(dim=-1)])
 
     def clip_states(self, frames: Tensor, prompts: Prompts) -> Iterator[ClipState]:
         """Global prompts and frame tokens after each block.
@@ -150,7 +151,7 @@ class DglModel(nn.Module):
         Frame prompts have neither positions nor ln_pre. Global prompts are given once and carry on
         through all blocks.
         """
-        vision = self.backbone.vision
+        vision = self.towers.vision
         batch, num_frames = frames.shape[:2]
         for made_for in (prompts.frames.shape[1], prompts.frame_positions.shape[1]):
             if made_for not in (0, 1, num_frames):
@@ -165,14 +166,14 @@ class DglModel(nn.Module):
         for block, prompt, positions in zip(
             vision.blocks, prompts.frames, prompts.frame_positions, strict=True
         ):
-            state = self._run(
+            state = vision.run(
                 attend_globally_and_locally, block, state.globals, state.frames, prompt, positions
             )
             yield state
 
     def read_clip(self, state: ClipState) -> Tensor:
         """The clip's embedding before normalisation, [B, E]."""
-        read_out = self.backbone.vision.read_out
+        read_out = self.towers.vision.read_out
         match self.visual_output:
             case "global-prompt":
                 return read_out(state.globals[:, 0])
@@ -187,9 +188,6 @@ class DglModel(nn.Module):
         global_ = F.normalize(read_out(state.globals[:, 0]).float(), dim=-1)
         local = F.normalize(read_out(state.frames[:, :, 0]).mean(dim=1).float(), dim=-1)
         return global_ + local
-
-    def _run(self, attend: Callable[..., State], *args: object) -> State:
-        return recomputed(attend, *args) if self.recompute_blocks else attend(*args)
 
 
 def caption_mask(length: int, prompts: int, device: torch.device) -> Tensor:
@@ -207,7 +205,7 @@ def attend_with_prompts(block: Block, x: Tensor, prompts: Tensor, may_see: Tenso
     k = torch.cat([prompt_k.expand(each), k], dim=2)
     v = torch.cat([prompt_v.expand(each), v], dim=2)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=may_see)
-    return block.mlp(x + block.out(merge_heads(attended)))
+    return block.finish(x, attended)
 
 
 def attend_globally_and_locally(
@@ -247,8 +245,8 @@ def attend_globally_and_locally(
     attention = attend_over_frames(global_q, keys, split_heads(positions, block.heads))
     globally = (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1)  # [B, H, G, D/H]
     return ClipState(
-        globals=block.mlp(globals_ + block.out(merge_heads(globally))),
-        frames=block.mlp(frames + block.out(merge_heads(local))),
+        globals=block.finish(globals_, globally),
+        frames=block.finish(frames, local),
         by_frame=attention,
     )
 
@@ -278,49 +276,20 @@ def attend_over_frames(q: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
     return attention
 
 
-class FrameMeanModel(nn.Module):
-    """A backbone without prompts: a clip is the mean of its frames' unit embeddings (CLIP4Clip's meanP).
-
-    Untuned it is zero-shot CLIP; the alternatives to prompts tune it.
-    """
-
-    def __init__(self, backbone: Backbone, *, recompute_blocks: bool = False) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.recompute_blocks = recompute_blocks
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """The factor on the cosine that makes logits, [] float32."""
-        return self.backbone.logit_scale.exp()
-
-    def encode_captions(self, tokens: Tensor) -> Tensor:
-        """Token ids [B, L] -> unit-norm embeddings [B, E]."""
-        text = self.backbone.text
-        x = text.embed(tokens)
-        for block in text.blocks:
-            x = self._run(block, x, True)
-        rows = torch.arange(len(x), device=x.device)
-        return F.normalize(text.read_out(x[rows, tokens.argmax(dim=-1)]).float(), dim=-1)
-
-    def encode_clips(self, frames: Tensor) -> Tensor:
-        """uint8 pixels [B, F, 3, S, S] -> unit-norm embeddings [B, E]."""
-        vision = self.backbone.vision
-        x = vision.embed(self.backbone.normalize(frames).flatten(0, 1))
-        for block in vision.blocks:
-            x = self._run(block, x, False)
-        by_frame = F.normalize(vision.read_out(x[:, 0]).float(), dim=-1)
-        return F.normalize(by_frame.unflatten(0, frames.shape[:2]).mean(dim=1), dim=-1)
-
-    def _run(self, block: Block, x: Tensor, causal: bool) -> Tensor:
-        if self.recompute_blocks:
-            return recomputed(attend_within, block, x, causal)
-        return attend_within(block, x, causal)
-
-
-RetrievalModel = DglModel | FrameMeanModel
-
-
 def last(states: Iterator[State]) -> State:
     """The last state of an iterator, holding no earlier one."""
     return deque(states, maxlen=1)[0]
+
+
+def global_attention(model: DualEncoder, frames: Tensor) -> ClipState:
+    """The last state of clips [B, F, 3, S, S], whose attention says where global prompt 0 looks.
+
+    Raises:
+        ConfigError: The model has no global prompts.
+    """
+    if not isinstance(model, DglModel) or not model.prompts.counts.global_prompts:
+        raise ConfigError(
+            f"a {type(model).__name__} without global prompts has no global attention to draw. "
+            "Give a run of dgl-linear or dgl-transformer."
+        )
+    return model.last_clip_state(frames)

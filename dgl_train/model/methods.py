@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbone import Backbone
-from dgl_train.model.dgl import VISUAL_OUTPUTS, DglModel, FrameMeanModel, RetrievalModel
+from dgl_train.model.backbones.backbone import Backbone, require_towers
+from dgl_train.model.dgl import VISUAL_OUTPUTS, DglModel
+from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 from dgl_train.model.peft import ALTERNATIVES
 from dgl_train.model.prompts import (
     LinearPrompts,
@@ -42,7 +43,7 @@ class ModelSettings:
 class TunedModel:
     """A model with the settings it was trained with, and the backbone's hash from before."""
 
-    model: RetrievalModel
+    model: DualEncoder
     settings: ModelSettings
     backbone_sha256: str
 
@@ -52,21 +53,26 @@ def build_model(
 ) -> TunedModel:
     """A new model; an alternative changes the backbone, prompts leave it as it is.
 
+    Args:
+        backbone: What is tuned.
+        settings: How.
+        recompute_blocks: See ``Tower``.
+
     Raises:
-        ConfigError: Unknown method, or settings that do not go together.
+        ConfigError: Unknown method, settings that do not go together, or a backbone whose level of
+            support is too low for them.
     """
     sha256 = backbone.digest()
+    if recompute_blocks:
+        for tower in require_towers(backbone, "recompute_blocks"):
+            tower.recompute_blocks = True
+    inputs = backbone.inputs_of(settings.num_frames, settings.max_words)
     if settings.method in ALTERNATIVES:
         ALTERNATIVES[settings.method](backbone)
-        model = FrameMeanModel(backbone, recompute_blocks=recompute_blocks)
-        return TunedModel(model, settings, sha256)
-    tuned = DglModel(
-        backbone,
-        make_prompts(backbone, settings),
-        visual_output=settings.visual_output,
-        recompute_blocks=recompute_blocks,
-    )
-    return TunedModel(tuned, settings, sha256)
+        return TunedModel(FrameMeanModel(backbone, inputs), settings, sha256)
+    prompts = make_prompts(backbone, settings)
+    model = DglModel(backbone, prompts, visual_output=settings.visual_output, inputs=inputs)
+    return TunedModel(model, settings, sha256)
 
 
 def make_prompts(backbone: Backbone, settings: ModelSettings) -> PromptGenerator:
@@ -90,7 +96,7 @@ def make_prompts(backbone: Backbone, settings: ModelSettings) -> PromptGenerator
     raise ConfigError(f"method is {settings.method!r}; it must be one of {', '.join(METHODS)}.")
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def trained_parameters(model: DualEncoder) -> dict[str, nn.Parameter]:
     """What training changes, by name; tensors without entries are left out."""
     return {
         name: parameter
@@ -100,7 +106,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_trained(model: DualEncoder, tensors: dict[str, Tensor]) -> None:
     """Put trained tensors into a model built with the same settings.
 
     Raises:

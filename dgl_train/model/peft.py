@@ -5,15 +5,24 @@ attention's projections (LoRA, Hu et al. 2021) and bottleneck adapters (Houlsby 
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import (
+    is_parametrized,
+    register_parametrization,
+    remove_parametrizations,
+)
 
-from dgl_train.model.backbone import Backbone, Block
+from dgl_train.model.backbones.backbone import Backbone, require_towers
+from dgl_train.model.backbones.towers import Block, Tower
 
 LORA_RANK = 8
 ADAPTER_WIDTH = 64
+
+_MATRICES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 class LowRankLinear(nn.Linear):
@@ -38,6 +47,23 @@ class LowRankLinear(nn.Linear):
         return layer
 
 
+class LowRankUpdate(nn.Module):
+    """The same as a parametrization: whoever reads the matrix, however, reads it updated.
+
+    Slower than ``LowRankLinear``, since the gradient of the whole matrix is made.
+    """
+
+    def __init__(self, matrix: Tensor, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(matrix.new_empty(rank, matrix.shape[1]))
+        self.up = nn.Parameter(matrix.new_zeros(matrix.shape[0], rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        """[out, in] -> [out, in]."""
+        return matrix + self.up @ self.down
+
+
 class AdaptedLinear(nn.Linear):
     """A frozen linear layer with a bottleneck behind it, which starts as the identity."""
 
@@ -57,20 +83,37 @@ class AdaptedLinear(nn.Linear):
 
 
 def train_all(backbone: Backbone) -> None:
-    """Full fine-tuning, the temperature included."""
+    """Full fine-tuning, temperature and bias of the logits included."""
     backbone.requires_grad_(True)
 
 
 def train_biases(backbone: Backbone) -> None:
-    """Every bias of both towers, those of the norms included."""
-    for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(name.endswith("bias"))
+    """Every bias of both encoders, those of the norms included."""
+    for encoder in (backbone.vision, backbone.text):
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(name.endswith("bias"))
 
 
 def add_lora(backbone: Backbone) -> None:
-    """Low-rank updates of queries, keys and values in every block."""
-    for block in _blocks(backbone):
-        block.qkv = LowRankLinear(block.qkv, LORA_RANK)
+    """Low-rank updates of queries, keys and values in every block of a tower.
+
+    In an encoder whose blocks are not ours, of every matrix that a linear layer or an attention holds.
+    """
+    for encoder in (backbone.vision, backbone.text):
+        if isinstance(encoder, Tower):
+            for block in encoder.blocks:
+                block.qkv = LowRankLinear(block.qkv, LORA_RANK)
+        else:
+            _update_matrices(encoder)
+
+
+def _update_matrices(encoder: nn.Module) -> None:
+    for layer in list(encoder.modules()):
+        for name in _MATRICES:
+            matrix = getattr(layer, name, None)
+            is_linear = isinstance(layer, nn.Linear | nn.MultiheadAttention)
+            if is_linear and isinstance(matrix, nn.Parameter):
+                register_parametrization(layer, name, LowRankUpdate(matrix, LORA_RANK))
 
 
 def add_attention_adapters(backbone: Backbone) -> None:
@@ -86,11 +129,15 @@ def add_mlp_adapters(backbone: Backbone) -> None:
 
 
 @torch.no_grad()
-def merge_lora(backbone: Backbone) -> None:
+def merge_lora(encoder: nn.Module) -> None:
     """Put low-rank updates into the weights they update; anything else stays."""
-    for block in _blocks(backbone):
-        if isinstance(block.qkv, LowRankLinear):
-            block.qkv = block.qkv.merged()
+    for layer in list(encoder.modules()):
+        for name, child in list(layer.named_children()):
+            if isinstance(child, LowRankLinear):
+                setattr(layer, name, child.merged())
+        if is_parametrized(layer):
+            for name in list(cast(nn.ModuleDict, layer.parametrizations)):
+                remove_parametrizations(layer, name)
 
 
 def has_adapters(backbone: Backbone) -> bool:
@@ -108,5 +155,5 @@ ALTERNATIVES = {
 
 
 def _blocks(backbone: Backbone) -> Iterator[Block]:
-    yield from backbone.vision.blocks
-    yield from backbone.text.blocks
+    for tower in require_towers(backbone, "an adapter"):
+        yield from tower.blocks

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbone import Backbone, Block, activate, attend_within
+from dgl_train.model.backbones.backbone import Backbone, require_towers
+from dgl_train.model.backbones.towers import Block, activate, attend_within
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,18 @@ class PromptGenerator(nn.Module):
 
     def __init__(self, backbone: Backbone, counts: PromptCounts, *, num_positions: int = 0) -> None:
         super().__init__()
-        vision, text = backbone.vision, backbone.text
+        vision, text = require_towers(backbone, "a prompt")
         self.counts = counts
         self.vision_blocks, self.text_blocks = len(vision.blocks), len(text.blocks)
         self.latent_blocks = max(self.vision_blocks, self.text_blocks)
-        self.width, self.text_width = vision.positions.shape[1], text.positions.shape[1]
+        self.width, self.text_width = vision.width, text.width
         # Uniform in the range of a patch embedding's Xavier initialisation, as in VPT.
         self.bound = math.sqrt(6 / (3 * vision.patch**2 + self.width))
-        # Beside the class token, so that an untrained model reads what the backbone reads. The paper
+        # Beside what the backbone reads, so that an untrained model reads the same. The paper
         # starts from noise alone and spends its first epoch on getting there (docs/decisions.md).
         with torch.no_grad():
-            class_token = vision.ln_pre(vision.class_embedding + vision.positions[0])
             noise = self.uniform(counts.global_prompts, self.width)
-        self.global_prompts = nn.Parameter(class_token + noise)
+            self.global_prompts = nn.Parameter(vision.prompt_anchor() + noise)
         self.frame_positions = nn.Parameter(
             torch.zeros(self.vision_blocks, num_positions, self.width)
         )
@@ -160,7 +160,7 @@ class TransformerPrompts(PromptGenerator):
         self.num_frames = num_frames
         self.caption_rows = counts.caption_prompts
         rows = self.caption_rows + counts.frame_prompts * num_frames
-        heads = backbone.vision.blocks[0].heads
+        heads = require_towers(backbone, "a prompt").vision.blocks[0].heads
         self.latent = nn.Parameter(torch.randn(self.latent_blocks, rows, self.width))
         self.mixer = Block(self.width, heads, 4 * self.width, quick_gelu=True, eps=1e-5)
         nn.init.xavier_uniform_(self.mixer.qkv.weight)

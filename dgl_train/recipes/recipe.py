@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dgl_runtime.errors import ConfigError
+from dgl_train.model.backbones.backbone import LOSSES, OWN_LOSS
 from dgl_train.model.dgl import VISUAL_OUTPUTS
 from dgl_train.model.methods import METHODS, PROJECTIONS
 
@@ -75,6 +76,7 @@ class Recipe:
     visual_output: str = _one_of(VISUAL_OUTPUTS)
     frame_positions: bool = _switch()
     reversed_negatives: bool = _switch()
+    loss: str = _one_of((OWN_LOSS, *LOSSES))
     num_frames: int = _whole(1)
     max_words: int = _whole(3)
     batch_size: int = _whole(2)

@@ -1,4 +1,4 @@
-"""The contrastive loss over a whole batch, and its gradient when the batch does not fit at once.
+"""The gradient of a whole batch's loss, also when the batch does not fit at once.
 
 A batch larger than the memory, or spread over processes, is embedded part by part without gradients;
 the loss gives the gradient of every embedding; then each part is computed again and takes its
@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dgl_train.model.dgl import RetrievalModel
+from dgl_train.model.dual_encoder import DualEncoder
 from dgl_train.model.methods import trained_parameters
+from dgl_train.training.losses import Logits, Loss, softmax_loss
 from dgl_train.training.processes import Processes
 
 Parts = tuple[Tensor, ...]
@@ -37,38 +37,15 @@ class PairBatch:
     has_reverse: Tensor | None = None
 
 
-def contrastive_loss(
-    captions: Tensor, clips: Tensor, logit_scale: Tensor, reversed_clips: Tensor | None = None
-) -> Tensor:
-    """Symmetric cross-entropy over a batch's similarities; the diagonal is right.
-
-    Args:
-        captions: Unit-norm embeddings [B, E].
-        clips: Unit-norm embeddings [B, E].
-        logit_scale: Factor on the cosine, [].
-        reversed_clips: One more wrong answer for each caption, [B, E]; a row of zeros is none.
-
-    Returns:
-        Mean of the losses over rows and over columns, [].
-    """
-    logits = logit_scale * captions @ clips.T
-    target = torch.arange(len(logits), device=logits.device)
-    by_clip = F.cross_entropy(logits.T, target)
-    if reversed_clips is not None:
-        own = logit_scale * (captions * reversed_clips).sum(dim=1, keepdim=True)
-        is_none = (reversed_clips == 0).all(dim=1, keepdim=True)
-        logits = torch.cat([logits, own.masked_fill(is_none, float("-inf"))], dim=1)
-    return (F.cross_entropy(logits, target) + by_clip) / 2
-
-
 def backward_contrastive(
-    model: RetrievalModel,
+    model: DualEncoder,
     batch: PairBatch,
     *,
     processes: Processes,
+    loss: Loss = softmax_loss,
     micro_batch_size: int = 0,
     encoding: Callable[[], AbstractContextManager[object]] = nullcontext,
-    scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
+    scale_loss: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> float:
     """Compute the loss of the batch of all processes and add its gradient to every trained tensor.
 
@@ -76,6 +53,7 @@ def backward_contrastive(
         model: Trained tensors' ``grad`` are added to, and equal in all processes.
         batch: Every process's share has the same size.
         processes: This one among all.
+        loss: What the embeddings are compared by.
         micro_batch_size: Clips embedded at once; 0: all.
         encoding: Context in which the encoders run, such as autocast; similarities, the loss and
             every backward pass are outside of it.
@@ -89,9 +67,12 @@ def backward_contrastive(
     at_once = len(parts) == 1
     with torch.set_grad_enabled(at_once), encoding():
         local = _cat([_embed(model, batch, part) for part in parts])
-    loss, gradients = _loss_gradients(model, local, processes, scale_loss)
-    if not torch.isfinite(loss):
-        return float(loss)
+    logits = Logits.of(model)
+    value, gradients = _loss_gradients(loss, (local, logits), processes, scale_loss)
+    if not torch.isfinite(value):
+        return float(value)
+    torch.autograd.backward(logits.trained, gradients[len(local) :])
+    gradients = gradients[: len(local)]
     if at_once:
         torch.autograd.backward(local, gradients)
     else:
@@ -102,10 +83,10 @@ def backward_contrastive(
     for parameter in trained_parameters(model).values():
         if parameter.grad is not None:
             processes.sum(parameter.grad)
-    return float(loss)
+    return float(value)
 
 
-def _embed(model: RetrievalModel, batch: PairBatch, part: slice) -> Parts:
+def _embed(model: DualEncoder, batch: PairBatch, part: slice) -> Parts:
     """Embeddings [b, E] of captions and clips, and of reversed clips where they take part."""
     frames = batch.frames[part]
     embeddings = model.encode_captions(batch.tokens[part]), model.encode_clips(frames)
@@ -119,22 +100,21 @@ def _cat(parts: list[Parts]) -> Parts:
 
 
 def _loss_gradients(
-    model: RetrievalModel,
-    local: Parts,
+    loss: Loss,
+    local: tuple[Parts, Logits],
     processes: Processes,
     scale_loss: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss over all processes, and the gradients of this process's embeddings."""
-    every = [processes.gather(embeddings).requires_grad_() for embeddings in local]
+    """The loss over all processes, and this process's gradients of its embeddings and of the logits."""
+    embeddings, logits = local
+    every = [processes.gather(one).requires_grad_() for one in embeddings]
     with torch.enable_grad():
-        loss = contrastive_loss(every[0], every[1], model.logit_scale, *every[2:])
-        scaled = scale_loss(loss)
-    temperature = model.backbone.logit_scale
-    wanted = [*every, temperature] if temperature.requires_grad else every
-    gradients = torch.autograd.grad(scaled, wanted)
-    if temperature.requires_grad and torch.isfinite(loss):
-        share = gradients[-1] / processes.count  # every process has all of it; it is summed later
-        temperature.grad = share if temperature.grad is None else temperature.grad + share
-    start = processes.rank * len(local[0])
-    own = slice(start, start + len(local[0]))
-    return loss.detach(), [gradient[own] for gradient in gradients[: len(every)]]
+        captions, clips, *reversed_clips = every
+        value = loss(captions, clips, logits, *reversed_clips)
+        wanted = [*every, *logits.trained]
+        gradients = torch.autograd.grad(scale_loss(value), wanted, materialize_grads=True)
+    start = processes.rank * len(embeddings[0])
+    own = slice(start, start + len(embeddings[0]))
+    # Every process has all of the logits' gradient, and they are summed later.
+    shared = [gradient / processes.count for gradient in gradients[len(every) :]]
+    return value.detach(), [*(gradient[own] for gradient in gradients[: len(every)]), *shared]

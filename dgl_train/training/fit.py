@@ -24,7 +24,7 @@ from dgl_train.data.datasets import CaptionedClip
 from dgl_train.data.frame_cache import FrameCache
 from dgl_train.data.verify import write_dropped
 from dgl_train.evaluation.evaluate import Report, evaluate, torch_encoders
-from dgl_train.model.backbone import Backbone
+from dgl_train.model.backbones.backbone import Backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import TunedModel, load_trained, trained_parameters
 from dgl_train.recipes.recipe import Recipe
@@ -172,7 +172,7 @@ class _Run:
                 at = f"{self.progress.step} of {self.step.total_steps}"
                 kept = f"What was learned is saved, after step {at}"
             raise MediaError(
-                f"{error} {kept}: go on with the same command and --resume."
+                f"{error} {kept}: resume with the same command and --resume."
             ) from error
 
     def _train(self, progress_bar: bool) -> None:
@@ -222,10 +222,9 @@ class _Run:
             seed=recipe.training_seed,
             first_step=self.progress.step,
         )
-        size = self.tuned.model.backbone.frame_size
         return read_batches(
             self.clips_train,
-            FrameFormat(recipe.num_frames, size, recipe.training_seed, self._frame_cache()),
+            FrameFormat(self.tuned.model.inputs.frames, recipe.training_seed, self._frame_cache()),
             share(whole, processes.rank, processes.count),
             num_workers=recipe.num_workers,
             pin_memory=self.step.device.type == "cuda",
@@ -248,9 +247,7 @@ class _Run:
     def _train_on(self, batch: Batch) -> StepResult:
         progress = self.progress
         clips = [self.clips_train[number] for number in batch.numbers]
-        result = self.step.take(
-            progress.step, make_batch(clips, batch.frames, self.recipe, self.step.device)
-        )
+        result = self.step.take(progress.step, make_batch(clips, batch.frames, self.step))
         if not self.step.is_sound(result):
             videos = ", ".join(str(clip.video) for clip in clips)
             raise ConfigError(
@@ -302,12 +299,7 @@ class _Run:
 
     def _validate(self) -> Report:
         recipe = self.recipe
-        encoders = torch_encoders(
-            self.tuned.model,
-            num_frames=recipe.num_frames,
-            max_words=recipe.max_words,
-            device=self.step.device,
-        )
+        encoders = torch_encoders(self.tuned.model, self.step.device)
         return evaluate(
             encoders,
             self.clips_val,

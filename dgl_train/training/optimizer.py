@@ -3,13 +3,13 @@
 import math
 
 import torch
-from torch import nn
 
+from dgl_train.model.dual_encoder import DualEncoder
 from dgl_train.model.methods import trained_parameters
 from dgl_train.recipes.recipe import Recipe
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def make_optimizer(model: DualEncoder, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW, one group a trained tensor: learning rates by kind, no decay on biases and norms."""
     factors = {"global_prompts": recipe.global_lr_factor, "latent": recipe.latent_lr_factor}
     groups = [

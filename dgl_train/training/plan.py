@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dgl_train.data.batches import steps_per_epoch
 from dgl_train.data.datasets import CaptionedClip
-from dgl_train.model.backbone import Backbone
-from dgl_train.model.dgl import RetrievalModel
+from dgl_train.model.backbones.backbone import Backbone
+from dgl_train.model.dual_encoder import DualEncoder
 from dgl_train.model.methods import trained_parameters
 from dgl_train.recipes.recipe import Recipe
-from dgl_train.training.contrastive import contrastive_loss
+from dgl_train.training.losses import Logits, choose_loss
 from dgl_train.training.step import autocast, make_model
 
 ADAMW_BYTES = 12  # of a trained float32 number: gradient and two moments
@@ -51,7 +51,7 @@ def describe_plan(
     )
 
 
-def memory_estimate(recipe: Recipe, model: RetrievalModel, processes: int = 1) -> dict[str, int]:
+def memory_estimate(recipe: Recipe, model: DualEncoder, processes: int = 1) -> dict[str, int]:
     """Bytes of one process by what they hold; the framework's own workspace is not counted."""
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
@@ -67,9 +67,9 @@ def memory_estimate(recipe: Recipe, model: RetrievalModel, processes: int = 1) -
     return {**found, "together": sum(found.values())}
 
 
-def kept_bytes(recipe: Recipe, model: RetrievalModel, clips: int) -> int:
+def kept_bytes(recipe: Recipe, model: DualEncoder, clips: int) -> int:
     """Bytes that clips and their captions keep for the backward pass, weights left out."""
-    size = model.backbone.frame_size
+    size = model.inputs.frames.size
     frames = torch.zeros(clips, recipe.num_frames, 3, size, size, dtype=torch.uint8)
     tokens = torch.ones(clips, recipe.max_words, dtype=torch.int32)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -86,11 +86,12 @@ def kept_bytes(recipe: Recipe, model: RetrievalModel, clips: int) -> int:
             embeddings = [model.encode_captions(tokens), model.encode_clips(frames)]
             if recipe.reversed_negatives:
                 embeddings.append(model.encode_clips(frames.flip(1)))
-        contrastive_loss(embeddings[0], embeddings[1], model.logit_scale, *embeddings[2:])
+        loss = choose_loss(recipe.loss, model)
+        loss(embeddings[0], embeddings[1], Logits.of(model), *embeddings[2:])
     return sum(kept.values())
 
 
-def _groups(model: RetrievalModel) -> dict[str, int]:
+def _groups(model: DualEncoder) -> dict[str, int]:
     """Trained numbers by part: a prompt table, a generator's layer, or a tower."""
     counts: dict[str, int] = defaultdict(int)
     for name, parameter in trained_parameters(model).items():

@@ -91,5 +91,5 @@ def _while_all_are_there() -> Iterator[None]:
     except RuntimeError as error:  # of gloo or NCCL
         raise ConfigError(
             f"another process of this run has ended: {reason_of(error)}. Its own message says why; "
-            "then go on with the same command and --resume."
+            "then resume with the same command and --resume."
         ) from error

@@ -79,7 +79,7 @@ class RunFolder:
         if self._state.exists():
             raise ConfigError(
                 f"{self.path} holds a run at step {self._load().progress.step}. "
-                "Go on with it with --resume, or give another folder with --out."
+                "Resume it with --resume, or give another folder with --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._metrics.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ class RunFolder:
             ConfigError: If there is none, or it has another recipe or other clips.
         """
         if not self._state.exists():
-            raise ConfigError(f"{self.path} holds no run to go on with. Leave out --resume.")
+            raise ConfigError(f"{self.path} holds no run to resume. Leave out --resume.")
         before, now = asdict(read_recipe(self._recipe)), asdict(recipe)
         differing = [key for key in now if now[key] != before[key] and key not in FREE_ON_RESUME]
         if differing:

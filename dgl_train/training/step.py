@@ -11,9 +11,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.data.datasets import CaptionedClip
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import Backbone
-from dgl_train.model.dgl import RetrievalModel
+from dgl_train.model.backbones.backbone import Backbone
+from dgl_train.model.dual_encoder import DualEncoder
 from dgl_train.model.methods import (
     PROMPT_METHODS,
     ModelSettings,
@@ -24,10 +23,9 @@ from dgl_train.model.methods import (
 from dgl_train.model.prompts import PromptCounts
 from dgl_train.recipes.recipe import Recipe
 from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.losses import choose_loss
 from dgl_train.training.optimizer import make_optimizer, rate_factor
 from dgl_train.training.processes import Processes
-
-MAX_LOGIT_SCALE = 100.0  # of CLIP's own training
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,10 +42,11 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
     Raises:
         ConfigError: If settings do not go together, or the backbone cannot take such captions.
     """
-    if recipe.max_words > backbone.context_length:
+    longest = backbone.facts.inputs.texts.max_tokens
+    if recipe.max_words > longest:
         raise ConfigError(
-            f"max_words is {recipe.max_words}, but backbone {backbone.source.name!r} reads "
-            f"captions of {backbone.context_length} tokens at most. Lower max_words."
+            f"max_words is {recipe.max_words}, but backbone {backbone.facts.source.name!r} reads "
+            f"captions of {longest} tokens at most. Lower max_words."
         )
     sees_order = recipe.method in PROMPT_METHODS and (
         recipe.method == "dgl-transformer" or recipe.frame_positions
@@ -71,11 +70,10 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
         return build_model(backbone, settings, recompute_blocks=recipe.recompute_blocks)
 
 
-def make_batch(
-    clips: Sequence[CaptionedClip], frames: Tensor, recipe: Recipe, device: torch.device
-) -> PairBatch:
-    """Captioned clips with their frames, uint8 [B, F, 3, S, S], on the device."""
-    tokens = clip_tokenizer()([clip.caption for clip in clips], recipe.max_words)
+def make_batch(clips: Sequence[CaptionedClip], frames: Tensor, step: "TrainingStep") -> PairBatch:
+    """Captioned clips with their frames, uint8 [B, F, 3, S, S], as a step takes them, on its device."""
+    recipe, model, device = step.recipe, step.model, step.device
+    tokens = model.tokenizer([clip.caption for clip in clips]).ids
     has_reverse = None
     if recipe.reversed_negatives:
         # An event that looks the same backwards has its own caption for the reversed one.
@@ -100,7 +98,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: RetrievalModel,
+        model: DualEncoder,
         recipe: Recipe,
         *,
         total_steps: int,
@@ -109,6 +107,7 @@ class TrainingStep:
     ) -> None:
         self.model, self.recipe, self.total_steps = model, recipe, total_steps
         self.device, self.processes = device, processes
+        self.loss = choose_loss(recipe.loss, model)
         self.optimizer = make_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
 
@@ -128,6 +127,7 @@ class TrainingStep:
             self.model,
             batch,
             processes=self.processes,
+            loss=self.loss,
             micro_batch_size=recipe.micro_batch_size,
             encoding=lambda: autocast(self.device, recipe.precision),
             scale_loss=self.scaler.scale,
@@ -142,14 +142,8 @@ class TrainingStep:
             if math.isfinite(norm) or self.scaler.is_enabled():
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-                self._limit_temperature()
+                self.model.limit_temperature()
         return StepResult(loss, norm, factor * recipe.learning_rate)
-
-    @torch.no_grad()
-    def _limit_temperature(self) -> None:
-        """Where the temperature is trained, it stays below CLIP's limit."""
-        if self.model.backbone.logit_scale.requires_grad:
-            self.model.backbone.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
     def is_sound(self, result: StepResult) -> bool:
         """Whether a step was taken, or left out for a reason that mends itself."""

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import machine
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 
 CONFIG = {
     "embed_dim": 32,

@@ -15,7 +15,6 @@ from dgl_export import quality
 from dgl_export.fold import fold
 from dgl_export.formats import Target
 from dgl_runtime.errors import EngineError
-from dgl_train.data.vocabulary import clip_tokenizer
 
 METHODS = ["dgl-linear", "dgl-transformer"]
 
@@ -203,7 +202,7 @@ def test_block_flop_by_hand():
 def test_flop_are_those_torch_counts(backbone, method):
     inputs = encode.make_inputs(backbone, 3)
     model = encode.make_model(backbone, method, 3)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model)
     works = {
         folded.captions: (inputs.tokens, caption_work(backbone, folded, pieces=10)),
         folded.clips: (inputs.frames, clip_work(backbone, folded, 3)),
@@ -215,7 +214,7 @@ def test_flop_are_those_torch_counts(backbone, method):
 
 
 def test_weights_count_read_rows_of_the_embedding_only(backbone):
-    folded = fold(encode.make_model(backbone, "dgl-linear", 3), start_token=49406)
+    folded = fold(encode.make_model(backbone, "dgl-linear", 3))
     width, hidden, blocks, embed_dim, constants = 16, 64, 2, 32, 5
     linear = 4 * (width * width + width) + 2 * width * hidden + hidden + width
     block = linear + 4 * width + 2 * constants * width

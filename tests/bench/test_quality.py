@@ -10,7 +10,8 @@ from benchmarks import quality
 from benchmarks.cli import bench
 from dgl_export.formats import Target
 from dgl_runtime.bundle.manifest import MIN_COSINE
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts

@@ -4,7 +4,7 @@ import torch
 from dgl_export.fold import fold
 from dgl_export.parity import drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_train.data.vocabulary import clip_tokenizer
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
 
@@ -28,8 +28,8 @@ def model(method):
 def float32(backbone, tmp_path_factory):
     """Float32 graphs of the tiny model: their folder and what the manifest says of them."""
     folder = tmp_path_factory.mktemp("float32")
-    folded = fold(make_model(backbone, "dgl-linear"), start_token=clip_tokenizer().start_id)
-    tokens = torch.from_numpy(clip_tokenizer()(["a cat", "two dogs run"], 20))
+    folded = fold(make_model(backbone, "dgl-linear"))
+    tokens = torch.from_numpy(clip_tokenizer(20)(["a cat", "two dogs run"]).ids)
     frames = torch.from_numpy(drifting_patterns(2, NUM_FRAMES, 16))
     return folder, [
         write_captions(folded.captions, tokens, folder),

@@ -5,7 +5,8 @@ import torch
 
 from dgl_export.fold import fold
 from dgl_runtime.errors import ExportError
-from dgl_train.model.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.clip import Kind, clip_backbone
 from dgl_train.model.dgl import DglModel, last
 from dgl_train.model.methods import ModelSettings, build_model, make_prompts
 from dgl_train.model.prompts import PromptCounts
@@ -18,7 +19,7 @@ NUM_FRAMES = 3
 
 @pytest.fixture(scope="module")
 def folded(model):
-    return fold(model, start_token=START)
+    return fold(model)
 
 
 def random_tokens(batch, length, seed=0):
@@ -90,12 +91,11 @@ def test_towers_of_different_depth(vision_layers, text_layers):
         open_clip.CLIPTextCfg(layers=text_layers, width=16, heads=2, context_length=10),
         quick_gelu=False,
     )
-    backbone = Backbone(
-        clip.state_dict(), BackboneSource("x"), vision_heads=2, text_heads=2, quick_gelu=False
-    )
+    kind = Kind(vision_heads=2, text_heads=2, quick_gelu=False)
+    backbone = clip_backbone(clip.state_dict(), BackboneSource("x"), kind)
     settings = ModelSettings("dgl-linear", PromptCounts(), NUM_FRAMES, 10)
     model = DglModel(backbone, make_prompts(backbone, settings)).eval()
-    folded, frames, tokens = fold(model, start_token=START), random_frames(2), random_tokens(2, 8)
+    folded, frames, tokens = fold(model), random_frames(2), random_tokens(2, 8)
     torch.testing.assert_close(
         folded.clips(frames)[0], model.encode_clips(frames), rtol=0, atol=2e-6
     )
@@ -108,18 +108,18 @@ def test_visual_outputs_that_are_there_to_be_compared_are_refused(output):
     model = make_tuned("dgl-linear").model
     model.visual_output = output
     with pytest.raises(ExportError, match=f"reads clips from {output}, which is there to be comp"):
-        fold(model, start_token=START)
+        fold(model)
 
 
 @pytest.mark.parametrize("method", ["adapter-attention", "adapter-mlp"])
 def test_adapters_are_refused(method):
     tuned = build_model(tiny_backbone(), ModelSettings(method, PromptCounts(), NUM_FRAMES, 20))
     with pytest.raises(ExportError, match="the model has adapters"):
-        fold(tuned.model, start_token=START)
+        fold(tuned.model)
 
 
 def test_folding_changes_no_model():
     model = make_tuned("lora").model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fold(model, start_token=START)
+    fold(model)
     assert model.state_dict().keys() == before.keys()

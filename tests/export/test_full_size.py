@@ -8,8 +8,9 @@ from dgl_export.fold import fold
 from dgl_export.parity import run_captions, run_clips
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_runtime.engines.opening import open_engine
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.methods import ModelSettings, make_prompts
 from dgl_train.model.prompts import PromptCounts
@@ -33,7 +34,7 @@ def random_captions(count):
     rng = np.random.default_rng(2)
     words = "dog cat man woman red runs jumps lake street guitar cooks slowly two car night".split()
     texts = [" ".join(rng.choice(words, rng.integers(1, 28))) for _ in range(count)]
-    return clip_tokenizer()(texts, 32)
+    return clip_tokenizer(32)(texts).ids
 
 
 def random_clips(count):
@@ -51,7 +52,7 @@ def encode_both(backbone, method, folder, count):
         random_captions(count),
         torch.from_numpy(np.concatenate(list(random_clips(2)))),
     )
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model)
     captions = write_captions(folded.captions, torch.from_numpy(tokens[:2]), folder)
     clips = write_clips(folded.clips, example, folder, any_frames=method == "dgl-linear")
     caption_engine = open_engine(folder / captions.file, device="cpu", threads=2)
@@ -72,7 +73,7 @@ def encode_both(backbone, method, folder, count):
 @pytest.mark.parametrize("method", METHODS)
 def test_folded_encoders_equal_the_trained_model(backbone, method):
     model = make_model(backbone, method)
-    folded = fold(model, start_token=clip_tokenizer().start_id)
+    folded = fold(model)
     tokens = torch.from_numpy(random_captions(8))
     clips = torch.from_numpy(np.concatenate(list(random_clips(3))))
     captions_off = folded.captions(tokens) - model.encode_captions(tokens.long())

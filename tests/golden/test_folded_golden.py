@@ -29,7 +29,7 @@ class Exported:
             torch.from_numpy(case.frames),
         )
         self.any_frames = self.tuned.settings.method == "dgl-linear"
-        folded = fold(self.tuned.model, start_token=case.tokens[0, 0], uint8=False)
+        folded = fold(self.tuned.model, uint8=False)
         captions = write_captions(folded.captions, tokens, folder)
         clips = write_clips(folded.clips, frames, folder, any_frames=self.any_frames)
         self.folder = folder
@@ -75,7 +75,7 @@ def test_uint8_graph_equals_the_float_graph_on_real_pixels(exported, tmp_path):
     size, shape = config["image_size"], (2, config["frames"], 3)
     pictures = rng.integers(0, 256, (*shape, size, size), dtype=np.uint8)
     pictures[0] = np.linspace(0, 255, size, dtype=np.uint8)  # one clip of smooth pictures
-    folded = fold(exported.tuned.model, start_token=exported.case.tokens[0, 0])
+    folded = fold(exported.tuned.model)
     graph = write_clips(
         folded.clips, torch.from_numpy(pictures), tmp_path, any_frames=exported.any_frames
     )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from dgl_runtime.errors import ConfigError
 from dgl_train.model.checkpoint import load_checkpoint
 from dgl_train.model.dgl import DglModel
-from dgl_train.training.contrastive import contrastive_loss
+from dgl_train.training.losses import Logits, softmax_loss
 from tests.golden.reference import CASES, Case, assert_gold, weights
 
 VISUAL_OUTPUTS = {
@@ -110,7 +110,7 @@ def test_prompts(case, prompts):
 
 def test_embeddings_of_every_visual_output(case, model, caption_states, clip_states):
     with torch.no_grad():
-        text = model.read_caption(caption_states[-1], torch.from_numpy(case.tokens))
+        text = model.backbone.text.read(caption_states[-1], torch.from_numpy(case.tokens))
         globals_ = model.backbone.vision.read_out(clip_states[-1].globals)
         class_tokens = model.backbone.vision.read_out(clip_states[-1].frames[:, :, 0])
     local = torch.cat([globals_[:, :1], class_tokens], dim=1)
@@ -161,9 +161,8 @@ def test_loss_and_gradients(case, model):
         return
     model.zero_grad()
     captions = model.encode_captions(torch.from_numpy(case.tokens[:2]))
-    loss = contrastive_loss(
-        captions, model.encode_clips(torch.from_numpy(case.frames)), model.logit_scale
-    )
+    clips = model.encode_clips(torch.from_numpy(case.frames))
+    loss = softmax_loss(captions, clips, Logits.of(model))
     loss.backward()
     assert_gold("loss", loss.detach(), case.gold["train_loss"], "loss")
     compared = {

@@ -4,6 +4,7 @@ import numpy as np
 
 from dgl_runtime import Retriever
 from dgl_runtime.gallery.gallery import Gallery
+from tests.helpers.made_galleries import clips_of, found_in
 
 
 def add(bundle, gallery, *paths, **options):
@@ -14,16 +15,19 @@ def add(bundle, gallery, *paths, **options):
 def contents(gallery):
     """Each clip, with its embedding and frame weights; each must be there once."""
     with Gallery.open(gallery) as opened:
-        rows = list(opened.records.clips())
-        found = {clip: (opened.embeddings[row], opened.frame_weights[row]) for row, clip in rows}
-        assert len({clip.key for _, clip in rows}) == len(rows) == len(opened)
-        return {clip: (one.copy(), other.copy()) for clip, (one, other) in found.items()}
+        rows = found_in(opened)
+        assert len({found.clip.key for found in rows.values()}) == len(rows) == len(opened)
+        embeddings = opened.embeddings(np.fromiter(rows, np.int64))
+        return {
+            found.clip: (embedding, found.frame_weights)
+            for embedding, found in zip(embeddings, rows.values(), strict=True)
+        }
 
 
 def names(gallery):
     """The file name of each clip's video, sorted."""
     with Gallery.open(gallery) as opened:
-        return sorted(clip.video.rpartition("/")[2] for _, clip in opened.records.clips())
+        return sorted(clip.video.rpartition("/")[2] for _, clip in clips_of(opened))
 
 
 def assert_same(found, expected):

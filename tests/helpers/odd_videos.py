@@ -149,6 +149,16 @@ def damage(path: Path, start: float, end: float) -> Path:
     return path
 
 
+def blank_first_packet(path: Path) -> Path:
+    """Overwrite the first packet of pictures with zeros."""
+    with av.open(str(path)) as container:
+        packet = next(container.demux(video=0))
+        place, size = packet.pos, packet.size
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + bytes(size) + content[place + size :])
+    return path
+
+
 def truncate(path: Path, part: float) -> Path:
     """Keep only the first part of a file."""
     content = path.read_bytes()

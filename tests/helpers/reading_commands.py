@@ -1,6 +1,7 @@
 """Commands whose processes read videos, run as a user does, and what of them can be killed."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -59,7 +60,8 @@ def readers(main):
     for task in Path(f"/proc/{main.pid}/task").glob("*/children"):
         with suppress(OSError):
             found += [int(pid) for pid in task.read_text().split()]
-    return [pid for pid in found if b"read_worker" in _command_line(pid)]
+    # decode_worker.py verifies, read_worker.py reads for training.
+    return [pid for pid in found if re.search(rb"(read|decode)_worker", _command_line(pid))]
 
 
 def _command_line(pid):

@@ -4,7 +4,8 @@ import csv
 
 import torch
 
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from dgl_train.data.datasets import CaptionedClip
-from dgl_train.model.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.clip import Kind, clip_backbone
 from dgl_train.recipes.recipe import read_recipe
 from dgl_train.shapes.clips import write_mp4
 
@@ -51,13 +52,8 @@ def tiny_clip(seed=0, width=32):
 
 def tiny_backbone(seed=0, width=32):
     """The same network as our frozen backbone, without a file."""
-    return Backbone(
-        tiny_clip(seed, width).state_dict(),
-        BackboneSource("tiny"),
-        vision_heads=2,
-        text_heads=2,
-        quick_gelu=True,
-    )
+    kind = Kind(vision_heads=2, text_heads=2, quick_gelu=True)
+    return clip_backbone(tiny_clip(seed, width).state_dict(), BackboneSource("tiny"), kind)
 
 
 def write_tiny_backbone(folder, seed=0):

@@ -2,7 +2,7 @@
 
 import torch
 
-from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts
 from tests.helpers.tiny import tiny_backbone

@@ -17,7 +17,8 @@ import sys
 import open_clip
 from open_clip.pretrained import _PRETRAINED, _pcfg
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 open_clip.add_model_config("configs")
 _PRETRAINED["tiny"] = {
     tag: _pcfg(hf_hub=f"nobody/{tag}/{file}")

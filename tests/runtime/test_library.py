@@ -14,6 +14,7 @@ import pytest
 from dgl_runtime import Retriever
 from dgl_runtime.gallery.gallery import Gallery
 from tests.helpers.indexed import names
+from tests.helpers.made_galleries import clips_of
 from tests.helpers.odd_videos import damage, numbered_picture, truncate, write_audio, write_video
 
 pytestmark = pytest.mark.slow
@@ -143,5 +144,5 @@ def test_one_film_in_seven_containers_is_found_in_each(bundle, samples, tmp_path
             assert best.similarity > (0.99 if path.suffix == ".ogv" else 0.9999)
             assert (best.start_s, best.end_s) == (20.0, 30.0)
     with Gallery.open(tmp_path / "gallery") as gallery:
-        for _, clip in gallery.records.clips():
+        for _, clip in clips_of(gallery):
             assert clip.duration_s == pytest.approx(60, abs=1.5)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dgl_runtime import ClipEmbeddings, DglError, Hit, Retriever
 from dgl_runtime.errors import BundleError, GalleryError, MediaError
 from tests.helpers.changed_bundles import changed_bundle
+from tests.helpers.made_galleries import clips_of
 
 QUERIES = ["a dog jumps into the lake", "cooking", "", "a man " * 40, "猫が走る 😀"]
 
@@ -57,7 +58,7 @@ def test_different_texts_have_different_embeddings(retriever):
 @settings(max_examples=25, deadline=None)
 @given(padding=st.integers(1, 20), query=st.sampled_from(QUERIES))
 def test_padding_changes_nothing(retriever, padding, query):
-    tokens = retriever.tokenizer([query], 32)
+    tokens = retriever.tokenizer([query]).ids
     padded = np.pad(tokens, ((0, 0), (0, padding)))
     np.testing.assert_allclose(
         retriever.embed_tokens(padded), retriever.embed_tokens(tokens), rtol=0, atol=1e-6
@@ -147,7 +148,7 @@ def test_what_numpy_takes_as_an_array_is_one(retriever, clips):
 def test_a_search_finds_moments_best_first(bundle, filled, videos):
     with Retriever(bundle, filled, threads=1) as opened:
         hits = opened.search(QUERIES[0], top_k=50, grouping="none")
-        embeddings = np.array(opened.gallery.embeddings)
+        embeddings = np.array(opened.gallery.embeddings())
         (expected,) = opened.embed_texts(QUERIES[:1]) @ embeddings.T
         assert opened.search(QUERIES[0], top_k=4, grouping="none") == hits[:4]
         assert len(opened.search(QUERIES[0], grouping="none")) == 10
@@ -161,7 +162,7 @@ def test_a_search_finds_moments_best_first(bundle, filled, videos):
 def test_the_fields_of_a_hit_are_plain_python(bundle, filled):
     with Retriever(bundle, filled, threads=1) as opened:
         hits = opened.search("cooking", top_k=15)
-        durations = {clip.video: clip.duration_s for _, clip in opened.gallery.records.clips()}
+        durations = {clip.video: clip.duration_s for _, clip in clips_of(opened.gallery)}
     for hit in hits:
         assert isinstance(hit, Hit)
         assert {
@@ -191,7 +192,7 @@ def test_a_gallery_made_elsewhere_is_searched_and_equals_one_made_here(
     ):
         assert len(elsewhere.gallery) == len(here.gallery) == 15
         np.testing.assert_allclose(
-            elsewhere.gallery.embeddings, here.gallery.embeddings, rtol=0, atol=1e-4
+            elsewhere.gallery.embeddings(), here.gallery.embeddings(), rtol=0, atol=1e-4
         )
         there, ours = (opened.search("a dog", top_k=3) for opened in (elsewhere, here))
     assert [hit.similarity for hit in there] == pytest.approx(
@@ -227,12 +228,12 @@ def test_a_gallery_of_another_bundle_is_refused(other_bundle, filled, videos):
 def test_adding_videos_twice_adds_nothing(bundle, videos, tmp_path):
     with Retriever(str(bundle), str(tmp_path / "gallery"), threads=1) as opened:
         first = opened.add_videos([str(videos)])
-        before = np.array(opened.gallery.embeddings)
+        before = np.array(opened.gallery.embeddings())
         second = opened.add_videos(videos.iterdir())
         assert (first.num_videos, first.clips_added, first.clips_present) == (3, 3, 0)
         assert (second.num_videos, second.clips_added, second.clips_present) == (3, 0, 3)
         assert first.broken == second.broken == ()
-        np.testing.assert_array_equal(opened.gallery.embeddings, before)
+        np.testing.assert_array_equal(opened.gallery.embeddings(), before)
 
 
 def test_what_was_added_is_found_by_the_same_retriever(bundle, videos, tmp_path):

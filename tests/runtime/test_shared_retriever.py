@@ -39,7 +39,7 @@ def opened(monkeypatch):
 
 def is_closed(gallery):
     try:
-        gallery.records.count_videos()
+        gallery.files()
     except GalleryError:
         return True
     return False
@@ -51,12 +51,12 @@ def test_threads_that_search_first_together_open_the_gallery_once(retriever, ope
 
     def search(number):
         barrier.wait()
-        return retriever.search("a dog") if number % 2 else retriever.gallery.version
+        return retriever.search("a dog") if number % 2 else retriever.gallery.facts.version
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(search, range(4)))
     assert len(opened) == 1
-    assert found[::2] == [opened[0].version] * 2
+    assert found[::2] == [opened[0].facts.version] * 2
     assert len(found[1]) == 3
     assert found[1] == found[3]
     retriever.close()

@@ -19,9 +19,10 @@ from dgl_runtime.commands.index import index
 from dgl_runtime.commands.search import search
 from dgl_runtime.commands.verify import verify
 from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.nearest import ApproximateIndex
 from dgl_runtime.plain_path import plain_path
 from tests.helpers.commands import run, start
-from tests.helpers.made_galleries import MADE, batch
+from tests.helpers.made_galleries import BATCH, MADE, batch, through_graph
 from tests.helpers.odd_videos import write_video
 
 COMMANDS = {"index": index, "search": search, "verify": verify}
@@ -152,12 +153,13 @@ def test_a_gallery_is_served(folder):
 
 def test_a_large_gallery_is_indexed_there(tmp_path):
     pytest.importorskip("usearch")
-    with Gallery.create(tmp_path / LATIN, **MADE) as gallery:
-        gallery.append(*batch(0))
-        gallery.build_approximate_index(threads=1)
-    with Gallery.open(tmp_path / LATIN) as gallery:
-        assert gallery.count_unindexed() == 0
-        rows, _ = gallery.search(batch(0)[1], 1, approximate=True)
+    with Gallery.create(tmp_path / LATIN, **MADE, store=through_graph()) as gallery:
+        gallery.ingest(*batch(0))
+        gallery.compact()
+        index = ApproximateIndex.open(tmp_path / LATIN / "clips.0.usearch", gallery.embeddings())
+        assert len(index) == BATCH
+    with Gallery.open(tmp_path / LATIN, store=through_graph()) as gallery:
+        rows, _ = gallery.search(batch(0)[1], 1)
     np.testing.assert_array_equal(rows[:, 0], range(4))
 
 

@@ -26,9 +26,9 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {si
 def test_index_says_what_it_added(bundle, videos, tmp_path):
     arguments = (bundle, videos, "--gallery", tmp_path / "new" / "g", "--window", "1s")
     assert invoke(index, *arguments) == (
-        f"3 videos: 9 clips added, 0 were there, 0 videos broken. {tmp_path}/new/g holds 9 clips.\n"
+        f"3 videos: 9 clips added, 0 already indexed, 0 videos broken. {tmp_path}/new/g holds 9 clips.\n"
     )
-    assert "0 clips added, 9 were there" in invoke(index, *arguments)
+    assert "0 clips added, 9 already indexed" in invoke(index, *arguments)
 
 
 @pytest.mark.parametrize("window", ["1", "1s", "1000ms", " 1 s"])
@@ -47,7 +47,7 @@ def test_each_broken_video_is_one_line_and_the_others_are_indexed(bundle, tmp_pa
     code, out, err = run("index", str(bundle), str(folder), "--gallery", str(tmp_path / "g"))
     assert code == 1
     assert out == (
-        f"4 videos: 1 clips added, 0 were there, 3 videos broken. {tmp_path}/g holds 1 clips.\n"
+        f"4 videos: 1 clips added, 0 already indexed, 3 videos broken. {tmp_path}/g holds 1 clips.\n"
     )
     lines = err.splitlines()
     assert [line.split(" ")[:2] for line in lines] == [
@@ -81,7 +81,7 @@ def test_a_broken_video_is_one_line(bundle, tmp_path, kind):
             damage(path, 0.05, 0.6)
     line, out = failure("index", bundle, path, "--gallery", tmp_path / "g")
     assert line.startswith(f"{path} {BROKEN[kind]}")
-    assert "1 videos: 0 clips added, 0 were there, 1 videos broken" in out
+    assert "1 videos: 0 clips added, 0 already indexed, 1 videos broken" in out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -167,7 +167,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(bundle, videos, tmp_path)
     with Gallery.open(tmp_path / "g") as opened:
         committed = len(opened)
     assert 0 < committed < 45
-    assert f"{committed} were there" in invoke(index, *arguments)
+    assert f"{committed} already indexed" in invoke(index, *arguments)
     assert_same(contents(tmp_path / "g"), contents(tmp_path / "undisturbed"))
 
 
@@ -177,14 +177,14 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(bundle, tmp_path):
     arguments = [str(bundle), str(tmp_path / "video.mp4"), "--gallery", str(tmp_path / "g")]
     arguments += ["--window", "200ms"]
     before = (
-        "import os, signal\nfrom dgl_runtime.gallery.gallery import Gallery\nappend = Gallery.append\n"
-        "def interrupted(self, *batch):\n    append(self, *batch)\n"
+        "import os, signal\nfrom dgl_runtime.gallery.gallery import Gallery\ningest = Gallery.ingest\n"
+        "def interrupted(self, *batch):\n    ingest(self, *batch)\n"
         "    len(self) < 24 or os.kill(os.getpid(), signal.SIGINT)\n"
-        "Gallery.append = interrupted"
+        "Gallery.ingest = interrupted"
     )
     code, out, err = run("index", *arguments, before=before)
     assert (code, out, err) == (130, "", "Interrupted.\n")
-    assert "6 clips added, 24 were there" in invoke(index, *arguments)
+    assert "6 clips added, 24 already indexed" in invoke(index, *arguments)
 
 
 # ---- dgl-search ------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_many_queries_come_from_a_file(library, tmp_path):
 
 
 def test_queries_that_are_cut_are_told_once(library, bundle, tmp_path):
-    most = Retriever(bundle).bundle.manifest.max_words - 2
+    most = Retriever(bundle).tokenizer.spec.most_pieces
     fits, long = (" ".join(["dog"] * count) for count in (most, most + 3))
     told = (
         f"{long[:40] + '...'!r} is too long for this model, which reads its first {most} of {most + 3} words "
@@ -210,9 +210,9 @@ def test_names_may_be_typed_in_either_form_of_unicode(bundle, videos, tmp_path):
     out = invoke_with_errors(
         index, bundle, typed, "--gallery", tmp_path / "g", "--report", tmp_path / "r"
     )
-    assert "1 videos: 1 clips added, 0 were there, 0 videos broken" in out
+    assert "1 videos: 1 clips added, 0 already indexed, 0 videos broken" in out
     out = invoke_with_errors(index, bundle, typed.parent, "--gallery", tmp_path / "g", "--prune")
-    assert "1 videos: 0 clips added, 1 were there, 0 videos broken" in out
+    assert "1 videos: 0 clips added, 1 already indexed, 0 videos broken" in out
     for example in (typed, f"{typed}@0.5"):
         assert invoke(search, tmp_path / "g", "--like", example, "--json")
     (hit,) = json.loads(

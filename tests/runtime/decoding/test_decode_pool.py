@@ -16,8 +16,9 @@ from dgl_runtime.media.preview import write_preview
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import Span
 from tests.helpers.odd_videos import numbers_of, write_video, write_video_with_tones
+from tests.helpers.specs import frame_spec
 
-FORM = (4, 32)
+SPEC = frame_spec(4, 32)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def videos(tmp_path_factory):
 def read_all(
     videos, *, jobs=2, limits=None, cutting=None, choose=lambda seen: range(len(seen.spans))
 ):
-    with DecodePool(cutting or Cutting(1.0), FORM, jobs=jobs, limits=limits) as pool:
+    with DecodePool(cutting or Cutting(1.0), SPEC, jobs=jobs, limits=limits) as pool:
         return list(pool.read(map(Job, videos), choose))
 
 
@@ -40,14 +41,14 @@ def test_every_clip_comes_once_with_the_frames_that_reading_here_gives(videos, j
         mine = [
             one
             for one in found
-            if (one.job if not isinstance(one, Clips) else one.seen.job).path == video
+            if (one.path if not isinstance(one, Clips) else one.seen.path) == video
         ]
         assert [type(one) for one in mine] == [Seen, Clips, Done]
         seen, clips, done = mine
-        expected = np.stack(list(read_clips(video, seen.spans, *FORM)))
+        expected = np.stack(list(read_clips(video, seen.spans, SPEC)))
         np.testing.assert_array_equal(clips.frames, expected)
         assert clips.numbers == tuple(range(len(seen.spans)))
-        assert done == Done(Job(video), seen, None)
+        assert done == Done(video, seen.content, seen, None)
 
 
 def test_only_what_was_chosen_is_read(videos):
@@ -59,7 +60,7 @@ def test_only_what_was_chosen_is_read(videos):
 
 
 def broken(found):
-    return {one.job.path: one.fault for one in found if isinstance(one, Done) and one.fault}
+    return {one.path: one.fault for one in found if isinstance(one, Done) and one.fault}
 
 
 LOST = "lost its decoder ({}). Try it again, with more memory or fewer processes."
@@ -75,7 +76,7 @@ LOST = "lost its decoder ({}). Try it again, with more memory or fewer processes
 )
 def test_a_worker_that_dies_costs_its_video_alone(videos, how, told, started_decoders):
     def choose(seen):
-        if seen.job.path == videos[2]:
+        if seen.path == videos[2]:
             os.kill(started_decoders[-1].process.pid, how)
         return range(len(seen.spans))
 
@@ -87,7 +88,7 @@ def test_a_worker_that_dies_costs_its_video_alone(videos, how, told, started_dec
 
 def test_a_worker_that_hangs_is_given_up(videos, started_decoders):
     def choose(seen):
-        if seen.job.path == videos[2]:
+        if seen.path == videos[2]:
             os.kill(started_decoders[-1].process.pid, signal.SIGSTOP)
         return range(len(seen.spans))
 
@@ -106,7 +107,7 @@ def test_a_video_that_needs_too_much_memory_is_reported(tmp_path):
 
 
 def test_no_process_is_left_behind(videos):
-    with DecodePool(Cutting(), FORM, jobs=3) as pool:
+    with DecodePool(Cutting(), SPEC, jobs=3) as pool:
         reading = pool.read(map(Job, videos), lambda seen: [0])
         next(reading)
         processes = [process.process for process in pool._workers._all]

@@ -18,6 +18,7 @@ from tests.helpers.made_galleries import (
     PowerCut,
     assert_holds,
     batch,
+    clips_of,
     contents,
     gallery_of,
     start_writer,
@@ -53,7 +54,7 @@ def test_a_torn_append_is_ignored_by_readers_and_cut_by_the_next_writer(
     assert_holds(folder, 2)
     assert contents(folder) == committed
     with Gallery.open(folder, writable=True) as writer:
-        writer.append(*batch(2))
+        writer.ingest(*batch(2))
     assert contents(folder) == undisturbed
 
 
@@ -95,17 +96,17 @@ def test_an_append_that_stops_at_any_sync_leaves_the_gallery_valid(
 
     gallery = Gallery.open(folder, writable=True)
     with mock.patch("os.fsync", fsync), pytest.raises((GalleryError, PowerCut)) as caught:
-        gallery.append(*batch(2))
+        gallery.ingest(*batch(2))
     if caught.type is GalleryError:
         assert "could not take 4 clips: [Errno 28] No space left" in str(caught.value)
-        assert len(gallery) == len(gallery.embeddings) == 2 * BATCH
-        gallery.append(*batch(2))
+        assert len(gallery) == len(gallery.embeddings()) == 2 * BATCH
+        gallery.ingest(*batch(2))
         gallery.close()
     else:
         gallery.close()
         assert_holds(folder, 2)
         with Gallery.open(folder, writable=True) as again:
-            again.append(*batch(2))
+            again.ingest(*batch(2))
     assert contents(folder) == undisturbed
 
 
@@ -121,12 +122,12 @@ def test_a_full_disk_is_one_line_and_the_gallery_goes_on(tmp_path, room):
             with pytest.raises(
                 GalleryError, match=r"could not take|cannot be read or written"
             ) as caught:
-                gallery.append(*batch(2))
+                gallery.ingest(*batch(2))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "\n" not in str(caught.value)
         np.testing.assert_array_equal(gallery.search(batch(1)[1], 1)[0][:, 0], [4, 5, 6, 7])
-        gallery.append(*batch(2))
+        gallery.ingest(*batch(2))
     assert_holds(folder, 3)
 
 
@@ -160,7 +161,7 @@ def test_readers_see_whole_batches_while_a_writer_appends(tmp_path):
             with Gallery.open(folder) as gallery:
                 sizes.append(len(gallery))
                 assert len(gallery) % BATCH == 0
-                np.testing.assert_array_equal(gallery.embeddings, expected[: len(gallery)])
+                np.testing.assert_array_equal(gallery.embeddings(), expected[: len(gallery)])
                 assert gallery.search(expected[:1], 1)[0].tolist() == [[0] if len(gallery) else []]
             assert writer.poll() in (None, 0)
     assert sizes == sorted(sizes)
@@ -187,22 +188,22 @@ class InterruptedAt:
 def test_ctrl_c_while_records_are_written_leaves_the_state_before_or_after(tmp_path, statement):
     folder = gallery_of(tmp_path, 4)
     with Gallery.open(folder, writable=True) as gallery:
-        gallery.forget([clips[0].video for clips, *_ in map(batch, (0, 1))])
-        real = gallery.records._connection
-        gallery.records._connection = InterruptedAt(real, statement)
+        gallery.remove([clips[0].video for clips, *_ in map(batch, (0, 1))])
+        real = gallery._records._connection
+        gallery._records._connection = InterruptedAt(real, statement)
         with pytest.raises(KeyboardInterrupt):
             gallery.compact()
         with pytest.raises(KeyboardInterrupt):
-            gallery.append(*batch(5))
-        gallery.records._connection = real
+            gallery.ingest(*batch(5))
+        gallery._records._connection = real
         there = len(gallery)
         assert there == (3 if statement == "COMMIT" else 2) * BATCH
-        gallery.append(*batch(6))  # the same object goes on where the records are
+        gallery.ingest(*batch(6))  # the same object goes on where the records are
     with Gallery.open(folder) as gallery:
-        clips = [clip for _, clip in gallery.records.clips()]
+        clips = [clip for _, clip in clips_of(gallery)]
         numbers = [2, 3, *([5] if statement == "COMMIT" else []), 6]
         assert clips == [clip for number in numbers for clip in batch(number)[0]]
-        for row, clip in gallery.records.clips():
+        for row, clip in clips_of(gallery):
             number = int(clip.content_sha256, 16)
-            found = gallery.embeddings[row]
+            found = gallery.embeddings()[row]
             assert any(np.array_equal(found, one) for one in batch(number)[1])

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import vectors as gallery_vectors
+from dgl_runtime.gallery import gallery as gallery_module
 from dgl_runtime.gallery.gallery import Gallery
 from tests.helpers.made_galleries import (
     MADE,
@@ -28,20 +28,20 @@ def test_a_second_writer_is_refused_until_the_first_has_closed(tmp_path):
         with start_writer(folder, 5) as other:
             assert other.stdout.read() == b""
         assert other.returncode == 1
-        writer.append(*batch(1))
+        writer.ingest(*batch(1))
     assert_holds(folder, 2)
 
 
 def test_a_writer_that_waited_for_the_lock_sees_what_was_appended_meanwhile(tmp_path):
     folder = gallery_of(tmp_path, 1)
 
-    def lock_later(folder, real=gallery_vectors.writer_lock):
-        with mock.patch.object(gallery_vectors, "writer_lock", real):
+    def lock_later(folder, real=gallery_module.writer_lock):
+        with mock.patch.object(gallery_module, "writer_lock", real):
             with Gallery.open(folder, writable=True) as other:
-                other.append(*batch(1))
+                other.ingest(*batch(1))
         return real(folder)
 
-    with mock.patch.object(gallery_vectors, "writer_lock", lock_later):
+    with mock.patch.object(gallery_module, "writer_lock", lock_later):
         Gallery.open(folder, writable=True).close()
     assert_holds(folder, 2)
 
@@ -134,9 +134,9 @@ def test_a_record_that_is_no_clip_is_refused_when_it_is_read(tmp_path, value):
     with closing(sqlite3.connect(folder / "gallery.sqlite")) as connection, connection:
         connection.execute(f"UPDATE clips SET start_s = {value} WHERE row = 2")
     with Gallery.open(folder) as reader:
-        assert [reader.clip(row).start_s for row in (0, 1)] == [0.0, 0.1]
+        assert [found.clip.start_s for found in reader.look_up([0, 1]).values()] == [0.0, 0.1]
         with pytest.raises(GalleryError, match=r"gallery.sqlite is damaged: row 2 is no clip"):
-            reader.clip(2)
+            reader.look_up([2])
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_gallery_is_refused_and_left_alone(tmp_path):
 def test_a_reader_cannot_append_and_a_closed_gallery_cannot_search(tmp_path):
     folder = gallery_of(tmp_path, 1)
     with Gallery.open(folder) as reader:
-        for act in (lambda: reader.append(*batch(1)), reader.build_approximate_index):
+        for act in (lambda: reader.ingest(*batch(1)), reader.compact):
             with pytest.raises(GalleryError, match=r"is not open for writing. Open it with"):
                 act()
     reader.close()
@@ -172,4 +172,4 @@ def test_a_gallery_changed_behind_its_writer_is_not_written(tmp_path):
         with closing(sqlite3.connect(folder / "gallery.sqlite")) as connection, connection:
             connection.execute("UPDATE header SET num_rows = 3")
         with pytest.raises(GalleryError, match="was changed behind this writer: it has 3 rows"):
-            writer.append(*batch(1))
+            writer.ingest(*batch(1))

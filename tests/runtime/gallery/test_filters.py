@@ -12,7 +12,6 @@ import pytest
 from dgl_runtime.errors import ConfigError, GalleryError
 from dgl_runtime.gallery.filters import LONGEST_TEXT, quoted
 from dgl_runtime.gallery.gallery import FileState, Gallery
-from dgl_runtime.gallery.metadata import read_metadata
 from tests.helpers.made_galleries import BATCH, batch, gallery_of
 
 
@@ -26,7 +25,7 @@ def folder(tmp_path):
             path = tmp_path / f"{number}.mp4"
             path.write_bytes(bytes(number))
             gallery.place(FileState.of(path), clips[0].content_sha256, 60.0)
-            gallery.append(clips, *vectors)
+            gallery.ingest(clips, *vectors)
     return folder
 
 
@@ -34,7 +33,7 @@ def take(folder, text, encoding="utf-8"):
     path = folder.parent / "list.csv"
     path.write_bytes(text.encode(encoding))
     with Gallery.open(folder, writable=True) as gallery:
-        return read_metadata(gallery.records, path)
+        return gallery.take_metadata(path, print)
 
 
 def rows_of(folder, where):
@@ -42,9 +41,8 @@ def rows_of(folder, where):
         return np.flatnonzero(gallery.select(where)).tolist()
 
 
-def metadata_at(records, row):
-    _, video_id = records.look_up([row])[row]
-    return records.metadata_of([video_id]).get(video_id, {})
+def metadata_at(gallery, row):
+    return gallery.look_up([row])[row].metadata
 
 
 def test_columns_of_a_csv_can_be_named(folder):
@@ -59,14 +57,13 @@ def test_columns_of_a_csv_can_be_named(folder):
     assert rows_of(folder, "take >= 2") == [4, 5, 6, 7]
     assert rows_of(folder, "light IS NULL") == list(range(4, 12))
     with Gallery.open(folder) as gallery:
-        records = gallery.records
-        assert records.metadata_columns() == ["camera", "Take", "light"]
-        assert metadata_at(records, 0) == {
+        assert gallery.facts.columns[5:] == ["camera", "Take", "light"]
+        assert metadata_at(gallery, 0) == {
             "camera": "north",
             "Take": 1,
             "light": 0.5,
         }
-        assert metadata_at(records, 9) == {}
+        assert metadata_at(gallery, 9) == {}
 
 
 def test_a_second_csv_replaces_rows_and_adds_columns(folder):
@@ -168,7 +165,7 @@ def test_a_condition_cannot_reach_beyond_the_rows(folder, where):
 def test_a_writer_and_a_filter_do_not_meet(folder):
     with Gallery.open(folder, writable=True) as writer:
         assert writer.select("start_s >= 0").sum() == 12
-        writer.append(*batch(7))
+        writer.ingest(*batch(7))
         assert writer.select("start_s >= 0").sum() == 16
     with closing(sqlite3.connect(folder / "gallery.sqlite")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -206,7 +203,7 @@ def test_what_a_filter_may_is_no_rule_for_what_comes_after(folder):
         for where in ("start_s >= 0", "nothing = 1"):
             with suppress(GalleryError):
                 writer.select(where)
-            with writer.records.change() as connection:
+            with writer._records.change() as connection:
                 for kind in (sqlite3.SQLITE_LIMIT_LENGTH, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH):
                     assert connection.getlimit(kind) > LONGEST_TEXT
                 long = "a" * 2 * LONGEST_TEXT
@@ -216,7 +213,7 @@ def test_what_a_filter_may_is_no_rule_for_what_comes_after(folder):
         deadline = time.monotonic() + 2.2
         numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000)"
         while time.monotonic() < deadline:
-            assert writer.records.rows(f"{numbers} SELECT count(*) FROM n") == [(200_000,)]
+            assert writer._records.rows(f"{numbers} SELECT count(*) FROM n") == [(200_000,)]
 
 
 def test_a_name_in_double_quotes_is_never_a_text(folder):
@@ -264,8 +261,8 @@ def test_inner_names_are_no_columns_of_the_metadata(folder):
     for name, value in zip(inner, values, strict=True):
         assert rows_of(folder, f"{quoted(name)} = '{value}'") == [4, 5, 6, 7], name
     with Gallery.open(folder) as gallery:
-        assert gallery.records.metadata_columns() == inner
-        assert metadata_at(gallery.records, 5) == dict(zip(inner, values, strict=True))
+        assert gallery.facts.columns[5:] == inner
+        assert metadata_at(gallery, 5) == dict(zip(inner, values, strict=True))
     take(folder, "VIDEO,video_id\n0.mp4,7\n")  # the column is there by another case
     assert rows_of(folder, "video_id = 7") == [0, 1, 2, 3]
     assert rows_of(folder, "row IS NULL") == [0, 1, 2, 3, 8, 9, 10, 11]
@@ -275,7 +272,7 @@ def test_columns_that_differ_in_case_or_form_are_the_same_column(folder):
     take(folder, "video,\u00dcber,stra\u00dfe\n0.mp4,1,2\n")
     take(folder, "video,u\u0308BER,STRASSE\n1.mp4,3,4\n")
     with Gallery.open(folder) as gallery:
-        assert gallery.records.metadata_columns() == ["\u00dcber", "stra\u00dfe"]
+        assert gallery.facts.columns[5:] == ["\u00dcber", "stra\u00dfe"]
     assert rows_of(folder, '"\u00dcber" = 3 AND "stra\u00dfe" = 4') == [4, 5, 6, 7]
     assert rows_of(folder, '"U\u0308ber" = 1') == [0, 1, 2, 3]
 
@@ -318,7 +315,7 @@ def test_names_are_equal_in_either_form(folder, tmp_path, form):
     with Gallery.open(folder, writable=True) as gallery:
         clips, *vectors = batch(9)
         gallery.place(FileState.of(tmp_path / there), clips[0].content_sha256, 60.0)
-        gallery.append(clips, *vectors)
+        gallery.ingest(clips, *vectors)
     assert rows_of(folder, f"video = '{tmp_path / asked}'") == [12, 13, 14, 15]
     assert rows_of(folder, f"video LIKE '%/{there}'") == [12, 13, 14, 15]
     report = take(folder, f"video,{asked}\n{asked},{there}\n")
@@ -335,5 +332,5 @@ def test_a_path_that_is_no_text_does_not_stop_a_filter(folder, tmp_path):
     with Gallery.open(folder, writable=True) as gallery:
         clips, *vectors = batch(9)
         gallery.place(FileState(str(tmp_path / name), 1, 1), clips[0].content_sha256, 60.0)
-        gallery.append(clips, *vectors)
+        gallery.ingest(clips, *vectors)
     assert rows_of(folder, "video LIKE '%gr%.mp4'") == [12, 13, 14, 15]

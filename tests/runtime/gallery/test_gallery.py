@@ -6,64 +6,76 @@ import numpy as np
 import pytest
 
 from dgl_runtime.gallery.gallery import Clip, Gallery
-from tests.helpers.made_galleries import BATCH, MADE, E, F, assert_holds, batch, gallery_of
+from tests.helpers.made_galleries import (
+    BATCH,
+    MADE,
+    E,
+    F,
+    assert_holds,
+    batch,
+    clips_of,
+    gallery_of,
+)
 
 
 def test_what_was_appended_is_read_back(tmp_path):
     folder = gallery_of(tmp_path / "new" / "gallery", 3)
     assert_holds(folder, 3)
     with Gallery.open(str(folder)) as gallery:
-        assert (gallery.bundle_id, gallery.bundle_path) == ("bundle-a", "/models/a")
-        assert (gallery.embed_dim, gallery.num_frames) == (E, F)
-        has = gallery.records.has
-        assert has(f"{2:064x}", 0.1 * 3, 0.1 * 3 + 2.5)
-        assert has(f"{2:064x}", np.float64(0.1 * 3), 0.1 * 3 + 2.5)
-        assert not has(f"{2:064x}", 0.3, 2.8)  # 0.1 * 3 is not 0.3
-        assert not gallery.embeddings.flags.writeable
+        facts = gallery.facts
+        assert (facts.bundle_id, facts.bundle_path) == ("bundle-a", "/models/a")
+        assert (facts.embed_dim, facts.num_frames) == (E, F)
+        assert (facts.num_clips, facts.num_rows, facts.num_videos) == (12, 12, 3)
+        spans = [(0.1 * 3, 0.1 * 3 + 2.5), (np.float64(0.1 * 3), 0.1 * 3 + 2.5), (0.3, 2.8)]
+        clips = [Clip("elsewhere.mp4", f"{2:064x}", *span, 60.0) for span in spans]
+        assert gallery.missing(clips) == [2]  # 0.1 * 3 is not 0.3
+        assert not gallery.embeddings().flags.writeable
         with pytest.raises(IndexError, match="no clip has row 12"):
-            gallery.clip(12)
+            gallery.look_up([12])
 
 
 def test_a_writer_sees_what_it_appends_and_a_reader_keeps_its_snapshot(tmp_path):
     folder = gallery_of(tmp_path, 1)
     with Gallery.open(folder, writable=True) as writer, Gallery.open(folder) as reader:
-        writer.append(*batch(1))
-        assert writer.embeddings.shape == (2 * BATCH, E)
-        assert writer.records.has(batch(1)[0][0].content_sha256, 0.0, 2.5)
-        assert len(reader) == len(reader.embeddings) == BATCH
-        assert len(list(reader.records.clips())) == BATCH
-        assert (reader.version, reader.records.newest_version()) == (1, writer.version)
+        writer.ingest(*batch(1))
+        assert writer.embeddings().shape == (2 * BATCH, E)
+        assert writer.missing(batch(1)[0]) == []
+        assert reader.missing(batch(1)[0]) == [0, 1, 2, 3]
+        assert len(reader) == len(reader.embeddings()) == BATCH
+        assert len(clips_of(reader)) == BATCH
+        assert (reader.facts.version, writer.facts.version) == (1, 2)
+        assert (reader.is_newest(), writer.is_newest()) == (False, True)
 
 
 def test_numpy_times_and_odd_file_names_are_stored(tmp_path):
     clip = Clip("bad\udcff\nname.mp4", "sha", np.float32(0.1), np.float64(2), 3)
     _, embeddings, weights = batch(0, 1)
     with Gallery.create(tmp_path, **MADE) as gallery:
-        gallery.append([clip], embeddings, weights)
+        gallery.ingest([clip], embeddings, weights)
     with Gallery.open(tmp_path) as gallery:
-        assert gallery.clip(0) == clip
-        assert gallery.records.has("sha", np.float32(0.1), 2)
+        assert gallery.look_up([0])[0].clip == clip
+        assert gallery.missing([Clip("v.mp4", "sha", np.float32(0.1), 2, 3)]) == []
 
 
 def test_an_empty_gallery_and_an_empty_append_are_fine(tmp_path):
     with Gallery.create(tmp_path, **MADE) as gallery:
-        gallery.append([], np.empty((0, E), np.float32), np.empty((0, F), np.float32))
-        for approximate in (False, True):
-            rows, similarity = gallery.search(batch(0)[1], 5, approximate=approximate)
+        gallery.ingest([], np.empty((0, E), np.float32), np.empty((0, F), np.float32))
+        for where in (None, "start_s > 1"):
+            rows, similarity = gallery.search(batch(0)[1], 5, where)
             assert rows.shape == similarity.shape == (BATCH, 0)
-            gallery.build_approximate_index()
+            gallery.compact()
 
 
 def test_clips_that_are_there_already_are_refused(tmp_path):
     clips, embeddings, weights = batch(0)
     with Gallery.create(tmp_path, **MADE) as gallery:
         with pytest.raises(ValueError, match=r"clip 0.0 to 2.5 s .* would be in gallery .* twice"):
-            gallery.append([*clips[:3], clips[0]], embeddings, weights)
+            gallery.ingest([*clips[:3], clips[0]], embeddings, weights)
         assert len(gallery) == 0
-        gallery.append(clips, embeddings, weights)
+        gallery.ingest(clips, embeddings, weights)
         moved = [Clip("moved.mp4", *list(vars(clip).values())[1:]) for clip in clips]
-        with pytest.raises(ValueError, match=r"twice. Ask has"):
-            gallery.append(moved, embeddings, weights)
+        with pytest.raises(ValueError, match=r"twice. Ask missing"):
+            gallery.ingest(moved, embeddings, weights)
     assert_holds(tmp_path, 1)
 
 
@@ -85,14 +97,14 @@ def test_embeddings_that_do_not_fit_are_refused(tmp_path, change, message):
     clips, embeddings, weights = batch(0)
     with Gallery.create(tmp_path, **MADE) as gallery:
         with pytest.raises(ValueError, match=message):
-            gallery.append(clips, change(embeddings), weights)
+            gallery.ingest(clips, change(embeddings), weights)
         assert len(gallery) == 0
 
 
 def test_rounding_of_the_norm_is_allowed(tmp_path):
     clips, embeddings, weights = batch(0)
     with Gallery.create(tmp_path, **MADE) as gallery:
-        gallery.append(clips, embeddings * np.float32(1.0009), weights)
+        gallery.ingest(clips, embeddings * np.float32(1.0009), weights)
         assert len(gallery) == len(clips)
 
 
@@ -100,9 +112,9 @@ def test_frame_weights_and_queries_that_do_not_fit_are_refused(tmp_path):
     clips, embeddings, weights = batch(0)
     with Gallery.create(tmp_path, **MADE) as gallery:
         with pytest.raises(ValueError, match=r"frame_weights are float32 \[4, 2\], expected"):
-            gallery.append(clips, embeddings, weights[:, :2])
+            gallery.ingest(clips, embeddings, weights[:, :2])
         with pytest.raises(ValueError, match="frame_weights hold a NaN"):
-            gallery.append(clips, embeddings, weights * np.float32(np.nan))
+            gallery.ingest(clips, embeddings, weights * np.float32(np.nan))
         with pytest.raises(
             ValueError, match=r"queries are float32 \[8\], expected float32 \[Q, 8\]"
         ):
@@ -118,6 +130,15 @@ def test_a_gallery_without_size_or_bundle_is_refused(tmp_path, change):
     with pytest.raises(ValueError, match="expected a text and two numbers above 0"):
         Gallery.create(tmp_path / "new", **{**MADE, **change})
     assert not (tmp_path / "new").exists()
+
+
+def test_one_number_and_one_frame_a_clip_are_enough(tmp_path):
+    with Gallery.create(tmp_path, **{**MADE, "embed_dim": 1, "num_frames": 1}) as gallery:
+        assert len(gallery) == 0
+        gallery.ingest(batch(0, 1)[0], np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))
+    with Gallery.open(tmp_path) as gallery:
+        facts = gallery.facts
+        assert (len(gallery), facts.embed_dim, facts.num_frames) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.gallery.gallery import FileState, Gallery
-from dgl_runtime.gallery.metadata import MOST_COLUMNS, parse_metadata, read_metadata
-from tests.helpers.made_galleries import batch, gallery_of
+from dgl_runtime.gallery.metadata import MOST_COLUMNS, parse_metadata
+from tests.helpers.made_galleries import BATCH, batch, gallery_of
 
 
 def parse(tmp_path, content, name="list.csv"):
@@ -162,7 +162,7 @@ def folder(tmp_path):
             clips, *vectors = batch(number)
             for name in names:
                 gallery.place(FileState(str(tmp_path / name), 1, 1), clips[0].content_sha256, 60.0)
-            gallery.append(clips, *vectors)
+            gallery.ingest(clips, *vectors)
     return folder
 
 
@@ -172,7 +172,7 @@ def take(folder, content):
     path.write_text(content)
     notes = []
     with Gallery.open(folder, writable=True) as gallery:
-        return read_metadata(gallery.records, path, notes.append), notes
+        return gallery.take_metadata(path, notes.append), notes
 
 
 def test_files_with_one_content_are_one_video_and_that_is_told(folder):
@@ -183,7 +183,8 @@ def test_files_with_one_content_are_one_video_and_that_is_told(folder):
         f"{path} lines 2 and 4 are about files with the same content, which are one video; line 4 counts."
     ]
     with Gallery.open(folder) as gallery:
-        assert gallery.records.metadata_of([1, 2]) == {1: {"year": 2}, 2: {"year": 3}}
+        found = gallery.look_up([0, BATCH])
+        assert [found[row].metadata for row in (0, BATCH)] == [{"year": 2}, {"year": 3}]
     assert take(folder, "video,year\na.mp4,1\ncopy.mp4,1\n")[1] == []
 
 
@@ -199,5 +200,5 @@ def test_a_gallery_takes_so_many_columns_and_no_more(folder):
     )
     take(folder, "video,b,A0\na.mp4,1,2\n")
     with Gallery.open(folder) as gallery:
-        assert len(gallery.records.metadata_columns()) == MOST_COLUMNS
+        assert len(gallery.facts.columns) == 5 + MOST_COLUMNS
         assert gallery.select("b = 1 AND a0 = 2 AND a1 IS NULL").sum() == 4

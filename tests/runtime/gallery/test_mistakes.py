@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgl_runtime.decoding.decode_pool import Done, Job, Seen
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
+from dgl_runtime.gallery.gallery import Clip, FileState, Gallery, Known
 from dgl_runtime.gallery.nearest import ApproximateIndex
-from dgl_runtime.indexing.index import _Run
-from dgl_runtime.media.cutting import Cutting
-from dgl_runtime.media.windows import Span
-from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, gallery_of, unit
+from tests.helpers.made_galleries import (
+    BATCH,
+    MADE,
+    E,
+    F,
+    batch,
+    clips_of,
+    gallery_of,
+    through_graph,
+    unit,
+)
 
 
 @pytest.fixture
@@ -31,7 +37,10 @@ def test_a_file_is_known_only_while_path_size_and_time_are_the_same(gallery):
     state = FileState("/v/a.mp4", 1000, 5)
     gallery.place(state, "a" * 64, 9.0)
     gallery.place(FileState("/v/b.mp4", 1000, 5), "b" * 64, 9.0)
-    known = gallery.records.content_at
+
+    def known(one):
+        return gallery.plan([one], "all")[0].content_sha256
+
     assert known(state) == "a" * 64
     assert known(replace(state, path="/v/b.mp4")) == "b" * 64
     for other in (
@@ -45,22 +54,32 @@ def test_a_file_is_known_only_while_path_size_and_time_are_the_same(gallery):
 
 
 def test_a_clip_is_known_by_its_content_and_both_ends(gallery):
-    gallery.append([Clip("/v/a.mp4", "a" * 64, 1.0, 2.0, 9.0)], *rows_of(1))
-    has = gallery.records.has
-    assert has("a" * 64, 1.0, 2.0)
-    assert not has("b" * 64, 1.0, 2.0)
-    assert not has("a" * 64, 0.0, 2.0)
-    assert not has("a" * 64, 1.0, 3.0)
+    gallery.ingest([Clip("/v/a.mp4", "a" * 64, 1.0, 2.0, 9.0)], *rows_of(1))
+    spans = [("a", 1.0, 2.0), ("b", 1.0, 2.0), ("a", 0.0, 2.0), ("a", 1.0, 3.0)]
+    clips = [Clip("/v/b.mp4", content * 64, *times, 9.0) for content, *times in spans]
+    assert gallery.missing(clips) == [1, 2, 3]
 
 
 def test_a_video_is_cut_only_by_the_cutting_that_was_finished(gallery):
-    for content in ("a" * 64, "b" * 64):
-        gallery.place(FileState(f"/v/{content[0]}.mp4", 1, 1), content, 9.0)
-    gallery.records.finish("a" * 64, "all 10.0 None None")
-    gallery.records.finish("a" * 64, "all 10.0 None None")  # again does no harm
-    assert gallery.records.is_cut("a" * 64, "all 10.0 None None")
-    assert not gallery.records.is_cut("a" * 64, "all 5.0 None None")
-    assert not gallery.records.is_cut("b" * 64, "all 10.0 None None")
+    files = [FileState(f"/v/{name}.mp4", 1, 1) for name in "ab"]
+    for file, name in zip(files, "ab", strict=True):
+        gallery.place(file, name * 64, 9.0)
+    gallery.finish("a" * 64, "all 10.0 None None")
+    gallery.finish("a" * 64, "all 10.0 None None")  # again does no harm
+    a, b = gallery.plan(files, "all 10.0 None None")
+    assert (a.is_complete, b.is_complete) == (True, False)
+    assert not gallery.plan(files, "all 5.0 None None")[0].is_complete
+
+
+def test_a_plan_counts_the_clips_of_each_video(gallery):
+    clips, *vectors = batch(0)
+    file = FileState(clips[0].video, 1, 1)
+    gallery.ingest(clips, *vectors)
+    gallery.ingest(*batch(1))
+    gallery.place(file, clips[0].content_sha256, 60.0)
+    known, unknown = gallery.plan([file, FileState("/v/new.mp4", 1, 1)], "all")
+    assert known == Known(clips[0].content_sha256, BATCH, is_complete=False)
+    assert unknown == Known()
 
 
 def rows_of(count, first=0):
@@ -68,60 +87,6 @@ def rows_of(count, first=0):
     embeddings = np.full((count, E), 0.01, np.float32)
     embeddings[np.arange(count), (first + np.arange(count)) % E] = 1
     return unit(embeddings), np.full((count, F), first + 0.5, np.float32)
-
-
-# ---- indexing to the end --------------------------------------------------------------------------
-
-
-def run_on(gallery, tmp_path, spans):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"a video")
-    run = _Run(None, gallery, Cutting(1.0))
-    job = run.look_up(path)
-    seen = Seen(job, "a" * 64, 9.0, tuple(spans))
-    run.choose(seen)
-    return run, job, seen
-
-
-SPANS = [Span(0.0, 1.0), Span(1.0, 2.0)]
-
-
-@pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_video_counts_as_indexed_only_when_all_of_its_clips_are_there(gallery, tmp_path, kept):
-    """As when a copy that was to bring the clips could not be read."""
-    run, job, seen = run_on(gallery, tmp_path, SPANS)
-    clips = [Clip(str(job.path), "a" * 64, *span_ends(span), 9.0) for span in SPANS]
-    if kept:
-        gallery.append(clips[:kept], *rows_of(kept))
-    run.finish(Done(job, seen, None))
-    assert gallery.records.is_cut("a" * 64, str(Cutting(1.0))) == (kept == 2)
-    again = _Run(None, gallery, Cutting(1.0))
-    assert (again.look_up(job.path) is None) == (kept == 2)
-    assert again.present == (2 if kept == 2 else 0)
-
-
-def span_ends(span):
-    return span.start_s, span.end_s
-
-
-def test_a_video_with_a_fault_is_not_indexed_to_its_end(gallery, tmp_path):
-    run, job, seen = run_on(gallery, tmp_path, SPANS)
-    gallery.append(
-        [Clip(str(job.path), "a" * 64, *span_ends(span), 9.0) for span in SPANS], *rows_of(2)
-    )
-    run.finish(Done(job, seen, "it broke off"))
-    assert not gallery.records.is_cut("a" * 64, str(Cutting(1.0)))
-    assert [one.reason for one in run.broken] == ["it broke off"]
-
-
-def test_clips_that_another_file_will_bring_are_not_read_twice(gallery, tmp_path):
-    run, job, seen = run_on(gallery, tmp_path, SPANS)
-    copy = tmp_path / "b.mp4"
-    copy.write_bytes(b"a video")
-    other = Seen(run.look_up(copy), "a" * 64, 9.0, tuple(SPANS))
-    assert list(run.choose(other)) == []
-    run.finish(Done(job, seen, "it broke off"))  # so they will not come from there
-    assert list(run.choose(other)) == [0, 1]
 
 
 # ---- compaction and search --------------------------------------------------------------------------
@@ -133,33 +98,36 @@ def test_compaction_keeps_each_clip_with_its_own_row(tmp_path):
         order = [("b", 5.0), ("x", 0.0), ("a", 1.0), ("b", 0.0), ("x", 1.0), ("a", 0.0), ("x", 2.0)]
         for row, (name, start_s) in enumerate(order):
             clip = Clip(f"/v/{name}.mp4", name * 64, start_s, start_s + 1, 9.0)
-            gallery.append([clip], *rows_of(1, first=row))
-        gallery.forget(["/v/x.mp4"])
+            gallery.ingest([clip], *rows_of(1, first=row))
+        gallery.remove(["/v/x.mp4"])
         gallery.compact()
-        assert gallery.embeddings.shape[0] == 4
+        assert gallery.embeddings().shape[0] == 4
         for row, (clip, first) in enumerate(
             zip([("b", 5.0), ("a", 1.0), ("b", 0.0), ("a", 0.0)], (0, 2, 3, 5), strict=True)
         ):
-            found = gallery.clip(row)
-            assert (found.video, found.start_s) == (f"/v/{clip[0]}.mp4", clip[1])
-            np.testing.assert_array_equal(gallery.embeddings[row], rows_of(1, first)[0][0])
-            np.testing.assert_array_equal(gallery.frame_weights[row], rows_of(1, first)[1][0])
+            found = gallery.look_up([row])[row]
+            assert (found.clip.video, found.clip.start_s) == (f"/v/{clip[0]}.mp4", clip[1])
+            np.testing.assert_array_equal(gallery.embeddings()[row], rows_of(1, first)[0][0])
+            np.testing.assert_array_equal(found.frame_weights, rows_of(1, first)[1][0])
 
 
 @pytest.mark.parametrize(("dropped", "compacts"), [(3, False), (4, True)])
 def test_a_gallery_is_compacted_from_a_quarter_of_dead_rows_on(gallery, dropped, compacts):
     for number in range(3):
-        gallery.append(*batch(number))
+        gallery.ingest(*batch(number))
     for row in range(dropped):
-        gallery.append([Clip(f"/v/{row}.mp4", f"c{row}" * 32, 0.0, 1.0, 9.0)], *rows_of(1))
-    gallery.forget([f"/v/{row}.mp4" for row in range(dropped)])
+        gallery.ingest([Clip(f"/v/{row}.mp4", f"c{row}" * 32, 0.0, 1.0, 9.0)], *rows_of(1))
+    gallery.remove([f"/v/{row}.mp4" for row in range(dropped)])
     gallery.compact()
-    assert gallery.embeddings.shape[0] == 3 * BATCH + (0 if compacts else dropped)
+    assert gallery.embeddings().shape[0] == 3 * BATCH + (0 if compacts else dropped)
 
 
-@pytest.mark.parametrize(("kept", "is_graph"), [(100, True), (90, True), (89, False), (1, False)])
-def test_the_graph_is_asked_only_where_a_filter_leaves_nine_rows_of_ten(
-    gallery, monkeypatch, kept, is_graph
+@pytest.mark.parametrize(
+    ("kept", "approximate_from", "is_graph"),
+    [(100, 100, True), (90, 100, True), (89, 100, False), (1, 100, False), (100, 101, False)],
+)
+def test_the_graph_is_asked_only_in_a_large_gallery_where_a_filter_leaves_nine_rows_of_ten(
+    tmp_path, monkeypatch, kept, approximate_from, is_graph
 ):
     pytest.importorskip("usearch")
     asked = []
@@ -167,44 +135,41 @@ def test_the_graph_is_asked_only_where_a_filter_leaves_nine_rows_of_ten(
     monkeypatch.setattr(ApproximateIndex, "top_k", lambda *given: asked.append(1) or real(*given))
     clips = [Clip("v.mp4", "a" * 64, i, i + 1, 1e6) for i in range(100)]
     embeddings = unit(np.random.default_rng(0).standard_normal((100, E)))
-    gallery.append(clips, embeddings, np.ones((100, F), np.float32))
-    gallery.build_approximate_index(threads=1)
-    rows, _ = gallery.search(embeddings[:1], 1, approximate=True, among=np.arange(100) < kept)
+    with Gallery.create(tmp_path / "g", **MADE, store=through_graph(100)) as gallery:
+        gallery.ingest(clips, embeddings, np.ones((100, F), np.float32))
+        gallery.compact()
+    with Gallery.open(tmp_path / "g", store=through_graph(approximate_from)) as gallery:
+        rows, _ = gallery.search(embeddings[:1], 1, f"start_s < {kept}")
     assert rows.tolist() == [[0]]
     assert bool(asked) == is_graph
-    gallery.search(embeddings[:1], 1, among=np.arange(100) < kept)
-    assert len(asked) == is_graph  # only if it is asked for
 
 
 def test_a_gallery_of_no_batches_is_read(tmp_path):
     with Gallery.open(gallery_of(tmp_path / "g", 0)) as gallery:
         assert len(gallery) == 0
-        assert gallery.records.typical_length_s() is None
+        assert gallery.facts.typical_length_s is None
 
 
-def test_states_are_those_of_one_content_in_the_order_they_came(gallery):
+def test_files_are_those_of_one_content_in_the_order_they_came(gallery):
     for name, content in (("b", "a"), ("c", "c"), ("a", "a")):
         gallery.place(FileState(f"/v/{name}.mp4", ord(name), 7), content * 64, 9.0)
-    assert gallery.records.states("a" * 64) == [
-        FileState("/v/b.mp4", 98, 7),
-        FileState("/v/a.mp4", 97, 7),
-    ]
-    assert gallery.records.paths("a" * 64) == ["/v/b.mp4", "/v/a.mp4"]
-    assert gallery.records.paths() == ["/v/b.mp4", "/v/c.mp4", "/v/a.mp4"]
+    b, c, a = (FileState(f"/v/{name}.mp4", ord(name), 7) for name in "bca")
+    assert gallery.files("a" * 64) == gallery.files(1) == [b, a]
+    assert gallery.files("c" * 64) == gallery.files(2) == [c]
+    assert gallery.files() == [b, c, a]
+    assert gallery.files("d" * 64) == gallery.files(3) == []
 
 
-def test_a_job_of_a_file_that_is_gone_is_left_to_the_decoder(gallery, tmp_path):
-    run = _Run(None, gallery, Cutting())
-    assert run.look_up(tmp_path / "gone.mp4") == Job(tmp_path / "gone.mp4")
-    run.finish(Done(Job(Path("gone.mp4")), None, "gone.mp4 does not exist.", is_unreadable=True))
-    assert [one.video for one in run.broken] == ["gone.mp4"]
+def test_a_file_that_was_never_looked_at_is_no_file_as_it_is_now(gallery):
+    gallery.ingest([Clip("/v/a.mp4", "a" * 64, 1.0, 2.0, 9.0)], *rows_of(1))
+    assert gallery.files("a" * 64) == [FileState("/v/a.mp4", None, None)]
 
 
 def test_many_clips_come_once_each_in_order_of_their_rows(gallery):
     clips = [Clip("v.mp4", "a" * 64, i, i + 1, 1e6) for i in range(2001)]
     embeddings = unit(np.random.default_rng(0).standard_normal((2001, E)))
-    gallery.append(clips, embeddings, np.ones((2001, F), np.float32))
-    assert list(gallery.records.clips()) == list(enumerate(clips))
+    gallery.ingest(clips, embeddings, np.ones((2001, F), np.float32))
+    assert clips_of(gallery) == list(enumerate(clips))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
@@ -220,26 +185,26 @@ def test_no_open_file_of_records_is_left_behind(tmp_path):
     try:
         kept = [Gallery.open(folder) for _ in range(3)]
         for one in kept:
-            assert one.records.newest_version() == one.version
+            assert one.is_newest()
         while_open = open_files()
         for _ in range(5):
-            kept[0].records.newest_version()
+            kept[0].is_newest()
         assert open_files() == while_open > before
         for one in kept:
             one.close()
             with pytest.raises(GalleryError, match="is closed"):
-                one.records.header()
+                one.files()
         assert open_files() == before
     finally:
         gc.enable()
 
 
 def test_a_reader_changes_nothing(gallery, tmp_path):
-    gallery.append(*batch(0))
+    gallery.ingest(*batch(0))
     with Gallery.open(tmp_path / "g") as reader:
         for act in (
             reader.compact,
-            lambda: reader.forget([batch(0)[0][0].video]),
+            lambda: reader.remove([batch(0)[0][0].video]),
             lambda: reader.place(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
         ):
             with pytest.raises(GalleryError, match="is not open for writing"):

@@ -18,8 +18,8 @@ from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.gallery import Gallery
 try:
     with Gallery.open(sys.argv[1], writable=len(sys.argv) > 2) as gallery:
-        records = gallery.records
-        print(len(gallery), len(list(records.clips())), records.newest_version() == gallery.version)
+        rows = gallery.select("1").nonzero()[0]
+        print(len(gallery), len(gallery.look_up(rows)), gallery.is_newest())
 except GalleryError as error:
     print(error)
 """
@@ -63,7 +63,7 @@ def killed(tmp_path):
     """A gallery of two batches whose second is in the log alone, as a killed writer leaves it."""
     folder = gallery_of(tmp_path / "g", 1)
     with Gallery.open(folder, writable=True) as writer:
-        writer.append(*batch(1))
+        writer.ingest(*batch(1))
         left = shutil.copytree(folder, tmp_path / "killed")
     assert (left / "gallery.sqlite-wal").stat().st_size
     return left

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery import nearest
+from dgl_runtime.gallery.folder import GRAPH, path_of
 from dgl_runtime.gallery.gallery import Clip, Gallery
 from dgl_runtime.gallery.nearest import ApproximateIndex, exact_top_k
-from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, gallery_of, unit
+from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, gallery_of, through_graph, unit
 
 
 def brute_force(embeddings, queries, top_k):
@@ -112,7 +113,7 @@ def clustered(num_clips, seed=0):
 def fill(gallery, embeddings):
     first = len(gallery)
     clips = [Clip("v.mp4", "sha", first + i, first + i + 1, 1e6) for i in range(len(embeddings))]
-    gallery.append(clips, embeddings, np.ones((len(embeddings), F), np.float32))
+    gallery.ingest(clips, embeddings, np.ones((len(embeddings), F), np.float32))
 
 
 def recall(found, expected):
@@ -120,11 +121,20 @@ def recall(found, expected):
     return sum(hits) / expected.size
 
 
+def exactly(gallery, queries, top_k):
+    embeddings = gallery.embeddings()
+    return exact_top_k(embeddings, queries, top_k, np.ones(len(embeddings), np.bool_))
+
+
+def graph_file(gallery):
+    return path_of(gallery.folder, GRAPH, 0)
+
+
 @pytest.fixture
 def indexed(tmp_path):
-    with Gallery.create(tmp_path / "indexed", **MADE) as gallery:
+    with Gallery.create(tmp_path / "indexed", **MADE, store=through_graph()) as gallery:
         fill(gallery, clustered(2000))
-        gallery.build_approximate_index(threads=1)
+        gallery.compact()
         yield gallery
 
 
@@ -144,8 +154,8 @@ def test_a_larger_gallery_is_searched_with_more_in_view():
 
 def test_approximate_hits_are_nearly_complete_and_their_similarities_exact(indexed):
     queries = clustered(50, seed=3)
-    exact, exact_similarity = indexed.search(queries, 10)
-    rows, similarity = indexed.search(queries, 10, approximate=True)
+    exact, exact_similarity = exactly(indexed, queries, 10)
+    rows, similarity = indexed.search(queries, 10)
     assert recall(rows, exact) > 0.98
     for query in range(len(queries)):
         known = dict(zip(exact[query], exact_similarity[query], strict=True))
@@ -158,8 +168,8 @@ def test_approximate_hits_are_nearly_complete_and_their_similarities_exact(index
 def test_clips_appended_after_the_index_are_found_exactly(indexed):
     fill(indexed, clustered(30, seed=4))
     queries = clustered(30, seed=4)
-    for reopened in (indexed, Gallery.open(indexed._folder)):
-        rows, similarity = reopened.search(queries, 1, approximate=True)
+    for reopened in (indexed, Gallery.open(indexed.folder, store=through_graph())):
+        rows, similarity = reopened.search(queries, 1)
         np.testing.assert_array_equal(rows[:, 0], np.arange(2000, 2030))
         np.testing.assert_allclose(similarity, 1, atol=1e-6)
 
@@ -167,20 +177,20 @@ def test_clips_appended_after_the_index_are_found_exactly(indexed):
 def test_building_again_extends_the_index(indexed):
     fill(indexed, clustered(100, seed=4))
     with mock.patch.object(ApproximateIndex, "add", autospec=True) as add:
-        indexed.build_approximate_index()
+        indexed.compact()
     assert len(add.call_args.args[0]) == 2000  # what is there is loaded, not built again
-    indexed.build_approximate_index(threads=1)
-    index = ApproximateIndex.open(indexed.index_file, indexed.embeddings)
+    indexed.compact()
+    index = ApproximateIndex.open(graph_file(indexed), indexed.embeddings())
     assert len(index) == 2100
-    rows, _ = indexed.search(clustered(100, seed=4), 10, approximate=True)
-    assert recall(rows, indexed.search(clustered(100, seed=4), 10)[0]) > 0.98
+    rows, _ = indexed.search(clustered(100, seed=4), 10)
+    assert recall(rows, exactly(indexed, clustered(100, seed=4), 10)[0]) > 0.98
 
 
 def test_all_clips_are_returned_when_more_are_asked_for_than_the_index_gives(indexed):
     queries = clustered(2, seed=3)
     for top_k in (1999, 2000, 5000):
-        rows, similarity = indexed.search(queries, top_k, approximate=True)
-        expected = indexed.search(queries, top_k)
+        rows, similarity = indexed.search(queries, top_k)
+        expected = exactly(indexed, queries, top_k)
         np.testing.assert_array_equal(similarity.shape, (2, min(top_k, 2000)))
         assert recall(rows, expected[0]) > 0.98
         assert all(len(set(row)) == len(row) for row in rows.tolist())
@@ -188,19 +198,18 @@ def test_all_clips_are_returned_when_more_are_asked_for_than_the_index_gives(ind
 
 def test_a_query_to_which_the_graph_gives_too_little_is_searched_exactly(indexed):
     queries = clustered(3, seed=3)
-    indexed.search(queries, 10, approximate=True)
+    indexed.search(queries, 10)
     few = SimpleNamespace(keys=np.arange(9, dtype=np.uint64))
-    with mock.patch.object(type(indexed._index._index), "search", return_value=few):
-        rows, _ = indexed.search(queries, 10, approximate=True)
-        np.testing.assert_array_equal(rows, indexed.search(queries, 10)[0])
+    with mock.patch.object(type(indexed._store._graph._index), "search", return_value=few):
+        rows, _ = indexed.search(queries, 10)
+        np.testing.assert_array_equal(rows, exactly(indexed, queries, 10)[0])
 
 
-def test_without_an_index_approximate_search_is_exact(tmp_path):
-    with Gallery.open(gallery_of(tmp_path, 3)) as gallery:
-        for exact, found in zip(
-            gallery.search(batch(0)[1], 5),
-            gallery.search(batch(0)[1], 5, approximate=True),
-            strict=True,
+def test_without_an_index_a_large_gallery_is_searched_exactly(tmp_path):
+    with Gallery.open(gallery_of(tmp_path, 3), store=through_graph()) as gallery:
+        queries = batch(0)[1]
+        for found, exact in zip(
+            gallery.search(queries, 5), exactly(gallery, queries, 5), strict=True
         ):
             np.testing.assert_array_equal(found, exact)
 
@@ -222,39 +231,44 @@ def flipped(data):
     ],
 )
 def test_a_damaged_index_is_refused_and_built_again(indexed, damage):
-    path = indexed.index_file
+    path = graph_file(indexed)
     path.write_bytes(damage(path.read_bytes()))
     queries = clustered(5, seed=3)
-    with Gallery.open(indexed._folder) as reader:
+    with Gallery.open(indexed.folder, store=through_graph()) as reader:
         with pytest.raises(GalleryError, match=r"does not fit the gallery: .* Build it again") as e:
-            reader.search(queries, 10, approximate=True)
+            reader.search(queries, 10)
         assert "\n" not in str(e.value)
+    path.rename(path.with_suffix(".away"))
+    with Gallery.open(indexed.folder, store=through_graph()) as reader:
         assert reader.search(queries, 10)[0].shape == (5, 10)
-    indexed.build_approximate_index(threads=1)
-    assert indexed.search(queries, 10, approximate=True)[0].shape == (5, 10)
+    path.with_suffix(".away").rename(path)
+    indexed.compact()
+    assert indexed.search(queries, 10)[0].shape == (5, 10)
 
 
 def test_an_index_of_other_embeddings_is_refused(indexed, tmp_path):
-    path = indexed.index_file
+    path = graph_file(indexed)
     theirs = path.read_bytes()
-    with Gallery.create(tmp_path / "other", **MADE) as other:
+    with Gallery.create(tmp_path / "other", **MADE, store=through_graph()) as other:
         embeddings = clustered(2000, seed=9)
         fill(other, embeddings)
-        other.index_file.write_bytes(theirs)
+        graph_file(other).write_bytes(theirs)
         with pytest.raises(GalleryError, match="it was made of other embeddings"):
-            other.search(clustered(1), 1, approximate=True)
-        other.build_approximate_index(threads=1)
-        rows, _ = other.search(embeddings[:20], 1, approximate=True)
+            other.search(clustered(1), 1)
+        other.compact()
+        rows, _ = other.search(embeddings[:20], 1)
         np.testing.assert_array_equal(rows[:, 0], np.arange(20))
-    with Gallery.create(tmp_path / "smaller", **MADE) as smaller:
+    with Gallery.create(tmp_path / "smaller", **MADE, store=through_graph()) as smaller:
         fill(smaller, clustered(1000))
-        smaller.index_file.write_bytes(theirs)
+        graph_file(smaller).write_bytes(theirs)
         with pytest.raises(GalleryError, match="covers 2000 clips, the gallery opened here 1000"):
-            smaller.search(clustered(1), 1, approximate=True)
-    with Gallery.create(tmp_path / "wider", **{**MADE, "embed_dim": 9}) as wider:
-        wider.index_file.write_bytes(theirs)
+            smaller.search(clustered(1), 1)
+    with Gallery.create(
+        tmp_path / "wider", **{**MADE, "embed_dim": 9}, store=through_graph()
+    ) as wider:
+        graph_file(wider).write_bytes(theirs)
         with pytest.raises(GalleryError, match="its vectors are not 9 numbers wide"):
-            wider.search(np.eye(9, dtype=np.float32), 1, approximate=True)
+            wider.search(np.eye(9, dtype=np.float32), 1)
 
 
 def test_a_sealed_file_that_usearch_cannot_read_is_refused(tmp_path):
@@ -267,16 +281,17 @@ def test_a_sealed_file_that_usearch_cannot_read_is_refused(tmp_path):
 
 
 def test_damaged_vectors_make_no_similarity_wrong_and_are_not_written_again(indexed):
-    path = indexed.index_file
+    path = graph_file(indexed)
     whole = path.read_bytes()
     path.write_bytes(whole[:8] + whole[8 : 8 + E] + bytes(E) * 9 + whole[8 + 10 * E :])
     queries = clustered(20, seed=3)
-    rows, similarity = indexed.search(queries, 10, approximate=True)
+    rows, similarity = indexed.search(queries, 10)
     for query, found, values in zip(queries, rows, similarity, strict=True):
-        np.testing.assert_allclose(values, indexed.embeddings[found] @ query, atol=1e-6)
+        np.testing.assert_allclose(values, indexed.embeddings()[found] @ query, atol=1e-6)
     with pytest.raises(GalleryError, match="its checksum differs from its contents"):
-        ApproximateIndex.open(path, indexed.embeddings, extend=True)
-    indexed.build_approximate_index(threads=1)
+        ApproximateIndex.open(path, indexed.embeddings(), extend=True)
+    fill(indexed, clustered(100, seed=4))
+    indexed.compact()
     assert path.read_bytes()[8 : 8 + 2000 * E] == whole[8 : 8 + 2000 * E]
 
 
@@ -293,26 +308,56 @@ def test_any_damage_to_the_graph_is_refused_at_opening(built, place, mask):
 
 
 def test_an_index_that_cannot_be_written_leaves_the_old_one(indexed):
-    fill(indexed, clustered(10, seed=4))
-    before = (indexed.index_file).read_bytes()
+    fill(indexed, clustered(100, seed=4))
+    before = graph_file(indexed).read_bytes()
     refuse = mock.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
     with (
         refuse,
         pytest.raises(GalleryError, match=r"cannot be written: .*No space left.*Make room"),
     ):
-        indexed.build_approximate_index()
-    assert (indexed.index_file).read_bytes() == before
+        indexed.compact()
+    assert graph_file(indexed).read_bytes() == before
 
 
 def test_a_reader_searches_exactly_when_the_index_has_outgrown_it(tmp_path):
     pytest.importorskip("usearch")
     folder = gallery_of(tmp_path / "gallery", 3)
-    with Gallery.open(folder) as reader:
-        with Gallery.open(folder, writable=True) as writer:
-            writer.append(*batch(3))
-            writer.build_approximate_index(threads=1)
-            assert writer.count_unindexed() == 0
-            writer.append(*batch(4))
-            assert writer.count_unindexed() == BATCH
-        rows, _ = reader.search(batch(1)[1], 1, approximate=True)
+    with Gallery.open(folder, store=through_graph()) as reader:
+        with Gallery.open(folder, writable=True, store=through_graph()) as writer:
+            writer.ingest(*batch(3))
+            writer.compact()
+        rows, _ = reader.search(batch(1)[1], 1)
         np.testing.assert_array_equal(rows[:, 0], np.arange(BATCH, 2 * BATCH))
+
+
+@pytest.mark.parametrize(("added", "is_extended"), [(40, False), (41, True)])
+def test_an_index_is_extended_once_it_lacks_more_than_a_fiftieth(indexed, added, is_extended):
+    """2,000 of 2,040 clips are covered, or 2,000 of 2,041."""
+    fill(indexed, clustered(added, seed=4))
+    indexed.compact()
+    covered = len(ApproximateIndex.open(graph_file(indexed), indexed.embeddings()))
+    assert covered == 2000 + (added if is_extended else 0)
+
+
+@pytest.mark.parametrize(("rows", "is_built"), [(2000, True), (2001, False)])
+def test_only_a_large_gallery_gets_an_index(tmp_path, rows, is_built):
+    pytest.importorskip("usearch")
+    with Gallery.create(tmp_path / "g", **MADE, store=through_graph(rows)) as gallery:
+        fill(gallery, clustered(2000))
+        gallery.compact()
+        assert graph_file(gallery).exists() == is_built
+
+
+def test_warming_opens_the_index_and_tells_of_damage(indexed):
+    with Gallery.open(indexed.folder, store=through_graph()) as reader:
+        reader.warm()
+        with mock.patch.object(ApproximateIndex, "open", side_effect=AssertionError):
+            reader.search(clustered(1), 1)
+    graph_file(indexed).write_bytes(b"garbage")
+    for rows, refuses in ((2000, True), (2001, False)):
+        with Gallery.open(indexed.folder, store=through_graph(rows)) as reader:
+            if refuses:
+                with pytest.raises(GalleryError, match="does not fit the gallery"):
+                    reader.warm()
+            else:
+                reader.warm()

@@ -24,8 +24,8 @@ def test_what_is_passed_over_is_told_on_one_line(bundle, tmp_path):
     videos, gallery = write_library(tmp_path / "v"), tmp_path / "g"
     arguments = ("index", str(bundle), str(videos), "--gallery", str(gallery))
     code, out, err = run(*arguments, "--exclude", "raw", "--exclude", "*/e.mp4")
-    assert (code, err) == (0, "Passed over: 1 #recycle/, 1 .ts, 1 .txt, 1 @eaDir/.\n")
-    assert out.startswith("1 videos: 1 clips added, 0 were there, 0 videos broken.")
+    assert (code, err) == (0, "Skipped: 1 #recycle/, 1 .ts, 1 .txt, 1 @eaDir/.\n")
+    assert out.startswith("1 videos: 1 clips added, 0 already indexed, 0 videos broken.")
     assert names(gallery) == ["a.mp4"]
     code, out, err = run(*arguments, "--exclude", "raw/")  # what is excluded no more comes
     assert (code, names(gallery)) == (0, ["a.mp4", "e.mp4"])
@@ -84,7 +84,7 @@ def test_a_watched_folder_passes_over_the_same(bundle, tmp_path):
         (videos / "a.mp4").rename(videos / "#recycle" / "a.mp4")  # as a NAS deletes
         wait_for("e.mp4", "z.m2v")
         for counts in ("1 #recycle/, 1 .ts", "2 .ts, 1 #recycle/"):
-            told = f"Passed over: {counts}, 1 .txt, 1 @eaDir/.\n"
+            told = f"Skipped: {counts}, 1 .txt, 1 @eaDir/.\n"
             assert process.stderr.readline() == told
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

@@ -11,10 +11,13 @@ from dgl_runtime.decoding.decode_process import DecodeProcess
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.indexing import sought
 from dgl_runtime.media.video import read_clips
+from dgl_runtime.media.video_files import FoundVideos
 from tests.helpers.commands import run
 from tests.helpers.indexed import add, assert_same, contents, names
 from tests.helpers.odd_videos import damage, write_audio, write_video
+from tests.helpers.specs import frame_spec
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +108,7 @@ def test_a_video_that_vanishes_between_listing_and_reading_is_reported(
     bundle, tmp_path, monkeypatch
 ):
     gone, good = write_video(tmp_path / "gone.mp4"), write_video(tmp_path / "good.mp4", 12)
-    from dgl_runtime.indexing import index
-    from dgl_runtime.media.video_files import FoundVideos
-
-    monkeypatch.setattr(index, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
+    monkeypatch.setattr(sought, "find_videos", lambda paths, exclude: FoundVideos(paths, {}))
     gone.unlink()
     report = add(bundle, tmp_path / "gallery", gone, good)
     assert report.clips_added == 1
@@ -150,7 +150,7 @@ def test_programs_in_the_current_folder_are_not_run(bundle, tmp_path):
     # As the command does, which has its own folder on the path and not the current one.
     before = "sys.path[:] = [path for path in sys.path if path]"
     code, _, err = run("index", *arguments, before=before, cwd=videos)
-    assert (code, err) == (0, "Passed over: 4 .py.\n")
+    assert (code, err) == (0, "Skipped: 4 .py.\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -182,13 +182,13 @@ def test_rows_hold_the_embeddings_of_their_windows(bundle, many, tmp_path):
     with Retriever(bundle, tmp_path / "gallery", threads=1) as retriever:
         gallery = retriever.gallery
         for row in (0, 7, 8, 17, len(gallery) - 1):
-            clip = gallery.clip(row)
-            frames = np.stack(list(read_clips(Path(clip.video), [clip], 4, 32)))
-            encoded = retriever.embed_clips(frames)
-            np.testing.assert_allclose(gallery.embeddings[row], encoded.embeddings[0], atol=1e-6)
-            np.testing.assert_allclose(
-                gallery.frame_weights[row], encoded.frame_weights[0], atol=1e-6
+            found = gallery.look_up([row])[row]
+            frames = np.stack(
+                list(read_clips(Path(found.clip.video), [found.clip], frame_spec(4, 32)))
             )
+            encoded = retriever.embed_clips(frames)
+            np.testing.assert_allclose(gallery.embeddings()[row], encoded.embeddings[0], atol=1e-6)
+            np.testing.assert_allclose(found.frame_weights, encoded.frame_weights[0], atol=1e-6)
 
 
 # ---- interruptions ---------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def fail_at(monkeypatch, number, error, owner=Encoder, name="embed_clips"):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GalleryError("disk full"), OSError("x")])
 @pytest.mark.parametrize("number", [1, 2, 4])
-@pytest.mark.parametrize("place", ["embed_clips", "append"])
+@pytest.mark.parametrize("place", ["embed_clips", "ingest"])
 def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
     bundle, many, undisturbed, tmp_path, monkeypatch, number, error, place
 ):
@@ -223,7 +223,7 @@ def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
     assert threading.active_count() == threads  # the one that decodes has ended
     with Gallery.open(gallery) as opened:
         committed = len(opened)
-        assert np.isfinite(opened.embeddings).all()
+        assert np.isfinite(opened.embeddings()).all()
     assert (committed > 0) == (number > 1)
     report = add(bundle, gallery, many, window_s=0.5)
     assert report.clips_present == committed

@@ -12,6 +12,7 @@ import pytest
 from dgl_runtime.gallery.gallery import Gallery
 from tests.helpers.commands import run, start
 from tests.helpers.indexed import assert_same, contents
+from tests.helpers.made_galleries import through_graph
 from tests.helpers.odd_videos import write_video
 
 pytestmark = pytest.mark.slow
@@ -102,9 +103,9 @@ def test_a_gallery_killed_while_it_grows_equals_an_undisturbed_one(
 # and returns, of Python's and of C's, inside what drops clips, compacts, and builds the graph.
 DEADLY = """
 import os, signal, sys
-import dgl_runtime.indexing.index
+import dgl_runtime.gallery.vectors
 from dgl_runtime.gallery.gallery import Gallery
-dgl_runtime.indexing.index.APPROXIMATE_PAYS_FROM = 1
+dgl_runtime.gallery.vectors.APPROXIMATE_PAYS_FROM = 1
 left, called = {left}, 0
 def count(*_):
     global called
@@ -120,7 +121,7 @@ def deadly(name):
         finally:
             sys.setprofile(None)
     setattr(Gallery, name, run)
-for name in ("place", "forget", "compact", "build_approximate_index"):
+for name in ("place", "remove", "compact"):
     deadly(name)
 import atexit
 atexit.register(lambda: open({told!r}, "w").write(str(called)))
@@ -193,8 +194,8 @@ def test_a_gallery_killed_while_it_is_tidied_up_equals_an_undisturbed_one(
         code, _, err = run("index", *arguments(gallery), before=deadly(-1))
         assert (code, err) == (0, "")
         assert_same(contents(gallery), expected[now])
-        with Gallery.open(gallery) as opened:
-            opened.open_approximate_index()
+        with Gallery.open(gallery, store=through_graph()) as opened:
+            opened.warm()
         if killed == num_kills:
             break
     assert not list(gallery.glob("*.tmp"))

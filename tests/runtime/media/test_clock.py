@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from dgl_runtime.media import packet_index
 from dgl_runtime.media.clock import Jump, find_jumps, shifts, without_stills
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_reader import FrameReader
@@ -15,6 +16,7 @@ from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.video import read_clips
 from tests.helpers.odd_videos import number_of, numbers_of, write_video
 from tests.helpers.random_media import Recipe, make
+from tests.helpers.specs import frame_spec
 
 TICK_S = 0.1
 
@@ -67,6 +69,18 @@ def test_the_second_packet_may_be_behind_a_jump():
     assert jumps([500, 0, 1], keys=(0, 1)) == [Jump(1, 500, 0)]
 
 
+def test_frames_before_a_jump_do_not_say_where_it_leads():
+    assert jumps([*range(31), 20, 21], keys=(0, 31)) == [Jump(31, 30, 20)]
+
+
+def test_sixteen_frames_behind_a_jump_say_where_it_leads():
+    assert jumps([0, 1, 2, 3, 516, 500], keys=(0, 4), forward=True) == [Jump(4, 3, 500)]
+
+
+def test_what_waits_are_usual_is_seen_whatever_is_stated():
+    assert jumps([0, 1, 2, 3, 25], forward=True, step=5, tick_s=1.0) == [Jump(4, 3, 25)]
+
+
 def test_frames_far_behind_a_jump_do_not_say_where_it_leads():
     times = [0, 1, 2, *range(500, 525), 495, 496]
     assert jumps(times, keys=(0, 3, 28), forward=True) == [Jump(3, 2, 500), Jump(28, 524, 495)]
@@ -110,7 +124,10 @@ def test_where_sound_goes_on_a_picture_stays_on_display():
     found = [Jump(3, before=20, after=920), Jump(5, before=930, after=0)]
     assert without_stills(found, np.array([5.0, 50.0]), TICK_S) == found[1:]
     assert without_stills(found, np.array([2.5, 91.5, 93.0]), TICK_S) == found
+    assert without_stills(found, np.array([3.0]), TICK_S) == found
     assert without_stills(found, np.array([3.5]), TICK_S) == found[1:]
+    assert without_stills(found, np.array([90.9]), TICK_S) == found[1:]
+    assert without_stills(found, np.array([91.0]), TICK_S) == found
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -144,6 +161,13 @@ def test_of_joined_recordings_every_picture_is_there_once_in_order(tmp_path, con
     assert remark.startswith("has a clock that jumps (number of jumps: 1, the first by -")
 
 
+def test_pictures_of_joined_recordings_without_stamps_of_their_own_come_in_order(tmp_path):
+    # Small pictures share a packet of the container, which stamps the first of them.
+    recipe = Recipe("mpg", "libx264", Fraction(25), 30, join="cat", gop=10)
+    path = make(tmp_path / "joined.mpg", recipe)
+    assert numbers(path, read_index(path), range(60)) == list(range(60))
+
+
 def test_headers_of_a_second_recording_in_an_ogg_are_no_frames(tmp_path):
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
@@ -159,7 +183,7 @@ def test_joined_recordings_are_cut_and_read_as_one(tmp_path):
     path = joined(tmp_path, "ts")
     _, spans = Cutting(0.8).spans(path, lambda: None)
     assert [span.end_s for span in spans] == pytest.approx([0.8, 1.6, 2.4])
-    clips = list(read_clips(path, spans, 2, 64, threads=2))
+    clips = list(read_clips(path, spans, frame_spec(2, 64), threads=2))
     assert [numbers_of(clip[:, :, 24:]) for clip in clips] == [[5, 15], [25, 35], [45, 55]]
 
 
@@ -179,15 +203,16 @@ def test_an_hour_that_is_missing_from_the_clock_is_passed_over(tmp_path):
     )
 
 
-def test_a_frame_that_stays_for_an_hour_stays_where_clocks_do_not_jump(tmp_path):
-    path = write_video(tmp_path / "still.mkv", 12, pts=[*range(10), 36_000, 36_001])
+@pytest.mark.parametrize("name", ["still.mkv", "still.mp4"])
+def test_a_frame_that_stays_for_an_hour_stays_where_clocks_do_not_jump(tmp_path, name):
+    path = write_video(tmp_path / name, 12, pts=[*range(10), 36_000, 36_001])
     index = read_index(path)
     assert index.remarks == ()
     assert index.duration_s == pytest.approx(3600.2)
 
 
-def test_a_frame_that_stays_while_sound_goes_on_stays(tmp_path):
-    path = tmp_path / "still.ts"
+def still_while_sound_goes_on(path):
+    """A second of pictures, 39 in which the last one stays, and one more; all with sound."""
     with av.open(str(path), "w", format="mpegts") as output:
         film = output.add_stream("mpeg2video", rate=25)
         film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
@@ -207,6 +232,33 @@ def test_a_frame_that_stays_while_sound_goes_on_stays(tmp_path):
             output.mux(sound.encode(part))
         output.mux(film.encode(None))
         output.mux(sound.encode(None))
-    index = read_index(path)
+    return path
+
+
+def test_a_frame_that_stays_while_sound_goes_on_stays(tmp_path):
+    index = read_index(still_while_sound_goes_on(tmp_path / "still.ts"))
     assert index.remarks == ()
     assert index.duration_s == pytest.approx(41.0, abs=0.1)
+
+
+def test_a_frame_that_stays_is_none_of_the_jumps_beside_it(tmp_path):
+    path = still_while_sound_goes_on(tmp_path / "still.ts")
+    path.write_bytes(2 * path.read_bytes())
+    index = read_index(path)
+    assert index.remarks[0].startswith("has a clock that jumps (number of jumps: 1, ")
+    assert index.duration_s == pytest.approx(82.0, abs=0.2)
+
+
+def test_sound_is_asked_only_where_pictures_do_not_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr(packet_index, "read_others", None)
+    assert read_index(joined(tmp_path, "ts", sound_s=2.0)).has_jumps
+
+
+def test_a_recording_whose_first_picture_lies_behind_a_jump_begins_there(tmp_path):
+    first = make(tmp_path / "a.ts", Recipe("ts", "libx264", Fraction(25), 40, gop=100, cut=0.4))
+    second = make(tmp_path / "b.ts", Recipe("ts", "libx264", Fraction(25), 30, first=40))
+    path = tmp_path / "both.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    index = read_index(path)
+    assert len(index.shown) == 30
+    assert numbers(path, index, [0, 29]) == [40, 69]

@@ -11,7 +11,7 @@ from dgl_runtime.errors import MediaError
 from dgl_runtime.media.boxes import boxes
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.video import probe
-from tests.helpers.odd_videos import replace_bytes, write_video
+from tests.helpers.odd_videos import replace_bytes, write_audio, write_video
 
 REFUSED = (
     " has encrypted pictures, which only a player that holds the key can show. Give a copy without "
@@ -107,8 +107,24 @@ def test_a_scrambled_transport_stream(tmp_path, length):
     ]
     write(scrambled)
     assert_refused(path)
+    nothing = b"G\x1f\xff\x10" + b"\xff" * 184
+    write([one for film in scrambled for one in (nothing, film)])
+    assert_refused(path)
+    path.write_bytes(path.read_bytes() + bytes(before) + b"G\x01")  # cut off
+    assert_refused(path)
     write([*packets, *packets, *scrambled])  # most of it is clear
     assert probe(path).num_frames >= 60
+
+
+def test_a_transport_stream_of_four_packets_is_not_taken_for_scrambled(tmp_path):
+    path = write_video(tmp_path / "a.ts", 1, codec="libx264")
+    path.write_bytes(path.read_bytes()[: 4 * 188])
+    assert read_index(path).shown.size == 1
+
+
+def test_a_file_without_pictures_has_none_that_are_encrypted(tmp_path):
+    with pytest.raises(MediaError, match="has no picture stream, only: audio"):
+        read_index(write_audio(tmp_path / "sound.mka", "aac"))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
-from tests.helpers.odd_videos import number_of, write_video
+from tests.helpers.odd_videos import blank_first_packet, number_of, write_video
 
 
 def numbers(reader, wanted):
@@ -43,13 +45,15 @@ def test_a_frame_that_a_skipping_pass_does_not_bring_is_read_in_a_full_one(tmp_p
     assert numbers(FrameReader(path, index), [5, 21, 30]) == [5, 21, 30]
 
 
-def test_a_seek_that_goes_back_changes_no_frame(tmp_path, monkeypatch):
-    path = write_video(tmp_path / "film.mp4", 60, codec="libx264", gop=10)
+@pytest.mark.parametrize(("lands", "packets"), [(0, 76), (10, 16 + 66)])
+def test_a_seek_that_goes_back_changes_no_frame(tmp_path, monkeypatch, lands, packets):
+    path = write_video(tmp_path / "film.mp4", 80, codec="libx264", gop=10)
     index, seek = read_index(path), FrameReader._seek
-    monkeypatch.setattr(FrameReader, "_seek", lambda self, ticks: seek(self, 0))
+    monkeypatch.setattr(FrameReader, "_seek", lambda self, ticks: seek(self, lands * 1024))
     reader = FrameReader(path, index)
-    assert numbers(reader, [5, 25, 45]) == [5, 25, 45]
+    assert numbers(reader, [25, 45, 75]) == [25, 45, 75]
     assert reader._may_skip  # it goes on from there; nothing is read anew
+    assert reader.packets_read == packets  # and no seek is tried again
 
 
 @pytest.mark.parametrize("ahead", [1, 11])
@@ -65,3 +69,57 @@ def test_a_seek_that_lands_behind_its_keyframe_is_useless(tmp_path, monkeypatch,
 
     monkeypatch.setattr(FrameReader, "_seek", too_far)
     assert numbers(FrameReader(path, index), [5, 20, 45]) == [5, 20, 45]
+
+
+def test_a_wanted_frame_that_no_other_refers_to_is_not_skipped(tmp_path):
+    path = write_video(tmp_path / "film.mp4", 40, codec="libx264", b_frames=2, gop=400)
+    for number in range(20, 24):
+        reader = FrameReader(path, read_index(path))
+        assert numbers(reader, [number]) == [number]
+        assert reader._may_skip  # it was found in the pass that skips
+
+
+def test_a_container_that_cannot_seek_there_is_read_from_its_start(tmp_path):
+    path = write_video(tmp_path / "film.rm", 60, codec="rv10", gop=10)
+    with av.open(str(path)) as container, pytest.raises(PermissionError):
+        container.seek(2400, stream=container.streams.video[0])
+    reader = FrameReader(path, read_index(path))
+    assert numbers(reader, [24, 50]) == [24, 50]
+    assert reader.frames_decoded >= 51
+
+
+def test_of_pictures_that_a_container_gave_one_time_the_last_is_shown(tmp_path):
+    path = write_video(tmp_path / "fast.mkv", 200, codec="libx264", rate=2000, gop=10)
+    reader = FrameReader(path, read_index(path))
+    assert numbers(reader, [3, 40, 80, 95]) == [5, 79, 159, 189]  # 2 a millisecond
+
+
+def test_the_first_picture_that_decodes_stands_in_for_one_before_it(tmp_path):
+    path = write_video(tmp_path / "film.mp4", 20, codec="libx264", gop=1)
+    blank_first_packet(path)
+    assert numbers(FrameReader(path, read_index(path)), [0]) == [1]
+
+
+def test_pictures_that_share_a_stamp_stand_in_for_one_another(tmp_path):
+    # Small pictures share a packet of the container, which stamps the first of them.
+    path = write_video(tmp_path / "film.mpg", 30, codec="libx265", rate=25, gop=10)
+    wanted = [0, 1, 5, 15, 25]
+    found = numbers(FrameReader(path, read_index(path)), wanted)
+    assert found[:2] == [0, 1]
+    assert found == sorted(found)
+    assert all(abs(one - other) < 10 for one, other in zip(found, wanted, strict=True))
+
+
+def test_pictures_that_have_no_rgb_are_named(tmp_path, monkeypatch):
+    class OfAnotherFrame:
+        def reformat(self, frame, **how):
+            return VideoReformatter().reformat(av.VideoFrame(64, 48, "gray32le"), **how)
+
+    path = write_video(tmp_path / "film.mp4", 3)
+    monkeypatch.setattr("av.video.reformatter.VideoReformatter", OfAnotherFrame)
+    with pytest.raises(MediaError) as fault:
+        numbers(FrameReader(path, read_index(path)), [1])
+    assert str(fault.value) == (
+        f"{path}: frame 1 cannot be converted to RGB (Operation not supported). "
+        "Convert the video to H.264."
+    )

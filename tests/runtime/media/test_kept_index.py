@@ -31,8 +31,11 @@ def read_anew(path):
     return read_index(path)
 
 
-def test_an_index_is_read_once_and_found_the_same(tmp_path, passes):
-    path = write_video(tmp_path / "b.mp4", 30, codec="libx264", b_frames=2)
+@pytest.mark.parametrize("name", ["b.mp4", "b.avi", "b.h264", "joined.ts"])
+def test_an_index_is_read_once_and_found_the_same(tmp_path, passes, name):
+    path = write_video(tmp_path / name, 30, codec="libx264", b_frames=2)
+    if name == "joined.ts":
+        path.write_bytes(2 * path.read_bytes())
     first, second = read_anew(path), read_anew(path)
     assert passes == [path]
     for name, value in vars(first).items():
@@ -103,3 +106,27 @@ def test_what_another_pyav_read_is_read_again(tmp_path, passes, monkeypatch):
     monkeypatch.setattr(kept_index, "version", lambda package: "0.0")
     read_anew(path)
     assert len(passes) == 2
+
+
+def test_half_a_gibibyte_is_kept(tmp_path, cache):
+    read_anew(write_video(tmp_path / "b.mp4", 3))
+    (made,) = cache.iterdir()
+    for number in range(2):
+        with (cache / f"{number}").open("wb") as file:
+            file.truncate(2**28)
+        os.utime(cache / f"{number}", (number, number))
+    os.truncate(cache / "1", 2**28 - made.stat().st_size)
+    kept_index._make_room(cache)
+    assert len(list(cache.iterdir())) == 3
+    os.truncate(cache / "1", 2**28 - made.stat().st_size + 1)
+    kept_index._make_room(cache)
+    assert {file.name for file in cache.iterdir()} == {"1", made.name}
+
+
+def test_of_an_index_that_cannot_be_put_in_its_place_nothing_stays(tmp_path, cache):
+    path = write_video(tmp_path / "b.mp4", 3)
+    state = path.stat()
+    place = kept_index._file(str(path.resolve()), state.st_size, state.st_mtime_ns)
+    place.mkdir(parents=True)
+    assert len(read_anew(path).shown) == 3
+    assert list(cache.iterdir()) == [place]

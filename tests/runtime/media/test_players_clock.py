@@ -1,5 +1,6 @@
 """Times are those of a player: pictures that come late, that stay for long, that cannot be shown at first."""
 
+import re
 from fractions import Fraction
 
 import av
@@ -14,6 +15,7 @@ from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import number_of, numbers_of, write_video
 from tests.helpers.random_media import Recipe, make
+from tests.helpers.specs import frame_spec
 
 LATE = {"mkv": "libx264", "webm": "libvpx", "ts": "libx264", "mov": "libx264"}
 
@@ -29,7 +31,7 @@ def late(folder, container):
 
 
 def numbers(path, *spans, num_frames=2):
-    clips = read_clips(path, spans, num_frames, 64)
+    clips = read_clips(path, spans, frame_spec(num_frames, 64))
     return [numbers_of(clip[:, :, 24:]) for clip in clips]
 
 
@@ -60,7 +62,7 @@ def test_a_span_before_the_first_picture_is_outside(tmp_path):
     path = late(tmp_path, "webm")
     begin_s, end_s = read_index(path).start_s, read_index(path).end_s
     with pytest.raises(MediaError) as fault:
-        read_clips(path, [Span(1.0, 4.0)], 2, 32)
+        read_clips(path, [Span(1.0, 4.0)], frame_spec(2, 32))
     assert str(fault.value) == (
         f"The span 1 to 4 s lies outside {path}, which begins at {begin_s:g} s and lasts {end_s:g} s. "
         "Check the times, or leave it out."
@@ -139,8 +141,32 @@ def test_a_recording_begins_with_the_first_picture_that_can_be_shown(
     _, spans = Cutting(2.0).spans(path, nothing)
     assert len(numbers(path, *spans)) == 3
     (remark,) = index.remarks
-    assert remark.startswith("begins between keyframes: the first ")
-    assert remark.endswith(" frames) cannot be shown")
+    said = re.fullmatch(
+        r"begins between keyframes: the first (\S+) s of its pictures \((\d+) frames\) cannot be shown",
+        remark,
+    )
+    assert float(said[1]) == pytest.approx(int(said[2]) / 25, abs=0.1)
+
+
+def test_a_first_keyframe_that_does_not_decode_shows_nothing(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", 80, codec="libx264", gop=20)
+    path = tmp_path / "cut.mkv"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        film = output.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[10:80]:
+            if packet.pts == 2000:
+                blank = av.Packet(bytes(packet.size))
+                blank.pts, blank.dts, blank.time_base = packet.pts, packet.dts, packet.time_base
+                blank.is_keyframe = True
+                packet = blank
+            packet.stream = film
+            output.mux(packet)
+    index = read_index(path)
+    assert number_of_first(path) == 40
+    assert len(index.shown) == 40
+    assert index.remarks == (
+        "begins between keyframes: the first 3.0 s of its pictures (30 frames) cannot be shown",
+    )
 
 
 def number_of_first(path):
@@ -164,6 +190,6 @@ def test_a_picture_refreshed_in_stripes_begins_when_it_is_whole(tmp_path):
     content = whole.read_bytes()
     path.write_bytes(content[len(content) // 188 // 8 * 188 :])
     index = read_index(path)
-    (clip,) = read_clips(path, [Span(index.start_s, index.start_s + 0.5)], 4, 32)
+    (clip,) = read_clips(path, [Span(index.start_s, index.start_s + 0.5)], frame_spec(4, 32))
     assert np.all(np.diff([frame.mean() for frame in clip]) > 2)
     assert index.remarks[0].startswith("begins between keyframes")

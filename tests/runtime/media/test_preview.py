@@ -6,10 +6,17 @@ import pytest
 from PIL import Image
 
 from dgl_runtime.errors import MediaError
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.preview import LONGEST_S, PREVIEW_SIDE, picture, write_preview
 from dgl_runtime.media.preview_sound import add_sound
-from dgl_runtime.media.video import Span, preprocess, probe, read_clips
-from tests.helpers.odd_videos import numbered_picture, write_video, write_video_with_tones
+from dgl_runtime.media.video import Span, probe, read_clips
+from tests.helpers.odd_videos import (
+    numbered_picture,
+    replace_bytes,
+    write_video,
+    write_video_with_tones,
+)
+from tests.helpers.specs import frame_spec
 
 GREEN, RED = (40, 180, 40), (200, 40, 40)
 
@@ -95,9 +102,9 @@ def test_thumbnails_and_clips_take_each_picture_in_its_own_size(tmp_path):
     shown = pixels_of(tmp_path / "a.jpg")
     assert shown.shape == (240, 160, 3)
     assert near(shown[120, 80], RED)
-    (clip,) = read_clips(path, [Span(0.0, 40 / rate)], 2, 32)
+    (clip,) = read_clips(path, [Span(0.0, 40 / rate)], frame_spec(2, 32))
     for found, (size, colour) in zip(clip, [((320, 240), GREEN), ((160, 240), RED)], strict=True):
-        expected = preprocess(framed(size, colour), 32)
+        expected = preprocess(framed(size, colour), frame_spec(1, 32))
         assert np.abs(found.astype(int) - expected).mean() < 8
 
 
@@ -145,6 +152,13 @@ def test_a_preview_begins_with_the_frame_on_display(tmp_path):
     assert times == pytest.approx([0.0, 0.5])
 
 
+def test_a_preview_can_be_played_before_all_of_it_is_there(tmp_path):
+    preview(write_video(tmp_path / "a.avi", 10), 0.0, 1.0, tmp_path / "preview")
+    content = (tmp_path / "preview").read_bytes()
+    assert content[4:8] == b"ftyp"
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
 def test_a_preview_is_a_minute_at_the_most(tmp_path):
     path = write_video(tmp_path / "a.mp4", 100, rate=1)
     assert LONGEST_S == 60
@@ -156,9 +170,17 @@ def loudest(samples, rate):
     return float(np.fft.rfftfreq(len(samples), 1 / rate)[spectrum.argmax()])
 
 
+def sound_of(path):
+    """When the sound of a preview begins, and its samples."""
+    with av.open(str(path)) as made:
+        parts = [(frame.time, frame.to_ndarray()[0]) for frame in made.decode(audio=0)]
+    return parts[0][0], np.concatenate([part for _, part in parts])
+
+
+@pytest.mark.parametrize("name", ["tones.mp4", "tones.wmv"])
 @pytest.mark.parametrize(("start_s", "end_s", "tones"), [(0.0, 2.0, [440]), (3.0, 5.0, [440, 880])])
-def test_a_preview_has_the_sound_of_its_moment(tmp_path, start_s, end_s, tones):
-    path = write_video_with_tones(tmp_path / "tones.mp4", [440, 880, 1320], seconds=4)
+def test_a_preview_has_the_sound_of_its_moment(tmp_path, name, start_s, end_s, tones):
+    path = write_video_with_tones(tmp_path / name, [440, 880, 1320], seconds=4)
     preview(path, start_s, end_s, tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as made:
         (sound,) = made.streams.audio
@@ -167,14 +189,64 @@ def test_a_preview_has_the_sound_of_its_moment(tmp_path, start_s, end_s, tones):
             48_000,
             "stereo",
         )
-        parts = [(frame.time, frame.to_ndarray()[0]) for frame in made.decode(audio=0)]
-    assert parts[0][0] == pytest.approx(0.0, abs=0.07)
-    samples = np.concatenate([part for _, part in parts])
+    begins_s, samples = sound_of(tmp_path / "out.mp4")
+    assert begins_s == pytest.approx(0.0, abs=0.07)
     assert len(samples) / 48_000 == pytest.approx(end_s - start_s, abs=0.15)
     pieces = np.array_split(samples, len(tones))
     # Away from where one tone ends and from the encoder's first frames.
     found = [loudest(piece[len(piece) // 4 : -len(piece) // 4], 48_000) for piece in pieces]
     assert found == pytest.approx(tones, abs=15)
+
+
+def with_other_sound(path, made, change):
+    """Copy a video; ``change`` makes of each packet of its sound another."""
+    with av.open(str(made)) as source, av.open(str(path), "w") as output:
+        streams = [output.add_stream_from_template(one) for one in source.streams]
+        for packet in source.demux():
+            if packet.size:
+                number = packet.stream_index
+                if packet.stream.type == "audio":
+                    packet = change(packet)
+                packet.stream = streams[number]
+                output.mux(packet)
+    return path
+
+
+def test_what_was_heard_before_its_moment_is_not_looked_at(tmp_path):
+    def broken_at_first(packet):
+        if packet.pts >= 4 * 16_000:
+            return packet
+        junk = av.Packet(b"junk" * 9)
+        junk.pts, junk.dts, junk.time_base = packet.pts, packet.dts, packet.time_base
+        return junk
+
+    tones = write_video_with_tones(tmp_path / "tones.mp4", [440, 880], seconds=5)
+    path = with_other_sound(tmp_path / "broken.mp4", tones, broken_at_first)
+    preview(path, 7.0, 9.0, tmp_path / "out.mp4")
+    begins_s, samples = sound_of(tmp_path / "out.mp4")
+    assert begins_s == pytest.approx(0.0, abs=0.07)
+    assert len(samples) / 48_000 == pytest.approx(2.0, abs=0.15)
+
+
+def test_sound_that_begins_late_is_late_in_the_preview(tmp_path):
+    def later(packet):
+        packet.pts, packet.dts = packet.pts + 3 * 16_000, packet.dts + 3 * 16_000
+        return packet
+
+    tones = write_video_with_tones(tmp_path / "tones.mp4", [440, 880], seconds=3)
+    path = with_other_sound(tmp_path / "late.mp4", tones, later)
+    preview(path, 2.0, 5.0, tmp_path / "out.mp4")
+    begins_s, samples = sound_of(tmp_path / "out.mp4")
+    assert begins_s == pytest.approx(1.0, abs=0.1)
+    assert len(samples) / 48_000 == pytest.approx(2.0, abs=0.15)
+
+
+def test_sound_in_an_unknown_codec_is_left_out(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 20, codec="libx264", audio_packets=[b"junk" * 9] * 9)
+    replace_bytes(replace_bytes(path, b"mp4a", b"zzzz"), b"esds", b"zsds")
+    assert preview(path, 0.0, 2.0, tmp_path / "out.mp4") == 20
+    with av.open(str(tmp_path / "out.mp4")) as made:
+        assert [stream.type for stream in made.streams] == ["video"]
 
 
 def test_sound_that_does_not_decode_is_left_out(tmp_path):
@@ -203,3 +275,14 @@ def test_a_thumbnail_is_the_frame_on_display_and_never_larger(tmp_path):
     assert near(shown[24, 8], numbered_picture(15)[24, 8])
     (tmp_path / "b.jpg").write_bytes(picture(path, 1.55, 32))
     assert pixels_of(tmp_path / "b.jpg").shape == (24, 32, 3)
+
+
+def test_a_thumbnail_is_finer_than_a_jpeg_is_by_default(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(write_video(tmp_path / "a.mp4", 3), 0.0, 480))
+    steps = {}
+    with Image.open(tmp_path / "a.jpg") as made:
+        for name, quality in (("usual.jpg", 75), ("best.jpg", 95)):
+            made.save(tmp_path / name, quality=quality)
+            with Image.open(tmp_path / name) as image:
+                steps[name] = sum(image.quantization[0])
+        assert steps["best.jpg"] < sum(made.quantization[0]) < steps["usual.jpg"]

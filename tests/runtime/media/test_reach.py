@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 
+from dgl_runtime.media import reach
 from dgl_runtime.media.packet_index import read_index
 from tests.helpers.odd_videos import truncate, write_video
 from tests.helpers.random_media import Recipe, make
@@ -28,6 +29,25 @@ def test_sound_may_outlast_the_pictures(tmp_path, container, codec):
     assert index.duration_s == pytest.approx(2.0, abs=0.01)
     assert index.missing is None
     assert read_index(truncate(path, 0.8)).missing.startswith(STARTS)
+
+
+def test_what_a_container_states_of_all_streams_is_not_said_of_the_pictures(tmp_path):
+    sound = [b"junk" * 9] * 140
+    path = write_video(
+        tmp_path / "film.wmv", 20, codec="wmv2", container="asf", audio_packets=sound
+    )
+    assert read_index(path).missing is None
+
+
+def test_what_a_container_states_of_the_pictures_alone_is(tmp_path):
+    path = make(tmp_path / "film.avi", Recipe("avi", "mpeg4", Fraction(10), 20, sound_s=9.0))
+    assert read_index(path).missing is None
+    content = bytearray(path.read_bytes())
+    place = content.index(b"strh") + 8 + 32  # how many pictures there are
+    assert content[place : place + 4] == struct.pack("<I", 20)
+    content[place : place + 4] = struct.pack("<I", 60)
+    path.write_bytes(content)
+    assert read_index(path).missing.startswith("ends after 2.0 s of the 6.0 s it states")
 
 
 def test_subtitles_may_outlast_the_pictures(tmp_path):
@@ -57,16 +77,27 @@ def test_a_file_that_is_cut_off_says_how_much_is_missing(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize(("lost", "is_missing"), [(4, False), (6, True)])
-def test_half_a_second_may_be_missing_because_headers_round(tmp_path, lost, is_missing):
-    path = write_video(tmp_path / "film.mkv", 20, codec="libx264", gop=1)
+@pytest.mark.parametrize(
+    ("every", "lost_s", "is_missing"),
+    [(1, 0.4, False), (1, 0.6, True), (30, 1.1, False), (30, 1.3, True)],
+)
+def test_half_a_second_or_a_fiftieth_may_be_missing_because_headers_round(
+    tmp_path, every, lost_s, is_missing
+):
+    pts = range(0, 20 * every, every)
+    path = write_video(tmp_path / "film.mkv", 20, codec="libx264", gop=1, pts=pts)
     content = path.read_bytes()
     # The duration of a Matroska file is a float in its header: element 0x4489, 8 bytes.
     place = content.index(b"\x44\x89\x88") + 3
-    (stated_ms,) = struct.unpack(">d", content[place : place + 8])
-    longer = struct.pack(">d", stated_ms + 100 * lost)
+    longer = struct.pack(">d", 1000 * (read_index(path).end_s + lost_s))
     path.write_bytes(content[:place] + longer + content[place + 8 :])
     assert (read_index(path).missing is not None) == is_missing
+
+
+def test_the_last_picture_counts_for_as_long_as_it_is_shown(tmp_path):
+    path = make(tmp_path / "slides.mkv", Recipe("mkv", "libx264", Fraction(1, 2), 5))
+    assert read_index(path).duration_s == pytest.approx(10.0, abs=0.01)
+    assert read_index(path).missing is None
 
 
 @pytest.mark.parametrize(
@@ -83,26 +114,26 @@ def test_a_second_recording_that_no_reader_reaches_is_named(tmp_path, container,
     missing = read_index(path).missing
     assert "another recording follows, which no player reaches" in missing
     assert f"of its {2 * len(content)} bytes" in missing
+    if container in ("mp4", "mov"):  # its pictures come last
+        assert f"which are {len(content)} of" in missing
+
+
+def on_other_streams(folder):
+    """Two transport streams of the same film, which share no stream's number."""
+    parts = [folder / "a.ts", folder / "b.ts"]
+    film = write_video(folder / "film.mp4", 40, codec="libx264")
+    for part, first in zip(parts, (256, 512), strict=True):
+        numbers = ["-mpegts_start_pid", first, "-mpegts_pmt_start_pid", first + 2048]
+        ffmpeg("-i", film, "-c", "copy", *numbers, part)
+    return [part.read_bytes() for part in parts]
 
 
 def test_a_recording_on_other_streams_is_named(tmp_path):
-    parts = [tmp_path / "a.ts", tmp_path / "b.ts"]
-    film = write_video(tmp_path / "film.mp4", 40, codec="libx264")
-    for part, first in zip(parts, (256, 512), strict=True):
-        ffmpeg(
-            "-i",
-            film,
-            "-c",
-            "copy",
-            "-mpegts_start_pid",
-            first,
-            "-mpegts_pmt_start_pid",
-            first + 2048,
-            part,
-        )
     path = tmp_path / "joined.ts"
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    assert "streams follow that its beginning does not announce" in read_index(path).missing
+    path.write_bytes(b"".join(on_other_streams(tmp_path)))
+    index = read_index(path)
+    assert "streams follow that its beginning does not announce" in index.missing
+    assert len(index.times) == 40
 
 
 def test_a_fault_that_ends_the_reading_is_named(tmp_path):
@@ -114,6 +145,18 @@ def test_a_fault_that_ends_the_reading_is_named(tmp_path):
     path = tmp_path / "joined.ogv"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert "reading it stops there" in read_index(path).missing
+
+
+@pytest.mark.parametrize("block", [20, 23, 1000])
+def test_a_second_recording_is_found_wherever_a_block_ends(tmp_path, monkeypatch, block):
+    path = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(25), 30))
+    monkeypatch.setattr(reach, "_BLOCK", block)
+    for before in range(8):
+        path.write_bytes(path.read_bytes() + bytes(before))
+        length = path.stat().st_size
+        path.write_bytes(2 * path.read_bytes())
+        assert "another recording follows" in read_index(path).missing
+        path.write_bytes(path.read_bytes()[: length - before])
 
 
 def test_tables_behind_the_pictures_are_no_recording(tmp_path):

@@ -4,6 +4,7 @@ import io
 import shutil
 import struct
 import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,10 +15,12 @@ from dgl_runtime.decoding.decode_process import DecodeProcess, Limits
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media import stills
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.stills import find_still, read_still
-from dgl_runtime.media.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import truncate, write_video
+from tests.helpers.specs import frame_spec
 
 SIZE = (64, 48)
 
@@ -41,8 +44,8 @@ def assert_is(path, expected, most=6):
     assert np.abs(found.astype(int) - expected).mean() <= most
     info = probe(path)
     assert (info.width, info.height, info.num_frames) == (*expected.shape[1::-1], 1)
-    (clip,) = read_clips(path, [Span(0.0, 1.0)], 2, 32)
-    assert np.array_equal(clip, np.stack([preprocess(found, 32)] * 2))
+    (clip,) = read_clips(path, [Span(0.0, 1.0)], frame_spec(2, 32))
+    assert np.array_equal(clip, np.stack([preprocess(found, frame_spec(1, 32))] * 2))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +118,13 @@ def test_a_heic_in_pieces_needs_the_plugin_and_says_so(tmp_path, monkeypatch):
     assert probe(tmp_path / "one.heic").width == 64  # one stream is the whole
 
 
+def test_pictures_are_read_without_the_plugin(tmp_path, monkeypatch):
+    monkeypatch.setattr(stills, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    coloured().save(tmp_path / "a.png")
+    assert_is(tmp_path / "a.png", coloured())
+
+
 def with_brands(path, major, *compatible, tracks=False):
     """A file that says of itself what it is, and holds no more."""
     brands = major.encode() + bytes(4) + b"".join(brand.encode() for brand in compatible)
@@ -153,6 +163,12 @@ def test_brands_tell_pictures_from_videos(tmp_path, major, compatible, tracks, i
     said = "is a picture that cannot be read" if by_pillow else "is not a video or is damaged"
     with pytest.raises(MediaError, match=said):
         find_still(path)
+
+
+def test_what_follows_the_brands_is_none_of_them(tmp_path):
+    path = with_brands(tmp_path / "file", "isom", "iso2")
+    path.write_bytes(path.read_bytes() + struct.pack(">I4s", 8, b"avif"))
+    assert find_still(path) is None
 
 
 @pytest.mark.parametrize("form", ["gif", "png"])

@@ -6,7 +6,6 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.gallery.gallery import Gallery
-from dgl_runtime.gallery.metadata import read_metadata
 from tests.helpers.described_client import serve
 from tests.helpers.odd_videos import write_video
 
@@ -23,7 +22,7 @@ def library(bundle, tmp_path_factory):
     with Retriever(bundle, folder / "gallery", threads=1) as retriever:
         retriever.add_videos([folder / "videos"], window_s=1.0, stride_s=0.5)
     with Gallery.open(folder / "gallery", writable=True) as gallery:
-        read_metadata(gallery.records, folder / "videos" / "list.csv")
+        gallery.take_metadata(folder / "videos" / "list.csv", print)
     return folder
 
 

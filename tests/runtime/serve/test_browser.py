@@ -231,12 +231,14 @@ def large_address(bundle, library, tmp_path_factory):
     folder = tmp_path_factory.mktemp("large") / "gallery"
     shutil.copytree(library / "gallery", folder)
     with Gallery.open(folder, writable=True) as gallery:
-        rows = np.random.default_rng(0).standard_normal((1000, gallery.embed_dim), np.float32)
+        rows = np.random.default_rng(0).standard_normal((1000, gallery.facts.embed_dim), np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        weights = np.full((1000, gallery.num_frames), 1 / gallery.num_frames, np.float32)
+        weights = np.full(
+            (1000, gallery.facts.num_frames), 1 / gallery.facts.num_frames, np.float32
+        )
         name = "/videos/" + "a very long name of a holiday in the mountains " * 4 + ".mp4"
         clips = [Clip(name, "gone", second, second + 1, 1000) for second in range(1000)]
-        gallery.append(clips, rows, weights)
+        gallery.ingest(clips, rows, weights)
     yield from serving(bundle, folder)
 
 

@@ -56,7 +56,7 @@ def stopped(process):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0
-    assert said.endswith("Stopped; what was accepted has been answered.\n")
+    assert said.endswith("Stopped; all accepted requests were answered.\n")
     return said
 
 

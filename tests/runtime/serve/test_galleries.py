@@ -7,6 +7,7 @@ import pytest
 from dgl_runtime import Retriever
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery import vectors
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.search.find import bank_hubness
 from dgl_runtime.serve import galleries
@@ -28,7 +29,7 @@ def add_a_video(served, folder, name, frames=30):
 
 def is_closed(gallery):
     try:
-        gallery.records.count_videos()
+        gallery.files()
     except GalleryError:
         return True
     return False
@@ -37,14 +38,14 @@ def is_closed(gallery):
 def test_a_snapshot_is_taken_anew_only_when_the_gallery_has_changed(served, tmp_path):
     assert served.refresh()
     with served.look() as first:
-        assert first.gallery.records.count_videos() == 4
+        assert first.gallery.facts.num_videos == 4
     assert not served.refresh()
     with served.look() as same:
         assert same is first
     add_a_video(served, tmp_path, "new.mp4")
     assert served.refresh()
     with served.look() as second:
-        assert second.gallery.records.count_videos() == 5
+        assert second.gallery.facts.num_videos == 5
     assert is_closed(first.gallery)
     assert not served.refresh()
 
@@ -61,7 +62,7 @@ def test_whoever_looks_at_an_old_snapshot_finishes_with_it(served, tmp_path):
         with served.look() as second:
             assert second is not first
         assert not is_closed(second.gallery)  # it is the newest
-        assert first.gallery.records.count_videos() == 4
+        assert first.gallery.facts.num_videos == 4
     assert is_closed(first.gallery)
 
 
@@ -111,13 +112,17 @@ def test_the_querybank_is_that_of_the_gallery(bundle, library):
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_large_gallery_is_searched_by_its_graph(served, monkeypatch, more):
+def test_the_graph_of_a_large_gallery_is_looked_at_before_anybody_searches(
+    served, monkeypatch, more
+):
     with Gallery.open(served.folder) as gallery:
-        monkeypatch.setattr(galleries, "APPROXIMATE_PAYS_FROM", len(gallery) + more)
-    opened = []
-    monkeypatch.setattr(Gallery, "open_approximate_index", lambda self: opened.append(len(self)))
-    served.refresh()
-    assert len(opened) == 1 - more
+        monkeypatch.setattr(vectors, "APPROXIMATE_PAYS_FROM", len(gallery) + more)
+    (served.folder / "clips.0.usearch").write_bytes(b"garbage")
+    if more:
+        assert served.refresh()
+    else:
+        with pytest.raises(GalleryError, match="does not fit the gallery"):
+            served.refresh()
 
 
 def test_galleries_are_looked_at_every_two_seconds():

@@ -61,7 +61,7 @@ def test_a_stop_answers_what_was_accepted(library, how):
         assert all(status == 200 and moments for status, moments in answers)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert err == "Stopped; what was accepted has been answered.\n"
+        assert err == "Stopped; all accepted requests were answered.\n"
         with pytest.raises(URLError):
             ask(port, "too late")
 

@@ -116,4 +116,4 @@ def test_faults_of_the_input_are_one_line(tmp_path):
     assert code == 1
     assert output.startswith("Error: raw-captions.pkl is missing: it is neither in ")
     assert output.count("\n") == 1
-    assert check("shapes")[1].startswith("Error: data set 'shapes' is made on the spot")
+    assert check("shapes")[1].startswith("Error: data set 'shapes' is generated")

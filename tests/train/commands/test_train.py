@@ -72,10 +72,10 @@ def test_a_stopped_run_says_how_to_go_on_and_does(arguments, tmp_path, monkeypat
         result = invoke(train, *arguments)
     assert result.exit_code == 130
     assert result.stderr.endswith(
-        "\nStopped and saved after step 1 of 3. Go on with the same command and --resume.\n"
+        "\nStopped and saved after step 1 of 3. Resume with the same command and --resume.\n"
     )
     assert error_line(invoke(train, *arguments)) == (
-        f"Error: {tmp_path / 'run'} holds a run at step 1. Go on with it with --resume, or give "
+        f"Error: {tmp_path / 'run'} holds a run at step 1. Resume it with --resume, or give "
         "another folder with --out.\n"
     )
     assert invoke(train, *arguments, "--resume").exit_code == 0
@@ -202,7 +202,7 @@ def test_a_backbone_without_weights_is_refused(arguments):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_asked_for_must_be_there(arguments, captions):
     assert error_line(invoke(train, *arguments, "--device", "cuda")) == (
-        "Error: device 'cuda' is asked for, but torch sees no CUDA GPU. Use --device cpu, or "
+        "Error: device 'cuda' was requested, but torch sees no CUDA GPU. Use --device cpu, or "
         "install a torch with CUDA and check nvidia-smi.\n"
     )
 

@@ -21,6 +21,7 @@ from dgl_train.data.verify import find_faults
 from dgl_train.training.fit import fit
 from tests.helpers.reading_commands import await_readers, command, ended, readers, run, started
 from tests.helpers.runs import write_csv
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import tiny_recipe, write_tiny_clips
 
 pytestmark = pytest.mark.slow
@@ -128,7 +129,7 @@ def test_training_that_loses_a_process_ends_in_one_line_and_goes_on_to_the_bit(
         assert (code, len(err)) == (1, 1), err
         assert err[0].startswith("Error: ")
         assert "lost its decoder (SIGKILL)" in err[0]
-        assert err[0].endswith("go on with the same command and --resume.")
+        assert err[0].endswith("resume with the same command and --resume.")
     resume = ["--resume"] if (out / "resume.pt").exists() else []
     assert run(training(out, *resume))[::2] == (0, [])
     assert trained(out) == trained(whole)
@@ -185,7 +186,7 @@ def test_a_video_that_crashes_its_decoder_twice_is_left_out(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clips = write_tiny_clips(tmp_path, 33)
-    struck(lambda video: video == clips[7].video, signal.SIGSEGV, times)
+    struck(lambda look: look.job.path == clips[7].video, signal.SIGSEGV, times)
     verified = find_faults(clips, jobs=2, progress=False)
     assert len(verified.clips) == 33 - faults
     assert list(verified.faults) == [clips[7].video][:faults]
@@ -196,7 +197,9 @@ def test_a_video_that_crashes_its_decoder_twice_is_left_out(
 
 def test_a_clip_that_crashes_its_decoder_is_named(clips, struck):
     struck(lambda place: place[0].numbers[place[1]] == 5, signal.SIGSEGV, 1)
-    batches = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 2), num_workers=2)
+    batches = read_batches(
+        clips, FrameFormat(frame_spec(2, 16)), evaluation_batches(8, 2), num_workers=2
+    )
     with pytest.raises(MediaError, match=r"train5\.mp4 crashed the decoder \(SIGSEGV\)\. Play it"):
         list(batches)
 
@@ -228,7 +231,7 @@ def test_a_run_that_fails_in_its_validation_validates_when_it_goes_on(
             with pytest.raises(MediaError) as caught:
                 fit_to("broken", resume=resume)
         assert str(caught.value) == (
-            "a process is lost. What was learned is saved, after step 2 of 4: go on with the same "
+            "a process is lost. What was learned is saved, after step 2 of 4: resume with the same "
             "command and --resume."
         )
     assert fit_to("broken", resume=True) == replace(whole, run=tmp_path / "broken")

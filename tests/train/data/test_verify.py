@@ -6,8 +6,9 @@ import shutil
 import av
 import pytest
 
-import dgl_train.data.verify as verify
+from dgl_runtime.decoding import read_video as reading
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.media.cutting import Cutting
 from dgl_train.data.captioned_clip import CaptionedClip
 from dgl_train.data.verify import examine_video, find_faults, verify_videos, write_dropped
 from tests.helpers.annotations import damage_twenty
@@ -24,14 +25,14 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The videos that were decoded, in order."""
-    seen = []
+    """The videos that were opened, in order."""
+    seen, real = [], Cutting.spans
 
-    def examine(path, *_):
+    def spans(cutting, path, *_):
         seen.append(path.name)
-        return examine_video(path)
+        return real(cutting, path, *_)
 
-    monkeypatch.setattr(verify, "examine_video", examine)
+    monkeypatch.setattr(Cutting, "spans", spans)
     return seen
 
 
@@ -104,7 +105,7 @@ def test_nothing_is_opened_twice(tmp_path, opened):
 def test_the_second_run_does_not_even_read_the_files(tmp_path, monkeypatch):
     clips = write_tiny_clips(tmp_path / "videos", 3)
     find_faults(clips, jobs=1, progress=False)
-    monkeypatch.delattr(verify, "content_hash")
+    monkeypatch.delattr(reading, "content_hash")
     assert find_faults(clips, jobs=1, progress=False).clips == clips
 
 
@@ -129,23 +130,22 @@ def test_a_reason_never_names_the_file_it_was_found_in_first(tmp_path, opened):
     assert opened == ["broken.mp4"]
 
 
-def test_an_interrupted_verification_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_an_interrupted_verification_goes_on_where_it_was(tmp_path, monkeypatch, opened):
     clips = write_tiny_clips(tmp_path / "videos", 5)
-    seen = []
+    real = reading.content_hash
 
-    def examine(path, *_):
-        if len(seen) == 3:
+    def interrupt(path, *more):
+        if len(opened) == 3:
             raise KeyboardInterrupt
-        seen.append(path.name)
-        return examine_video(path)
+        return real(path, *more)
 
-    monkeypatch.setattr(verify, "examine_video", examine)
-    with pytest.raises(KeyboardInterrupt):
-        find_faults(clips, jobs=1, progress=False)
-    kept = seen.copy()
-    seen.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "content_hash", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            find_faults(clips, jobs=1, progress=False)
+    assert len(opened) == 3
     assert find_faults(clips, jobs=1, progress=False).clips == clips
-    assert kept + seen == [clip.video.name for clip in clips]
+    assert opened == [clip.video.name for clip in clips]
 
 
 def test_a_video_of_many_captions_is_examined_once(tmp_path, opened):

@@ -8,13 +8,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import (
     load_checkpoint,
     read_research_checkpoint,
     replacing,
     save_checkpoint,
-    untuned_backbone,
+    untuned_model,
 )
 from dgl_train.model.methods import METHODS, ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts
@@ -53,7 +54,7 @@ def test_the_backbone_before_tuning_is_found_again(tmp_path, method):
     tuned = build_model(backbone, ModelSettings(method, PromptCounts(2, 3, 4), 5, 20))
     for tensor in trained_parameters(tuned.model).values():
         torch.nn.init.normal_(tensor)
-    assert untuned_backbone(tuned).digest() == before
+    assert untuned_model(tuned).digest() == before
 
 
 def test_it_holds_what_was_trained_and_nothing_else(tuned, tmp_path):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from dgl_train.data.vocabulary import clip_tokenizer
-from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import trained_parameters
-from dgl_train.training.contrastive import PairBatch, backward_contrastive, contrastive_loss
+from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.losses import Logits, softmax_loss
 from dgl_train.training.processes import Processes
 from dgl_train.training.step import make_model
 from tests.helpers.tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
@@ -19,7 +20,7 @@ CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee", "a hen"
 
 
 def batch_of(size, *, has_reverse=None):
-    tokens = torch.from_numpy(clip_tokenizer()(CAPTIONS[:size], 24))
+    tokens = torch.from_numpy(clip_tokenizer(24)(CAPTIONS[:size]).ids)
     generator = torch.Generator().manual_seed(0)
     shape = (size, 2, 3, FRAME_SIZE, FRAME_SIZE)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -55,7 +56,7 @@ def loss_of(model, batch):
 def test_the_loss_of_two_pairs_by_hand():
     """Similarities [[.8, .6], [0, 1]] at scale 2: rows and columns have different losses."""
     captions = torch.tensor([[0.8, 0.6], [0.0, 1.0]])
-    loss = contrastive_loss(captions, torch.eye(2), torch.tensor(2.0))
+    loss = softmax_loss(captions, torch.eye(2), Logits(torch.tensor(2.0)))
     rows = np.log1p(np.exp(1.2 - 1.6)) + np.log1p(np.exp(0 - 2))
     columns = np.log1p(np.exp(0 - 1.6)) + np.log1p(np.exp(1.2 - 2))
     assert float(loss) == pytest.approx((rows / 2 + columns / 2) / 2)
@@ -64,8 +65,8 @@ def test_the_loss_of_two_pairs_by_hand():
 def test_a_reversed_clip_that_is_none_changes_nothing():
     torch.manual_seed(0)
     captions, clips = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=-1)
-    alone = contrastive_loss(captions, clips, torch.tensor(5.0))
-    without = contrastive_loss(captions, clips, torch.tensor(5.0), torch.zeros(4, 8))
+    alone = softmax_loss(captions, clips, Logits(torch.tensor(5.0)))
+    without = softmax_loss(captions, clips, Logits(torch.tensor(5.0)), torch.zeros(4, 8))
     torch.testing.assert_close(without, alone)
 
 

@@ -147,7 +147,7 @@ def error_of(*args, **kwargs):
 def test_a_run_is_not_overwritten(tmp_path, clips, backbone):
     run(tmp_path / "run", clips, backbone, epochs=1)
     assert error_of(tmp_path / "run", clips, backbone, epochs=1) == (
-        f"{tmp_path / 'run'} holds a run at step 2. Go on with it with --resume, or give another "
+        f"{tmp_path / 'run'} holds a run at step 2. Resume it with --resume, or give another "
         "folder with --out."
     )
 
@@ -155,7 +155,7 @@ def test_a_run_is_not_overwritten(tmp_path, clips, backbone):
 def test_resume_needs_the_same_run(tmp_path, clips, backbone):
     folder = tmp_path / "run"
     assert error_of(folder, clips, backbone, resume=True) == (
-        f"{folder} holds no run to go on with. Leave out --resume."
+        f"{folder} holds no run to resume. Leave out --resume."
     )
     run(folder, clips, backbone, epochs=1)
     changes = {"epochs": 3, "learning_rate": 0.02, "num_workers": 2}

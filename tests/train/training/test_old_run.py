@@ -6,7 +6,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from dgl_train.commands.train import train
-from dgl_train.model.backbone import BackboneSource, load_backbone
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import load_checkpoint
 from dgl_train.model.methods import trained_parameters
 from tests.helpers.old_files import unpack

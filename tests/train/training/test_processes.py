@@ -153,7 +153,7 @@ def test_a_process_that_has_ended_is_told_to_those_who_wait_for_it():
             process.wait()
             process.stdout.close()
     assert told.startswith("ConfigError another process of this run has ended: ")
-    assert told.endswith("then go on with the same command and --resume.\n")
+    assert told.endswith("then resume with the same command and --resume.\n")
     assert told.count("\n") == 1
 
 

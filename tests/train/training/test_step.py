@@ -8,14 +8,16 @@ import torch
 
 from dgl_runtime.errors import ConfigError
 from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
-from dgl_train.data.vocabulary import clip_tokenizer
 from dgl_train.evaluation.evaluate import evaluate, torch_encoders
-from dgl_train.model.dgl import FrameMeanModel
+from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import METHODS, PROMPT_METHODS, trained_parameters
-from dgl_train.training.contrastive import PairBatch, backward_contrastive, contrastive_loss
+from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.losses import Logits, softmax_loss
 from dgl_train.training.optimizer import make_optimizer, rate_factor
 from dgl_train.training.processes import Processes
-from dgl_train.training.step import MAX_LOGIT_SCALE, TrainingStep, autocast, make_batch, make_model
+from dgl_train.training.step import TrainingStep, autocast, make_batch, make_model
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
 
 CPU = torch.device("cpu")
@@ -23,7 +25,7 @@ CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee"]
 
 
 def random_batch(size=2, num_frames=2, *, reverse=False):
-    tokens = torch.from_numpy(clip_tokenizer()(CAPTIONS[:size], 24))
+    tokens = torch.from_numpy(clip_tokenizer(24)(CAPTIONS[:size]).ids)
     generator = torch.Generator().manual_seed(0)
     shape = (size, num_frames, 3, FRAME_SIZE, FRAME_SIZE)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -49,11 +51,11 @@ def test_30_steps_learn_8_pairs(clips, method, learning_rate, seed):
     settings = replace(settings, global_prompts=8, frame_prompts=8, caption_prompts=16)
     model = make_model(settings, tiny_backbone(width=128)).model
     step = step_of(model, settings)
-    (batch,) = read_batches(clips, FrameFormat(4, FRAME_SIZE), evaluation_batches(8, 8))
-    pairs = make_batch(clips, batch.frames, settings, CPU)
+    (batch,) = read_batches(clips, FrameFormat(frame_spec(4, FRAME_SIZE)), evaluation_batches(8, 8))
+    pairs = make_batch(clips, batch.frames, step)
     for number in range(30):
         step.take(number, pairs)
-    encoders = torch_encoders(model, num_frames=4, max_words=24, device=CPU)
+    encoders = torch_encoders(model, CPU)
     assert evaluate(encoders, clips, progress=False).text_to_video.r1 == 100.0
 
 
@@ -143,7 +145,7 @@ def test_a_reversed_clip_is_one_more_wrong_answer():
     torch.manual_seed(0)
     captions, clips, backwards = torch.nn.functional.normalize(torch.randn(3, 4, 8), dim=-1)
     backwards[1] = 0  # looks the same backwards
-    loss = contrastive_loss(captions, clips, torch.tensor(5.0), backwards)
+    loss = softmax_loss(captions, clips, Logits(torch.tensor(5.0)), backwards)
     rows, columns = [], []
     for i in range(4):
         logits = [5.0 * float(captions[i] @ clip) for clip in clips]
@@ -209,7 +211,7 @@ def test_a_trained_temperature_stays_below_the_limit_of_clip():
     step = step_of(model, settings)
     for number in range(3):
         step.take(number, random_batch(4))
-        assert model.logit_scale <= MAX_LOGIT_SCALE * 1.0001
+        assert model.logit_scale <= 100 * 1.0001
 
 
 @pytest.mark.parametrize("method", ["dgl-linear", "unshared", "lora"])

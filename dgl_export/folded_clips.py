@@ -1,0 +1,239 @@
+"""Folded vision towers: constants where global prompts and frame prompts were.
+
+Axes: B batch, F frames, T tokens of a frame (class token and patches), G global prompts, K frame
+prompts, M = G + K + T keys of a frame, H heads, D width, E embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgl_export.folded_block import FoldedBlock, attend, pick_rows
+from dgl_train.model.backbones.clip import ClipVision
+from dgl_train.model.backbones.towers import split_heads
+from dgl_train.model.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a clip graph is given: uint8 or floats already normalised, with the statistics [3, 1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+    uint8: bool
+
+
+class PatchEmbedding(nn.Module):
+    """Pixels to tokens; of uint8 the pixel statistics are part of the weights."""
+
+    weight: Tensor
+    positions: Tensor
+    class_token: Tensor
+
+    def __init__(self, vision: ClipVision, pixels: Pixels) -> None:
+        super().__init__()
+        weight = vision.patch_embedding.weight
+        bias = torch.zeros(weight.shape[0])
+        if pixels.uint8:
+            bias = -(weight * (pixels.mean / pixels.std)).sum(dim=(1, 2, 3))
+            weight = weight / (255 * pixels.std)
+        self.patch = vision.patch
+        self.register_buffer("weight", weight.clone())
+        self.register_buffer("positions", vision.positions[1:] + bias)
+        self.register_buffer("class_token", (vision.class_embedding + vision.positions[0]).clone())
+        self.ln_pre = vision.ln_pre
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames as floats [N, 3, S, S] -> [N, T, D]."""
+        patches = F.conv2d(frames, self.weight, stride=self.patch)
+        patches = patches.flatten(2).transpose(1, 2) + self.positions
+        class_token = self.class_token.expand(patches.shape[0], 1, -1)
+        tokens: Tensor = self.ln_pre(torch.cat([class_token, patches], dim=1))
+        return tokens
+
+
+class ClipEncoder(nn.Module):
+    """Folded vision tower: frames [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F].
+
+    The global prompts of all clips and then the tokens of all their frames are the rows of one matrix.
+    """
+
+    blocks: Sequence[FoldedBlock]
+    projection: Tensor
+    globals: Tensor
+    global_q: Tensor
+    global_k: Tensor
+    global_v: Tensor
+    is_global: Tensor
+    positions: Tensor
+
+    def __init__(self, vision: ClipVision, prompts: Prompts, pixels: Pixels) -> None:
+        """Args: the vision tower, its evaluated prompts, what its pixels are."""
+        super().__init__()
+        self.embed = PatchEmbedding(vision, pixels)
+        folded = [FoldedBlock(*pair) for pair in zip(vision.blocks, prompts.frames, strict=True)]
+        self.blocks = cast(Sequence[FoldedBlock], nn.ModuleList(folded))
+        self.ln_post = vision.ln_post
+        self.register_buffer("projection", vision.projection.clone())
+        self.register_buffer("globals", prompts.globals.clone())
+        first = folded[0]
+        normal = first.ln_1(prompts.globals)
+        for name, layer in (("global_q", first.q), ("global_k", first.k), ("global_v", first.v)):
+            self.register_buffer(name, layer(normal))  # [G, D]
+        self.num_globals = prompts.globals.shape[0]
+        keys_of_a_frame = self.num_globals + prompts.frames.shape[2] + vision.positions.shape[0]
+        is_global = torch.arange(keys_of_a_frame) < self.num_globals
+        self.register_buffer("is_global", is_global.float())
+        positions = [
+            split_heads(of_block, block.heads)
+            for of_block, block in zip(prompts.frame_positions, folded, strict=True)
+        ]
+        self.register_buffer("positions", torch.stack(positions))  # [blocks, H, F or 0, D/H]
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips and tell how much each frame counted."""
+        batch, num_frames = frames.shape[:2]
+        x = self.embed(frames.float().flatten(0, 1)).flatten(0, 1)
+        block = self.blocks[0]
+        normal = block.ln_1(x)
+        q = self.put_in_front(self.global_q, block.q(normal), batch)
+        k = self.put_in_front(self.global_k, block.k(normal), batch)
+        v = self.put_in_front(self.global_v, block.v(normal), batch)
+        x = self.put_in_front(self.globals, x, batch)
+        x = block.finish(x, self.attend_all(0, (q, k, v), (batch, num_frames)))
+        for number, block in enumerate(self.blocks[1:-1], start=1):
+            normal = block.ln_1(x)
+            qkv = block.q(normal), block.k(normal), block.v(normal)
+            x = block.finish(x, self.attend_all(number, qkv, (batch, num_frames)))
+        return self.read_out(x, (batch, num_frames))
+
+    def put_in_front(self, constant: Tensor, x: Tensor, batch: int) -> Tensor:
+        """[G, D] of every clip before the rows of all frames: [B*F*T, D] -> [B*G + B*F*T, D]."""
+        return torch.cat([constant.expand(batch, -1, -1).flatten(0, 1), x])
+
+    def attend_all(
+        self, number: int, qkv: tuple[Tensor, Tensor, Tensor], sizes: tuple[int, int]
+    ) -> Tensor:
+        """Global and local attention of a block: rows q, k, v and result [B*G + B*F*T, D]."""
+        block = self.blocks[number]
+        q, k, v = qkv
+        num_globals = sizes[0] * self.num_globals
+        keys = self.see(block, k, block.keys, sizes)
+        values = self.see(block, v, block.values, sizes)
+        global_q, frame_q = (
+            block.split(q[:num_globals], sizes[0]),
+            block.split(q[num_globals:], *sizes),
+        )
+        globally, _ = self.attend_globally(global_q, keys, values, self.positions[number])
+        return torch.cat([block.merge(globally), block.merge(attend(frame_q, keys, values))])
+
+    def see(self, block: FoldedBlock, x: Tensor, prompts: Tensor, sizes: tuple[int, int]) -> Tensor:
+        """Keys (or values) a frame's tokens see: rows [B*G + B*F*T, D] -> [B, F, H, M, D/H]."""
+        num_globals = sizes[0] * self.num_globals
+        globals_ = block.split(x[:num_globals], sizes[0], 1)
+        frames = block.split(x[num_globals:], *sizes)
+        each = (*sizes, -1, -1, -1)
+        return torch.cat([globals_.expand(each), prompts.expand(each), frames], dim=3)
+
+    def attend_globally(
+        self, q: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Global prompts over all frames at once, reading the keys laid out for the frames.
+
+        That layout holds the global prompts' own keys once a frame; log F off their logits makes
+        the F copies count as one.
+
+        Args:
+            q: Queries [B, H, Q, D/H].
+            keys: [B, F, H, M, D/H].
+            values: [B, F, H, M, D/H].
+            positions: Of frames, for their own keys, [H, F or 0, D/H].
+
+        Returns:
+            Attended values [B, H, Q, D/H] and attention [B, H, Q, F, M].
+        """
+        num_frames, per_frame = keys.shape[1], keys.shape[3]
+        copies = torch.ones_like(keys[:1, :, 0, 0, 0]).sum()  # F, in a form that ONNX keeps free
+        logits = q[:, None] @ keys.transpose(-1, -2) - copies.log() * self.is_global
+        if positions.shape[1]:
+            by_frame = (q @ positions.transpose(-1, -2)).permute(0, 3, 1, 2)  # [B, F, H, Q]
+            logits = logits + by_frame[..., None] * (1 - self.is_global)
+        attention = logits.permute(0, 2, 3, 1, 4).flatten(3).softmax(dim=-1)
+        attention = attention.unflatten(3, (num_frames, per_frame))
+        return (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1), attention
+
+    def read_out(self, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The last block, for global prompt 0 of each clip alone."""
+        block = self.blocks[-1]
+        normal = block.ln_1(x)
+        keys = self.see(block, block.k(normal), block.keys, sizes)
+        values = self.see(block, block.v(normal), block.values, sizes)
+        rows = torch.arange(sizes[0], device=x.device) * self.num_globals
+        q = block.split(block.q(pick_rows(normal, rows)), sizes[0])
+        attended, attention = self.attend_globally(q, keys, values, self.positions[-1])
+        x = self.ln_post(block.finish(pick_rows(x, rows), block.merge(attended)))
+        mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
+        return F.normalize(x @ self.projection, dim=-1), mass / mass.sum(dim=-1, keepdim=True)
+
+
+class FrameMeanEncoder(nn.Module):
+    """Folded vision tower without global prompts: the mean of its frames' class tokens."""
+
+    blocks: Sequence[FoldedBlock]
+    projection: Tensor
+
+    def __init__(
+        self, vision: ClipVision, prompts: Tensor, pixels: Pixels, *, unit_frames: bool
+    ) -> None:
+        """Args: vision tower, frame prompts [blocks, F or 1, K, D], pixels, unit norm for each frame."""
+        super().__init__()
+        self.unit_frames = unit_frames
+        self.embed = PatchEmbedding(vision, pixels)
+        folded = [FoldedBlock(*pair) for pair in zip(vision.blocks, prompts, strict=True)]
+        self.blocks = cast(Sequence[FoldedBlock], nn.ModuleList(folded))
+        self.ln_post = vision.ln_post
+        self.register_buffer("projection", vision.projection.clone())
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips; every frame counts the same."""
+        sizes = frames.shape[:2]
+        tokens = self.embed(frames.float().flatten(0, 1))
+        per_frame = tokens.shape[1]
+        x = tokens.flatten(0, 1)
+        for block in self.blocks[:-1]:
+            normal = block.ln_1(x)
+            q = block.split(block.q(normal), *sizes)
+            x = block.finish(x, block.merge(attend(q, *self.see(block, normal, sizes))))
+        block = self.blocks[-1]
+        normal = block.ln_1(x)
+        q = block.split(block.q(_class_tokens(normal, per_frame)), *sizes)
+        attended = attend(q, *self.see(block, normal, sizes))
+        x = self.ln_post(block.finish(_class_tokens(x, per_frame), block.merge(attended)))
+        by_frame = (x @ self.projection).unflatten(0, sizes)  # [B, F, E]
+        if self.unit_frames:
+            by_frame = F.normalize(by_frame, dim=-1)
+        weights = torch.ones_like(by_frame[..., 0])
+        embedding = F.normalize(by_frame.mean(dim=1), dim=-1)
+        return embedding, weights / weights.sum(dim=-1, keepdim=True)
+
+    def see(
+        self, block: FoldedBlock, normal: Tensor, sizes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values a frame's tokens see, each [B, F, H, K + T, D/H]."""
+        keys, values = block.split(block.k(normal), *sizes), block.split(block.v(normal), *sizes)
+        if not block.keys.shape[-2]:
+            return keys, values
+        each = (*sizes, -1, -1, -1)
+        return (
+            torch.cat([block.keys.expand(each), keys], dim=3),
+            torch.cat([block.values.expand(each), values], dim=3),
+        )
+
+
+def _class_tokens(rows: Tensor, per_frame: int) -> Tensor:
+    """Rows of all tokens of all frames [B*F*T, D] -> those of the class tokens [B*F, D]."""
+    return cast(Tensor, rows.unflatten(0, (-1, per_frame)))[:, 0]

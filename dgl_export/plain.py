@@ -1,0 +1,41 @@
+"""Encoders that nothing is known of: two graphs as they are, and a clip as the mean of its frames."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgl_export.folded_clips import Pixels
+
+
+class PlainCaptions(nn.Module):
+    """Any text encoder: tokens int32 [B, L] -> unit-norm embeddings float32 [B, E]."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed captions."""
+        return F.normalize(self.text(tokens.long()), dim=-1)
+
+
+class PlainClips(nn.Module):
+    """Any image encoder, frame by frame: [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F]."""
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, vision: nn.Module, pixels: Pixels) -> None:
+        super().__init__()
+        self.vision = vision
+        ones = torch.ones_like(pixels.std)
+        self.register_buffer("factor", 1 / (255 * pixels.std) if pixels.uint8 else ones)
+        self.register_buffer("shift", -pixels.mean / pixels.std if pixels.uint8 else 0 * ones)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips; every frame counts the same."""
+        pictures = frames.float().flatten(0, 1) * self.factor + self.shift
+        by_frame = F.normalize(self.vision(pictures), dim=-1).unflatten(0, frames.shape[:2])
+        weights = torch.ones_like(by_frame[..., 0])
+        embedding = F.normalize(by_frame.mean(dim=1), dim=-1)
+        return embedding, weights / weights.sum(dim=-1, keepdim=True)

@@ -1,0 +1,1 @@
+"""Pretrained image and text encoders: what a backbone is, and each family that can be loaded."""

@@ -1,0 +1,36 @@
+"""Every family of backbones by name: who knows a source, and who loads it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dgl_train.model.backbones.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.from_open_clip import load_clip
+
+
+@dataclass(frozen=True)
+class Family:
+    """Backbones of one architecture.
+
+    Attributes:
+        knows: Whether a source is of this family; it may look at files, and asks no network.
+        load: The backbone of such a source; raises ConfigError where it does not load.
+    """
+
+    knows: Callable[[BackboneSource], bool]
+    load: Callable[[BackboneSource], Backbone]
+
+
+FAMILIES = {
+    "clip": Family(lambda source: True, load_clip),
+}
+"""The family registered last that knows a source loads it, so ``clip`` has what nobody else knows."""
+
+
+def load_backbone(source: BackboneSource) -> Backbone:
+    """Load a backbone by the family that knows it.
+
+    Raises:
+        ConfigError: It does not load, or is one that is not supported.
+    """
+    family = next(one for one in reversed(FAMILIES.values()) if one.knows(source))
+    return family.load(source)
