@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.decoders import (
+    CLIP,
     DECODERS,
-    FRAME_SIZE,
     OURS,
     Decoder,
     Pixels,
@@ -30,7 +30,8 @@ from dgl_runtime.errors import MediaError
 from dgl_runtime.media.container import one_line, open_container
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
-from dgl_runtime.media.video import preprocess, probe
+from dgl_runtime.media.pixels import preprocess
+from dgl_runtime.media.video import probe
 
 WARM_UP = 0  # every decoder has run twice before the rounds
 SLOW = 6  # decoders whose call takes this many times ours are not timed further
@@ -222,7 +223,7 @@ def measure_work(path: Path) -> Work:
         open_ms=_second_ms(opened),
         index_ms=_second_ms(indexed),
         frames_ms=_second_ms(lambda: list(FrameReader(path, index).read(expected_frames(index)))),
-        resize_ms=_second_ms(lambda: [preprocess(one, FRAME_SIZE) for one in pictures]),
+        resize_ms=_second_ms(lambda: [preprocess(one, CLIP) for one in pictures]),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.bundle.input_spec import clip_frames
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.packet_index import PacketIndex, read_index
 from dgl_runtime.media.side_by_side import read_frames
@@ -21,6 +22,7 @@ from dgl_runtime.media.video import Span, frame_times, read_clips
 
 NUM_FRAMES = 12
 FRAME_SIZE = 224
+CLIP = clip_frames(NUM_FRAMES, FRAME_SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 Pixels = NDArray[np.uint8]
 
@@ -104,7 +106,7 @@ def _our_frames(video: Video, threads: int) -> Pixels:
 
 def _our_clip(video: Video, threads: int) -> Pixels:
     span = Span(0, _anew(video.path).duration_s)
-    return next(read_clips(video.path, [span], NUM_FRAMES, FRAME_SIZE, threads=threads))
+    return next(read_clips(video.path, [span], CLIP, threads=threads))
 
 
 # ---- decord ---------------------------------------------------------------------------------------

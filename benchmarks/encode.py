@@ -30,7 +30,7 @@ from benchmarks.encode_variants import (
 from benchmarks.machine import Peaks, load_average, measure_peaks
 from benchmarks.timing import Paired, time_paired
 from benchmarks.work import Work, caption_work, clip_work
-from dgl_export.calibration import Calibration, ClipForm, made_calibration
+from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.parity import MAX_ABS, drifting_patterns
 from dgl_export.to_onnx import write_captions, write_clips
@@ -151,9 +151,9 @@ def bench_encode(settings: EncodeSettings) -> EncodeResult:
 
 def make_inputs(backbone: Backbone, num_frames: int) -> Inputs:
     """The fixed caption, and a clip of coarse patterns of colour."""
-    wanted, longest = backbone.facts.inputs, backbone.facts.inputs.texts.max_tokens
-    tokens = torch.from_numpy(backbone.facts.tokenizer([CAPTION], longest))
-    padded = torch.zeros(1, min(PADDED_LENGTH, longest), dtype=torch.int64)
+    wanted = backbone.facts.inputs
+    tokens = torch.from_numpy(backbone.facts.tokenizer([CAPTION]).ids)
+    padded = torch.zeros(1, min(PADDED_LENGTH, wanted.texts.max_tokens), dtype=torch.int64)
     padded[:, : tokens.shape[1]] = tokens
     pixels = drifting_patterns(1, num_frames, wanted.frames.size)
     return Inputs(tokens, padded, torch.from_numpy(pixels))
@@ -227,10 +227,9 @@ def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> li
 
 def calibration_for(backbone: Backbone, num_frames: int) -> Calibration:
     """Made captions and clips, of the sizes that are timed."""
-    wanted = backbone.facts.inputs
-    longest = min(PADDED_LENGTH, wanted.texts.max_tokens)
-    form = ClipForm(num_frames, wanted.frames.size, longest)
-    return made_calibration(form, backbone.facts.tokenizer)
+    longest = min(PADDED_LENGTH, backbone.facts.inputs.texts.max_tokens)
+    inputs = backbone.inputs_of(num_frames, longest)
+    return made_calibration(inputs.frames, backbone.facts.tokenizer.fed_as(inputs.texts))
 
 
 @contextmanager

@@ -182,12 +182,12 @@ def engine_variants(
         try:
             written, quality = write_target(folder, graphs, target, calibration, out)
             if target.library is not None:
-                sizes = calibration.judges.tokens.shape[1], calibration.judges.frames.shape[1]
+                judges = calibration.judges
                 write_engines(
                     out,
                     (written[0], written[1]),
-                    max_words=sizes[0],
-                    num_frames=sizes[1],
+                    max_tokens=judges.tokens.ids.shape[1],
+                    num_frames=judges.frames.shape[1],
                     library=target.library,
                 )
             engines = [_open(out / graph.file, target, threads, device) for graph in written]

@@ -111,7 +111,7 @@ def _open_all(
     request = tuned_request(settings.run)
     yield Measured(TORCH), torch_encoders(request.model, torch.device("cpu"))
     calibration = read_calibration(
-        settings.dataset, settings.data_root, request.clip_form, request.model.tokenizer
+        settings.dataset, settings.data_root, request.frames, request.tokenizer
     )
     for name, target in TARGETS.items():
         click.echo(f"{name}: exporting", err=True)
@@ -127,8 +127,8 @@ def _open_all(
 
 def _time(ready: dict[str, Encoders], rounds: int) -> dict[str, dict[str, Spread]]:
     first = next(iter(ready.values()))
-    size = first.frame_size
-    frames = np.zeros((1, first.num_frames, 3, size, size), np.uint8)
+    spec = first.frames
+    frames = np.zeros((1, spec.num_frames, 3, spec.size, spec.size), np.uint8)
     spreads = {}
     for task in ("query", "clip"):
         calls: dict[str, Any] = {

@@ -36,11 +36,12 @@ def cold_start(bundle_folder: Path, engine: str, device: str, threads: int) -> d
         file, precision = bundle.graph_path(graph), graph.precision
         return open_engine(file, device=device, threads=threads, engine=engine, precision=precision)
 
-    tokens = retriever.tokenizer([QUERY], manifest.max_words)
+    tokens = retriever.tokenizer([QUERY]).ids
     caption_engine = load(manifest.captions)
     caption_engine.run({"tokens": tokens})
     answered = time.perf_counter()
-    size = (1, manifest.num_frames, 3, manifest.frame_size, manifest.frame_size)
+    frames = manifest.inputs.frames
+    size = (1, frames.num_frames, 3, frames.size, frames.size)
     load(manifest.clips).run({"frames": np.zeros(size, np.uint8)})
     embedded = time.perf_counter()
     return {

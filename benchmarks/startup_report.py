@@ -22,10 +22,10 @@ def make_report(result: StartupResult) -> Report:
         date=datetime.date.today().isoformat(),
         machine=describe_machine((*PACKAGES, *VERSIONS)),
         settings={
-            "method": manifest.method,
+            "method": manifest.source.method,
             "embed_dim": manifest.embed_dim,
-            "num_frames": manifest.num_frames,
-            "frame_size": manifest.frame_size,
+            "num_frames": manifest.inputs.frames.num_frames,
+            "frame_size": manifest.inputs.frames.size,
             "device": result.device,
             "threads": result.threads or "chosen by the engine",
             "rounds": result.rounds,

@@ -14,18 +14,18 @@ from dgl_export.fold import fold
 from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
 from dgl_export.graph_files import load_graph
 from dgl_export.lower import lower
-from dgl_export.parity import make_golden, measure, require, require_numbers, rerun
+from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
 from dgl_export.to_tensorrt import rebuild, require_builder
-from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, Golden, sha256_of
+from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, sha256_of
+from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.engines.installed import require as require_engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import require_precision
 from dgl_runtime.errors import ExportError
-
-SAMPLING = "centres of equal segments"
 
 
 def write_bundle(
@@ -93,9 +93,10 @@ def require_ready(out: Path, target: Target) -> None:
 def _fill(
     request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
 ) -> Manifest:
-    model, wanted = request.model, request.model.inputs.frames
-    golden = make_golden(model, request.num_frames, request.max_words)
-    model.tokenizer.save(folder / TOKENIZER)
+    inputs = request.inputs
+    golden = make_golden(request.model, request.tokenizer, request.frames)
+    request.tokenizer.save(folder / TOKENIZER)
+    require_inputs(golden, inputs.frames, Tokenizer.load(folder / TOKENIZER, inputs.texts))
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
     captions, clips = encoders.graphs
@@ -103,23 +104,27 @@ def _fill(
         schema_version=SCHEMA_VERSION,
         format=target.form,
         precision=target.precision,
-        method=request.method,
-        backbone=model.source.name,
-        backbone_sha256=model.digest(),
-        embed_dim=model.embed_dim,
-        num_frames=request.num_frames,
-        frame_size=wanted.size,
-        mean=wanted.mean,
-        std=wanted.std,
-        sampling=SAMPLING,
-        max_words=request.max_words,
-        logit_scale=model.logit_scale.item(),
+        embed_dim=request.model.embed_dim,
+        inputs=inputs,
         captions=captions,
         clips=clips,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         parity=encoders.parity,
         quality=encoders.quality,
-        source=Source(request.checkpoint, request.checkpoint_sha256, version("dgl-retrieval")),
+        source=_source(request),
+    )
+
+
+def _source(request: ExportRequest) -> Source:
+    model = request.model
+    return Source(
+        method=request.method,
+        backbone=model.source.name,
+        backbone_sha256=model.digest(),
+        logit_scale=model.logit_scale.item(),
+        checkpoint=request.checkpoint,
+        checkpoint_sha256=request.checkpoint_sha256,
+        version=version("dgl-retrieval"),
     )
 
 
@@ -155,7 +160,7 @@ def _write_encoders(
         graphs = [one.graph for one in written]
         parity = require(measure(golden, *(one.engine for one in written)))
     else:
-        calibration = calibration or made_calibration(request.clip_form, request.model.tokenizer)
+        calibration = calibration or made_calibration(request.frames, request.tokenizer)
         lowered = lower(float32, graphs, form, calibration, folder)
         lowered.require()
         quality, written = lowered.measured, lowered.written

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dgl_export.parity import drifting_patterns
-from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.bundle.tokenizer import Tokenizer, Tokens
 from dgl_runtime.errors import ConfigError, ExportError, MediaError
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.video_files import find_videos
 from dgl_runtime.media.windows import Span
@@ -44,15 +45,14 @@ SENTENCES = tuple(" ".join(words) for words in product(_WHO, _DOES, _WHERE))
 class Half:
     """One half of the calibration set."""
 
-    tokens: NDArray[np.int32]  # [Q, L]
+    tokens: Tokens
     frames: NDArray[np.uint8]  # [N, F, 3, S, S]
     answers: NDArray[np.int64] | None  # [Q], each caption's clip; None: not known
 
     def caption_feeds(self, batch: int = 16) -> Iterator[dict[str, NDArray[np.generic]]]:
         """The captions as inputs of the caption graph, as long as each batch needs."""
         for first in range(0, len(self.tokens), batch):
-            rows = self.tokens[first : first + batch]
-            yield {"tokens": rows[:, : int(rows.argmax(axis=1).max()) + 1]}
+            yield {"tokens": self.tokens[first : first + batch].ids}
 
     def clip_feeds(self, batch: int = 2) -> Iterator[dict[str, NDArray[np.generic]]]:
         """The clips as inputs of the clip graph."""
@@ -68,17 +68,8 @@ class Calibration:
     judges: Half
 
 
-@dataclass(frozen=True)
-class ClipForm:
-    """How clips and captions are looked at."""
-
-    num_frames: int
-    frame_size: int
-    max_words: int
-
-
 def read_calibration(
-    source: str, data_root: Path | None, form: ClipForm, tokenizer: Tokenizer
+    source: str, data_root: Path | None, frames: FrameSpec, tokenizer: Tokenizer
 ) -> Calibration:
     """Read a folder of videos, a csv or jsonl of captioned clips, or a data set by name.
 
@@ -92,7 +83,7 @@ def read_calibration(
     """
     is_folder = Path(source).is_dir()
     clips = _clips_below(Path(source)) if is_folder else _captioned(source, data_root)
-    read = list(_readable(_spread(clips, MOST), form))
+    read = list(_readable(_spread(clips, MOST), frames))
     if len(read) < FEWEST:
         raise ExportError(
             f"--calibrate {source} has {len(read)} clips that can be read (of {len(clips)}); at least "
@@ -101,23 +92,21 @@ def read_calibration(
     captions = (
         _spread(SENTENCES, _SENTENCES_USED) if is_folder else [clip.caption for clip, _ in read]
     )
-    tokens = tokenizer(captions, form.max_words)
-    frames = np.stack([pixels for _, pixels in read])
-    first, second = (_half(tokens, frames, which, has_answers=not is_folder) for which in (0, 1))
+    tokens = tokenizer(captions)
+    pixels = np.stack([clip_pixels for _, clip_pixels in read])
+    first, second = (_half(tokens, pixels, which, has_answers=not is_folder) for which in (0, 1))
     return Calibration(first, second)
 
 
-def made_calibration(form: ClipForm, tokenizer: Tokenizer) -> Calibration:
+def made_calibration(frames: FrameSpec, tokenizer: Tokenizer) -> Calibration:
     """Sentences and coarse patterns of colour, for precisions that need no scales."""
-    frames = drifting_patterns(2 * FEWEST, form.num_frames, form.frame_size)
-    tokens = tokenizer(_spread(SENTENCES, _SENTENCES_USED), form.max_words)
-    first, second = (_half(tokens, frames, which, has_answers=False) for which in (0, 1))
+    pixels = drifting_patterns(2 * FEWEST, frames.num_frames, frames.size)
+    tokens = tokenizer(_spread(SENTENCES, _SENTENCES_USED))
+    first, second = (_half(tokens, pixels, which, has_answers=False) for which in (0, 1))
     return Calibration(first, second)
 
 
-def _half(
-    tokens: NDArray[np.int32], frames: NDArray[np.uint8], which: int, *, has_answers: bool
-) -> Half:
+def _half(tokens: Tokens, frames: NDArray[np.uint8], which: int, *, has_answers: bool) -> Half:
     mine = frames[which::2]
     answers = np.arange(len(mine)) if has_answers else None
     return Half(tokens[which::2], mine, answers)
@@ -148,11 +137,11 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def _readable(
-    clips: Sequence[CaptionedClip], form: ClipForm
+    clips: Sequence[CaptionedClip], frames: FrameSpec
 ) -> Iterator[tuple[CaptionedClip, NDArray[np.uint8]]]:
     for clip in tqdm(clips, desc="calibration clips", disable=None, leave=False):
         span = Span(clip.start_s or 0.0, math.inf if clip.end_s is None else clip.end_s)
         try:
-            yield clip, next(read_clips(clip.video, [span], form.num_frames, form.frame_size))
+            yield clip, next(read_clips(clip.video, [span], frames))
         except MediaError as error:
             click.echo(f"Left out: {error}", err=True)

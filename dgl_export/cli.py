@@ -116,12 +116,11 @@ def export(
     )
     calibration = None
     if calibrate is not None:
-        tokenizer = request.model.tokenizer
-        calibration = read_calibration(calibrate, data_root, request.clip_form, tokenizer)
+        calibration = read_calibration(calibrate, data_root, request.frames, request.tokenizer)
     manifest = write_bundle(request, out, target, calibration)
     size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     click.echo(
-        f"{out}: {manifest.method} on {manifest.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
+        f"{out}: {request.method} on {manifest.source.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
         + (_parity(manifest.parity) if manifest.quality is None else _quality(manifest.quality))
     )
     if target.library is not None:

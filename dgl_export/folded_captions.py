@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgl_export.folded_block import FoldedBlock, attend, pick_rows
-from dgl_train.model.backbones.clip import ClipText, first_end
+from dgl_train.model.backbones.clip import ClipText, ends
 from dgl_train.model.backbones.towers import attend_within
 
 
@@ -27,7 +27,6 @@ class CaptionEncoder(nn.Module):
     def __init__(self, text: ClipText, prompts: Tensor, start_token: int) -> None:
         """Args: the text tower, caption prompts [blocks, C, D], the start token's id."""
         super().__init__()
-        self.end_id = text.end_id
         self.register_buffer("token_embedding", text.token_embedding.weight.detach())
         self.register_buffer("positions", text.positions[1:].clone())
         self.ln_final = text.ln_final
@@ -43,7 +42,7 @@ class CaptionEncoder(nn.Module):
         """The start token's column is dropped: it is part of the constants."""
         pieces = tokens[:, 1:].long()
         batch, length = pieces.shape
-        end = first_end(pieces, self.end_id)
+        end = ends(pieces)
         words = pick_rows(self.token_embedding, pieces.flatten()).unflatten(0, (batch, length))
         x = (words + self.positions[:length]).flatten(0, 1)
         mask = self.causal_mask(length, x.device)

@@ -7,11 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dgl_runtime.bundle.folder import Golden
+from dgl_runtime.bundle.golden import Golden, RawInputs
 from dgl_runtime.bundle.manifest import Parity
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.encoder.input_check import input_faults
 from dgl_runtime.encoder.self_check import cosines
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import ExportError
+from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_runtime.media.pixels import preprocess
 from dgl_train.model.dual_encoder import DualEncoder
 
 Float32 = NDArray[np.float32]
@@ -34,15 +38,47 @@ CAPTIONS = (
 NUM_CLIPS = 6
 
 
-def make_golden(model: DualEncoder, num_frames: int, max_words: int) -> Golden:
+def make_golden(model: DualEncoder, tokenizer: Tokenizer, frame_spec: FrameSpec) -> Golden:
     """Golden inputs, and what the trained model gives for them."""
-    frames = drifting_patterns(NUM_CLIPS, num_frames, model.inputs.frames.size)
-    tokens = model.tokenizer(CAPTIONS, max_words)
+    frames = drifting_patterns(NUM_CLIPS, frame_spec.num_frames, frame_spec.size)
+    tokens = tokenizer(CAPTIONS)
     with torch.no_grad():
-        captions = model.encode_captions(torch.from_numpy(tokens).long())
+        captions = model.encode_captions(torch.from_numpy(tokens.ids).long())
         pixels = torch.from_numpy(frames)
         clips, weights = model.encode_clips(pixels), model.frame_weights(pixels)
-    return Golden(tokens, frames, captions.numpy(), clips.numpy(), weights.numpy())
+    picture = odd_picture()
+    return Golden(
+        tokens=tokens.ids,
+        lengths=tokens.lengths,
+        frames=frames,
+        caption_embeddings=captions.numpy(),
+        clip_embeddings=clips.numpy(),
+        frame_weights=weights.numpy(),
+        raw=RawInputs(np.array(CAPTIONS), picture, preprocess(picture, frame_spec)),
+    )
+
+
+def odd_picture() -> NDArray[np.uint8]:
+    """A picture, [H, W, 3], that every resize and every interpolation makes another one of."""
+    return np.random.default_rng(0).integers(0, 256, (29, 41, 3), np.uint8)
+
+
+def require_inputs(golden: Golden, frames: FrameSpec, tokenizer: Tokenizer) -> None:
+    """Pass what a bundle will do with texts and pictures on if it is what the model does.
+
+    Args:
+        golden: Of the model.
+        frames: Of the bundle.
+        tokenizer: The bundle's.
+
+    Raises:
+        ExportError: Texts become other tokens, or a picture becomes other pixels.
+    """
+    for fault in input_faults(golden, frames, tokenizer):
+        raise ExportError(
+            f"parity gate: {fault}. Nothing was written; please report the backbone and the versions of "
+            "tokenizers and pillow."
+        )
 
 
 def drifting_patterns(num_clips: int, num_frames: int, frame_size: int) -> NDArray[np.uint8]:
@@ -64,7 +100,10 @@ def measure(golden: Golden, captions: Engine, clips: Engine) -> Parity:
     whole = run_clips(clips, golden.frames)
     alone = run_clips(clips, golden.frames[:1])
     together = run_captions(captions, golden.tokens)
-    one_by_one = [run_captions(captions, row[None, : row.argmax() + 1]) for row in golden.tokens]
+    one_by_one = [
+        run_captions(captions, row[None, :length])
+        for row, length in zip(golden.tokens, golden.lengths, strict=True)
+    ]
     embeddings = [
         (together, golden.caption_embeddings),
         (np.concatenate(one_by_one), golden.caption_embeddings),

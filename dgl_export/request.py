@@ -1,10 +1,12 @@
 """What to export: a model with its settings and where it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dgl_export.calibration import ClipForm
 from dgl_runtime.bundle.folder import sha256_of
+from dgl_runtime.bundle.input_spec import InputSpec
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_train.model.backbones.backbone import DEFAULT_FRAMES, BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_model
@@ -25,9 +27,20 @@ class ExportRequest:
     checkpoint_sha256: str
 
     @property
-    def clip_form(self) -> ClipForm:
-        """How its clips and captions are looked at."""
-        return ClipForm(self.num_frames, self.model.inputs.frames.size, self.max_words)
+    def frames(self) -> FrameSpec:
+        """How the model looks at clips."""
+        return replace(self.model.inputs.frames, num_frames=self.num_frames)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads the model's captions."""
+        texts = replace(self.model.inputs.texts, max_tokens=self.max_words)
+        return self.model.tokenizer.fed_as(texts)
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What the bundle will say of its inputs."""
+        return InputSpec(self.frames, self.tokenizer.spec)
 
 
 def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:

@@ -87,8 +87,8 @@ def rebuild(bundle: Path, library: str) -> list[Path]:
         paths = write_engines(
             making.folder,
             (manifest.captions, manifest.clips),
-            max_words=manifest.max_words,
-            num_frames=manifest.num_frames,
+            max_tokens=manifest.inputs.texts.max_tokens,
+            num_frames=manifest.inputs.frames.num_frames,
             library=library,
         )
         if not why_not_run():
@@ -131,12 +131,12 @@ def why_not_run() -> str:
 
 
 def write_engines(
-    folder: Path, graphs: tuple[Graph, Graph], *, max_words: int, num_frames: int, library: str
+    folder: Path, graphs: tuple[Graph, Graph], *, max_tokens: int, num_frames: int, library: str
 ) -> list[Path]:
     """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
     captions, clips = graphs
     built = [
-        described_engine(folder, captions, caption_profiles(max_words), library),
+        described_engine(folder, captions, caption_profiles(max_tokens), library),
         described_engine(folder, clips, clip_profiles(clips, num_frames), library),
     ]
     save_engines({path: (info, engine) for path, info, engine in built})
@@ -177,13 +177,13 @@ def require_builder(library: str) -> tuple[Any, Gpu | None]:
     return module, None if library in PORTABLE else CudaDevice().gpu
 
 
-def caption_profiles(max_words: int) -> tuple[Profile, ...]:
+def caption_profiles(max_tokens: int) -> tuple[Profile, ...]:
     """One query at a time, and up to 64 captions; any length the tokenizer makes."""
-    usual = min(USUAL, max_words)
+    usual = min(USUAL, max_tokens)
     low, best, high = CAPTION_BATCH
     return (
-        Profile((1, SHORTEST), (1, usual), (1, max_words)),
-        Profile((low, SHORTEST), (best, usual), (high, max_words)),
+        Profile((1, SHORTEST), (1, usual), (1, max_tokens)),
+        Profile((low, SHORTEST), (best, usual), (high, max_tokens)),
     )
 
 

@@ -273,10 +273,10 @@ class Retriever:
             exclude,
             prune=prune and Gallery.is_at(folder),
         )
-        form = self.num_frames, self.frame_size
+        frames = self.encoder.input_spec.frames
         with (
             self._open_to_write(folder) as gallery,
-            DecodePool(cutting, form, jobs=jobs or default_jobs()) as pool,
+            DecodePool(cutting, frames, jobs=jobs or default_jobs()) as pool,
         ):
             try:
                 return index_videos(

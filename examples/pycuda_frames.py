@@ -24,8 +24,8 @@ def main(folder: Path, engine_name: str) -> None:
     engine = open_engine(
         bundle.graph_path(manifest.clips), device="cuda", threads=0, engine=engine_name
     )
-    size = manifest.frame_size
-    shape = (4, manifest.num_frames, 3, size, size)
+    spec = manifest.inputs.frames
+    shape = (4, spec.num_frames, 3, spec.size, spec.size)
     on_host = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     on_gpu = gpuarray.to_gpu(on_host)  # stands for what a decoder or a resize kernel has written
     gold = engine.run({"frames": on_host})["embedding"]

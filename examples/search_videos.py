@@ -22,7 +22,7 @@ def main(bundle: str, videos: str, gallery: str) -> None:
 
     encoder = Encoder(bundle)
     span = Span(hit.start_s, hit.end_s)
-    clips = list(read_clips(Path(hit.video), [span], encoder.num_frames, encoder.frame_size))
+    clips = list(read_clips(Path(hit.video), [span], encoder.input_spec.frames))
     similarity = encoder.embed_texts([query]) @ encoder.embed_clips(clips).embeddings.T
     print(f"embedded again: {similarity[0, 0]:.4f}")
 

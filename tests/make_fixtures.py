@@ -54,7 +54,7 @@ def make_fixtures(folder: Path) -> None:
     write_bundle(request, folder / "bundle")
     write_bundle(other, folder / "other_bundle")
     quality.MIN_TOP1["int8"] = 0  # to random weights all clips are alike
-    calibration = made_calibration(request.clip_form, request.model.tokenizer)
+    calibration = made_calibration(request.frames, request.tokenizer)
     write_bundle(request, folder / "int8_bundle", Target("onnx", "int8"), calibration)
     (folder / "videos").mkdir()
     for number in range(3):

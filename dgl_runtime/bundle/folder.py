@@ -2,57 +2,16 @@
 
 import hashlib
 import zipfile
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import Graph, Manifest
 from dgl_runtime.errors import BundleError, reason_of
 
 MANIFEST, GOLDEN, TOKENIZER = "manifest.json", "golden.npz", "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class Golden:
-    """A few inputs with their results, so that any machine can check itself.
-
-    The results are the trained model's; below fp32 they are those of the graphs that passed the
-    quality gate, on the machine that exported them.
-    """
-
-    tokens: NDArray[np.int32]  # [Q, L]
-    frames: NDArray[np.uint8]  # [N, F, 3, S, S]
-    caption_embeddings: NDArray[np.float32]  # [Q, E]
-    clip_embeddings: NDArray[np.float32]  # [N, E]
-    frame_weights: NDArray[np.float32]  # [N, F]
-
-    def check(self, manifest: Manifest) -> None:
-        """Refuse arrays that do not fit the manifest or each other.
-
-        Raises:
-            ValueError: Says which.
-        """
-        queries, clips = len(self.tokens), len(self.frames)
-        size, width = manifest.frame_size, manifest.embed_dim
-        for name, dtype, shape in (
-            ("tokens", np.int32, (queries, self.tokens.shape[-1])),
-            ("frames", np.uint8, (clips, manifest.num_frames, 3, size, size)),
-            ("caption_embeddings", np.float32, (queries, width)),
-            ("clip_embeddings", np.float32, (clips, width)),
-            ("frame_weights", np.float32, (clips, manifest.num_frames)),
-        ):
-            array = getattr(self, name)
-            if array.dtype != dtype or array.shape != shape or not array.size:
-                raise ValueError(
-                    f"{name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
-                )
-
-    def save(self, path: Path) -> None:
-        """Write ``golden.npz``."""
-        np.savez_compressed(path, **vars(self))
 
 
 class Bundle:
@@ -116,10 +75,8 @@ class Bundle:
         path = self.path(GOLDEN)
         try:
             with path.open("rb") as file, np.load(file) as arrays:
-                golden = Golden(**arrays)
-            golden.check(self.manifest)
-            return golden
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+                return Golden.from_arrays(arrays, self.manifest)
+        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} does not hold the golden inputs: {reason_of(error)}. Export the bundle again."
             ) from error

@@ -11,17 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dgl_runtime.bundle.input_spec import InputSpec, TextSpec, clip_frames, clip_texts
 from dgl_runtime.engines.tensor_spec import TensorSpec, read_specs
 from dgl_runtime.errors import BundleError
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.typed_fields import typed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FORMATS = ("onnx", "openvino", "trt", "trt-rtx")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-FEWEST_TOKENS = 3  # of a caption: start, one token, end
 # Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
 MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
 Expected = dict[str, tuple[str, list[int | str]]]
+_MOVED_INTO_SOURCE = ("method", "backbone", "backbone_sha256", "logit_scale")  # after schema 2
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the model came from."""
+    """Where the model came from; no runtime needs it."""
 
+    method: str
+    backbone: str
+    backbone_sha256: str
+    logit_scale: float  # times the cosine it is a logit of training
     checkpoint: str
     checkpoint_sha256: str
     version: str  # of dgl-retrieval
@@ -76,20 +82,11 @@ class Source:
 class Manifest:
     """Everything a runtime has to know about a bundle."""
 
-    schema_version: int
+    schema_version: int  # of the file it was read from
     format: str  # one of FORMATS
     precision: str  # one of PRECISIONS
-    method: str
-    backbone: str
-    backbone_sha256: str
     embed_dim: int
-    num_frames: int
-    frame_size: int
-    mean: tuple[float, ...]  # already part of the clip graph, which takes uint8 pixels
-    std: tuple[float, ...]
-    sampling: str
-    max_words: int
-    logit_scale: float
+    inputs: InputSpec
     captions: Graph
     clips: Graph
     files: dict[str, str]  # file name -> sha256
@@ -99,7 +96,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps({**asdict(self), "schema_version": SCHEMA_VERSION}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> "Manifest":
@@ -116,18 +113,18 @@ class Manifest:
             raise BundleError(
                 f"{where} is not a manifest: {error!r}. Export the bundle again with dgl-export."
             ) from error
-        if version != SCHEMA_VERSION:
+        if version not in (2, SCHEMA_VERSION):
             raise BundleError(
-                f"{where} has schema_version {version!r}, this version reads {SCHEMA_VERSION}. "
+                f"{where} has schema_version {version!r}, this version reads 2 and {SCHEMA_VERSION}. "
                 "Export the bundle again with dgl-export of this version."
             )
         try:
+            data = from_schema_2(data) if version == 2 else data
             manifest = typed(
                 cls(
                     **{
                         **data,
-                        "mean": tuple(data["mean"]),
-                        "std": tuple(data["std"]),
+                        "inputs": _inputs(data["inputs"]),
                         "captions": _graph(data["captions"]),
                         "clips": _graph(data["clips"]),
                         "parity": typed(Parity(**data["parity"])),
@@ -146,9 +143,35 @@ class Manifest:
         return manifest
 
 
+def from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of schema 2 as those of today: every model then was a CLIP, and fed as CLIP is.
+
+    Raises:
+        KeyError: A field is missing.
+    """
+    rest = dict(data)
+    frames = clip_frames(
+        rest.pop("num_frames"), rest.pop("frame_size"), rest.pop("mean"), rest.pop("std")
+    )
+    sampling = rest.pop("sampling")
+    if sampling == "centres of equal segments":
+        sampling = frames.sampling
+    inputs = {
+        "frames": {**asdict(frames), "sampling": sampling},
+        "texts": asdict(clip_texts(rest.pop("max_words"))),
+    }
+    moved = {name: rest.pop(name) for name in _MOVED_INTO_SOURCE}
+    return {**rest, "inputs": inputs, "source": {**moved, **rest["source"]}}
+
+
 def _graph(data: dict[str, Any]) -> Graph:
     tensors = {name: read_specs(data[name]) for name in ("inputs", "outputs")}
     return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
+
+
+def _inputs(data: dict[str, Any]) -> InputSpec:
+    frames = typed(FrameSpec.from_json(data["frames"]))
+    return InputSpec(**{**data, "frames": frames, "texts": typed(TextSpec(**data["texts"]))})
 
 
 def _quality(data: dict[str, Any] | None) -> Quality | None:
@@ -161,20 +184,12 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         yield f"format is {manifest.format!r}, known are {', '.join(FORMATS)}"
     if manifest.precision not in PRECISIONS:
         yield f"precision is {manifest.precision!r}, known are {', '.join(PRECISIONS)}"
-    for name, least in (
-        ("embed_dim", 1),
-        ("num_frames", 1),
-        ("frame_size", 1),
-        ("max_words", FEWEST_TOKENS),
-    ):
-        if (value := getattr(manifest, name)) < least:
-            yield f"{name} is {value}, it must be {least} or more"
-    for name in ("mean", "std"):
-        value = getattr(manifest, name)
-        if len(value) != 3 or not all(isinstance(one, float | int) for one in value):
-            yield f"{name} is {value}, expected 3 numbers"
-    if not 0 < manifest.logit_scale < math.inf:
-        yield f"logit_scale is {manifest.logit_scale}, it must be a positive number"
+    if manifest.embed_dim < 1:
+        yield f"embed_dim is {manifest.embed_dim}, it must be 1 or more"
+    yield from manifest.inputs.frames.faults()
+    yield from manifest.inputs.texts.faults()
+    if not 0 < (scale := manifest.source.logit_scale) < math.inf:
+        yield f"logit_scale is {scale}, it must be a positive number"
     for name, digest in manifest.files.items():
         if Path(name).name != name or not isinstance(digest, str):
             yield f"files has {name!r}: {digest!r}, expected the name of a file in the bundle: its sha256"
@@ -185,7 +200,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
 def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
     if graph.precision != manifest.precision:
         yield f"{name} is {graph.precision}, precision is {manifest.precision}"
-    size = manifest.frame_size
+    size, num_frames = manifest.inputs.frames.size, manifest.inputs.frames.num_frames
     # name -> dtype and dimensions; those that are texts are free, under any name
     inputs: Expected = {"tokens": ("int32", ["batch", "length"])}
     outputs: Expected = {"embedding": ("float32", ["batch", manifest.embed_dim])}
@@ -201,7 +216,7 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
         for one in found:
             dtype, dims = expected[one.name]
             fits = len(one.shape) == len(dims) and all(
-                _fits(*pair, manifest.num_frames) for pair in zip(one.shape, dims, strict=True)
+                _fits(*pair, num_frames) for pair in zip(one.shape, dims, strict=True)
             )
             if one.dtype != dtype or not fits:
                 yield f"{name}.{side} has {one.name} {one.dtype} {list(one.shape)}, expected {dtype} {dims}"

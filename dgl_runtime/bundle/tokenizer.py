@@ -1,41 +1,71 @@
-"""CLIP's byte-pair tokenizer over the `tokenizers` library: texts -> int32 token ids."""
+"""Texts -> int32 token ids: a ``tokenizer.json`` of the `tokenizers` library, fed as a TextSpec says."""
 
-import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.bundle.cleaning import clean
+from dgl_runtime.bundle.input_spec import TextSpec
 from dgl_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     import tokenizers
 
-START, END = "<start_of_text>", "<end_of_text>"
-# CLIP's word pattern; special tokens written out in a text are found before it applies.
-WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
 _LETTERS, _LAST_WORDS = 40, 4  # of a long text, that are repeated
 
 
-class Tokenizer:
-    """Texts to token ids, as CLIP was trained on them."""
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as rows of token ids.
 
-    def __init__(self, inner: "tokenizers.Tokenizer") -> None:
-        self._inner = inner
-        start, end = inner.token_to_id(START), inner.token_to_id(END)
-        if start is None or end is None:
-            raise BundleError(f"the tokenizer lacks CLIP's special tokens {START} and {END}.")
-        self.start_id, self.end_id = start, end
+    Attributes:
+        ids: int32 [B, L]; a row is padded to the longest, or to the length that all rows have.
+        lengths: int64 [B]; how long each row is where it comes alone. Padding counts where all rows have
+            one length, because such a text encoder attends to it.
+    """
+
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Tokens":
+        """Some rows, no longer than the longest of them."""
+        lengths = self.lengths[rows]
+        return Tokens(self.ids[rows, : int(lengths.max(initial=0))], lengths)
+
+
+class Tokenizer:
+    """Texts to token ids, as a model was trained on them."""
+
+    def __init__(self, inner: "tokenizers.Tokenizer", spec: TextSpec) -> None:
+        """Take a vocabulary and how it is used.
+
+        Raises:
+            BundleError: The vocabulary lacks an id that the spec names.
+        """
+        size = inner.get_vocab_size()
+        for name in ("pad_id", "start_id", "end_id"):
+            if (number := getattr(spec, name)) is not None and number >= size:
+                raise BundleError(
+                    f"{name} is {number}, but the tokenizer's ids end at {size - 1}. "
+                    "Export the bundle again."
+                )
+        inner.no_padding()  # a file may ask for its own
+        inner.no_truncation()
+        self._inner, self.spec = inner, spec
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
+    def load(cls, path: Path, spec: TextSpec) -> "Tokenizer":
         """Read a ``tokenizer.json``.
 
         Raises:
-            BundleError: Missing or damaged.
+            BundleError: Missing, damaged, or it does not fit the spec.
         """
         import tokenizers
 
@@ -43,58 +73,37 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
-        return cls(inner)
+        return cls(inner, spec)
 
-    @classmethod
-    def from_merges(cls, merges: Sequence[tuple[str, str]]) -> "Tokenizer":
-        """Build the tokenizer from CLIP's list of byte-pair merges, most frequent first."""
-        import tokenizers
-        from tokenizers import Regex, decoders, models, pre_tokenizers
-
-        letters = _byte_letters()
-        pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
-        pieces += ["".join(merge) for merge in merges]
-        pieces += [START, END]
-        vocabulary = {piece: index for index, piece in enumerate(pieces)}
-        inner = tokenizers.Tokenizer(
-            models.BPE(vocab=vocabulary, merges=list(merges), end_of_word_suffix="</w>")
-        )
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        inner.decoder = decoders.ByteLevel()
-        inner.add_special_tokens([START, END])
-        return cls(inner)
+    def fed_as(self, spec: TextSpec) -> "Tokenizer":
+        """The same vocabulary, used in another way."""
+        return Tokenizer(self._inner, spec)
 
     def save(self, path: Path) -> None:
         """Write a ``tokenizer.json`` that ``load`` reads."""
         path.write_text(self._inner.to_str(pretty=True), encoding="utf-8")
 
-    def __call__(self, texts: Sequence[str], max_words: int) -> NDArray[np.int32]:
-        """Tokenize texts: start token, at most ``max_words - 2`` pieces, end token, zero padding.
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize texts: start token, at most ``most_pieces`` of the text, end token, padding.
 
         Args:
-            texts: Any strings; empty ones become start and end token.
-            max_words: The longest row, start and end token included.
-
-        Returns:
-            int32 [B, L], L the longest row of this batch.
+            texts: Any strings; of an empty one start and end token are left.
         """
-        encoded = self._encode([clean(text) for text in texts])
-        rows = [[self.start_id, *one.ids[: max_words - 2], self.end_id] for one in encoded]
-        tokens = np.zeros((len(rows), max(map(len, rows), default=2)), dtype=np.int32)
-        for row, ids in zip(tokens, rows, strict=True):
-            row[: len(ids)] = ids
-        return tokens
+        spec = self.spec
+        start, end = ([] if one is None else [one] for one in (spec.start_id, spec.end_id))
+        rows = [[*start, *one.ids[: spec.most_pieces], *end] for one in self._encode(texts)]
+        lengths = np.array([spec.pad_to or len(row) for row in rows], dtype=np.int64)
+        shape = len(rows), int(lengths.max(initial=0))
+        ids = np.full(shape, spec.pad_id, dtype=np.int32)
+        for row, found in zip(ids, rows, strict=True):
+            row[: len(found)] = found
+        return Tokens(ids, lengths)
 
-    def tell_cut(self, text: str, max_words: int) -> str | None:
+    def tell_cut(self, text: str) -> str | None:
         """What of a text is read, in words, if it is longer than that; None: all of it."""
-        cleaned = clean(text)
-        (encoded,) = self._encode([cleaned])
-        pieces, most = len(encoded.ids), max_words - 2
+        cleaned = clean(text, self.spec.clean)
+        (encoded,) = self._encode([text])
+        pieces, most = len(encoded.ids), self.spec.most_pieces
         if pieces <= most:
             return None
         end = encoded.offsets[most - 1][1]
@@ -106,33 +115,14 @@ class Tokenizer:
             f"{len(cleaned.split())} words ({most} of {pieces} tokens), up to {tail!r}. Say it in fewer words."
         )
 
-    def count_cut(self, texts: Sequence[str], max_words: int) -> int:
+    def count_cut(self, texts: Sequence[str]) -> int:
         """How many of some texts are longer than what is read of them."""
-        most = max_words - 2
-        cleaned = map(clean, texts)
-        long = [
-            text for text in cleaned if len(text.encode("utf-8", "replace")) > most
-        ]  # a byte or more each
-        return sum(len(one.ids) > most for one in self._encode(long))
+        return sum(len(one.ids) > self.spec.most_pieces for one in self._encode(texts))
 
-    def _encode(self, cleaned: list[str]) -> "list[tokenizers.Encoding]":
+    def _encode(self, texts: Sequence[str]) -> "list[tokenizers.Encoding]":
+        cleaned = [clean(text, self.spec.clean) for text in texts]
         return self._inner.encode_batch(cleaned, add_special_tokens=False)
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
-
-
-def clean(text: str) -> str:
-    """CLIP's cleaning: mend broken unicode, resolve HTML entities twice, one space, lower case."""
-    import ftfy
-
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(mended.split()).lower()
-
-
-def _byte_letters() -> list[str]:
-    """One printable letter for each byte, in the order of CLIP's vocabulary."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

@@ -207,9 +207,11 @@ def _draw(sheet: Path, found: Found, retriever: "Retriever") -> None:
     from dgl_runtime.media.video import Span, read_clips
     from dgl_runtime.search.contact_sheet import SheetHit, SheetRow, draw_contact_sheet
 
+    frame_spec = retriever.encoder.input_spec.frames
+
     def strip(rank: int, hit: Hit) -> SheetHit:
         span = Span(hit.start_s, hit.end_s)
-        (frames,) = read_clips(Path(hit.video), [span], retriever.num_frames, retriever.frame_size)
+        (frames,) = read_clips(Path(hit.video), [span], frame_spec)
         when = f"{timestamp(hit.start_s)} - {timestamp(hit.end_s)}"
         title = f"{rank}. {Path(hit.video).name}  {when}  {hit.similarity:.3f}"
         return SheetHit(title, frames, np.array(hit.frame_weights))

@@ -4,7 +4,7 @@ What they have read waits in their sockets until it is taken, so memory is bound
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from dgl_runtime.decoding.read_video import (
 )
 from dgl_runtime.decoding.workers import Worker, Workers
 from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.windows import Span
 
 __all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
@@ -43,7 +44,7 @@ class DecodePool:
     def __init__(
         self,
         cutting: Cutting,
-        form: tuple[int, int] | None,
+        frame_spec: FrameSpec | None,
         *,
         jobs: int,
         limits: Limits | None = None,
@@ -52,11 +53,11 @@ class DecodePool:
 
         Args:
             cutting: How videos are cut into clips.
-            form: As of ``read_video``.
+            frame_spec: As of ``read_video``.
             jobs: Processes, 1 or more.
             limits: Of one video.
         """
-        self._cutting, self._form = cutting, form
+        self._cutting, self._frame_spec = cutting, frame_spec
         self._workers = Workers[_Look](jobs, limits or Limits())
 
     def __enter__(self) -> Self:
@@ -95,7 +96,8 @@ class DecodePool:
     def _begin(self, job: Job, *, asks: bool) -> None:
         asked = {"path": str(job.path), "content": job.content, "cutting": str(self._cutting)}
         look = _Look(job, job.content)
-        self._workers.begin(look, {**asked, "form": self._form, "asks": asks})
+        spec = self._frame_spec and asdict(self._frame_spec)
+        self._workers.begin(look, {**asked, "frames": spec, "asks": asks})
 
     def _hear(
         self, worker: Worker[_Look], choose: Choose, is_known: IsKnown | None
@@ -128,6 +130,6 @@ class DecodePool:
         return None  # a sign of life, or its question
 
     def _pixels(self, data: bytes, count: int) -> NDArray[np.uint8]:
-        assert self._form is not None
-        num_frames, size = self._form
+        assert self._frame_spec is not None
+        num_frames, size = self._frame_spec.num_frames, self._frame_spec.size
         return np.frombuffer(data, np.uint8).reshape(count, num_frames, 3, size, size)

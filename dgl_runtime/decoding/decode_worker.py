@@ -3,7 +3,8 @@
 Apart, because a damaged video may crash a decoder, hang it, or make it take all memory. It talks with
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
-    parent: {"path", "content", "cutting", "form", "asks"}  a video; content null: hash it; form null: no
+    parent: {"path", "content", "cutting", "frames", "asks"}
+                                                        a video; content null: hash it; frames null: no
                                                         clips, but decode every frame
     worker: {"hashed"}                                  the content, if it is to ask before it opens the file
     parent: false                                       is it known? then that is all
@@ -39,6 +40,7 @@ from PIL import Image
 from dgl_runtime.decoding.read_video import Clips, Seen, read_video
 from dgl_runtime.errors import DglError, MediaError
 from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.stills import MOST_PIXELS
 
@@ -123,7 +125,7 @@ def _read(line: Line, path: Path, job: dict[str, Any]) -> None:
     reading = read_video(
         path,
         Cutting.from_text(job["cutting"]),
-        job["form"],
+        job["frames"] and FrameSpec.from_json(job["frames"]),
         lambda seen: line.hear(),
         content=job["content"],
         is_known=is_known if job["asks"] else None,

@@ -19,6 +19,7 @@ from dgl_runtime.media.container import media_faults, one_line
 from dgl_runtime.media.content_hash import content_hash
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.packet_index import PacketIndex, read_index
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import Span
@@ -92,7 +93,7 @@ def every_clip(seen: Seen) -> Sequence[int]:
 def read_video(
     path: Path,
     segmentation: Cutting,
-    form: tuple[int, int] | None,
+    frame_spec: FrameSpec | None,
     choose: Choose = every_clip,
     *,
     content: str | None = None,
@@ -106,7 +107,7 @@ def read_video(
     Args:
         path: The video.
         segmentation: How it is cut into clips.
-        form: F, frames a clip, and S, the side of a frame; None: no clips, but every frame is decoded, to
+        frame_spec: What becomes of a clip's frames; None: no clips, but every frame is decoded, to
             see whether it can be, and a picture is refused.
         choose: Asked once, when ``Seen`` was taken.
         content: Its sha256, if that is known.
@@ -129,8 +130,8 @@ def read_video(
         yield seen
         numbers = choose(seen)
         with _blaming(path):
-            if form is not None:
-                fault = yield from _read_clips(seen, numbers, form, sign)
+            if frame_spec is not None:
+                fault = yield from _read_clips(seen, numbers, frame_spec, sign)
             elif index.missing is None:
                 _decode_all(path, index, sign)
         if index.missing is not None:  # told first, whatever else is wrong: every reader sees it
@@ -158,14 +159,14 @@ def _decode_all(path: Path, index: PacketIndex, sign: Callable[[], None]) -> Non
 
 
 def _read_clips(
-    seen: Seen, numbers: Sequence[int], form: tuple[int, int], sign: Callable[[], None]
+    seen: Seen, numbers: Sequence[int], frame_spec: FrameSpec, sign: Callable[[], None]
 ) -> Generator[Clips, None, str | None]:
     """Read clips, some at once; stretches that do not decode are left out and the last one is told."""
     fault, lost = None, 0
     left = list(numbers)
     batch: list[tuple[int, NDArray[np.uint8]]] = []
     while left and lost < _GIVE_UP:
-        clips = read_clips(seen.path, [seen.spans[number] for number in left], *form)
+        clips = read_clips(seen.path, [seen.spans[number] for number in left], frame_spec)
         try:
             for clip in clips:
                 batch.append((left.pop(0), clip))
@@ -206,9 +207,10 @@ class Reader(Protocol):
 class ReadHere:
     """Reads without processes: for few videos, tests, and schedulers with processes of their own."""
 
-    def __init__(self, segmentation: Cutting, form: tuple[int, int] | None) -> None:
+    def __init__(self, segmentation: Cutting, frame_spec: FrameSpec | None) -> None:
         """Prepare; the arguments are those of ``read_video``."""
-        self._segmentation, self._form, self._is_stopped = segmentation, form, False
+        self._segmentation, self._frame_spec = segmentation, frame_spec
+        self._is_stopped = False
 
     def read(
         self, jobs: Iterable[Job], choose: Choose = every_clip, is_known: IsKnown | None = None
@@ -220,7 +222,7 @@ class ReadHere:
             yield from read_video(
                 job.path,
                 self._segmentation,
-                self._form,
+                self._frame_spec,
                 choose,
                 content=job.content,
                 is_known=is_known,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.encoder.remembered import ChoiceMemory, Remembered
-from dgl_runtime.encoder.self_check import check_graph, golden_inputs, graph_of
+from dgl_runtime.encoder.self_check import check_graph, graph_of
 from dgl_runtime.engines import engine_file
 from dgl_runtime.engines.candidates import AUTO, Candidate, candidates
 from dgl_runtime.engines.engine import Engine
@@ -89,9 +89,10 @@ def open_graph(bundle: Bundle, name: str, candidate: Candidate, threads: int) ->
 
 def one_input(bundle: Bundle, name: str) -> dict[str, NDArray[Any]]:
     """One golden query without its padding, or one golden clip."""
-    ((key, golden),) = golden_inputs(bundle, name).items()
-    one = golden[:1]
-    return {key: one[:, : one.argmax() + 1] if name == "captions" else one}
+    golden = bundle.golden
+    if name == "captions":
+        return {"tokens": golden.tokens[:1, : golden.lengths[0]]}
+    return {"frames": golden.frames[:1]}
 
 
 def time_in_turn(

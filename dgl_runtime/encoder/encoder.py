@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import TOKENIZER, Bundle
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.encoder.choice import Chosen, choose
+from dgl_runtime.encoder.input_check import check_inputs
 from dgl_runtime.encoder.self_check import GRAPHS, check_graph
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.device_arrays import lies_on_device
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import DglError, EngineError
-from dgl_runtime.media.video import preprocess
+from dgl_runtime.media.pixels import preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,14 +82,19 @@ class Encoder:
         self._lock = RLock()
 
     @property
+    def input_spec(self) -> InputSpec:
+        """What the model wants of frames and texts."""
+        return self.bundle.manifest.inputs
+
+    @property
     def num_frames(self) -> int:
         """F, the frames a clip is sampled at."""
-        return self.bundle.manifest.num_frames
+        return self.input_spec.frames.num_frames
 
     @property
     def frame_size(self) -> int:
         """S, the side of a frame in pixels."""
-        return self.bundle.manifest.frame_size
+        return self.input_spec.frames.size
 
     @property
     def embed_dim(self) -> int:
@@ -97,7 +104,7 @@ class Encoder:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer."""
-        return Tokenizer.load(self.bundle.path(TOKENIZER))
+        return Tokenizer.load(self.bundle.path(TOKENIZER), self.input_spec.texts)
 
     def chosen(self, name: str) -> Chosen:
         """The loaded graph ``captions`` or ``clips``, in which engine, and why.
@@ -144,13 +151,12 @@ class Encoder:
             raise ValueError(f"texts is the text {texts!r}, expected a list of texts.")
         if not texts:
             return np.empty((0, self.embed_dim), np.float32)
-        tokens = self.tokenizer(texts, self.bundle.manifest.max_words)
-        lengths = tokens.argmax(axis=1) + 1  # the end token has the largest id
-        by_length = np.argsort(lengths, kind="stable")
+        tokens = self.tokenizer(texts)
+        by_length = np.argsort(tokens.lengths, kind="stable")
         embeddings = np.empty((len(texts), self.embed_dim), np.float32)
         for first in range(0, len(texts), CAPTION_BATCH):
             rows = by_length[first : first + CAPTION_BATCH]
-            embeddings[rows] = self.embed_tokens(tokens[rows, : lengths[rows].max()])
+            embeddings[rows] = self.embed_tokens(tokens[rows].ids)
         return embeddings
 
     def embed_tokens(self, tokens: NDArray[np.int32]) -> Float32:
@@ -169,7 +175,7 @@ class Encoder:
 
     def tell_cut(self, query: str) -> str | None:
         """What of a query is read, in words, if it is longer than that; None: all of it."""
-        return self.tokenizer.tell_cut(query, self.bundle.manifest.max_words)
+        return self.tokenizer.tell_cut(query)
 
     def embed_clips(self, frames: object) -> ClipEmbeddings:
         """Embed clips.
@@ -221,7 +227,7 @@ class Encoder:
         for picture in pictures:
             if isinstance(picture, np.ndarray):
                 _check_picture(picture)
-        shown = [preprocess(picture, self.frame_size) for picture in pictures]
+        shown = [preprocess(picture, self.input_spec.frames) for picture in pictures]
         stills = np.reshape(shown, (-1, 1, 3, self.frame_size, self.frame_size)).astype(np.uint8)
         return self.embed_clips(np.repeat(stills, self.num_frames, axis=1)).embeddings
 
@@ -229,9 +235,10 @@ class Encoder:
         """Run the golden inputs and compare with the golden results.
 
         Raises:
-            BundleError: This machine's results differ by more than rounding, or by more than the
-                bundle's precision may.
+            BundleError: Texts or pictures become other tokens or pixels than the model's, or this machine's
+                results differ by more than rounding, or by more than the bundle's precision may.
         """
+        check_inputs(self.bundle, self.tokenizer)
         captions, clips = (
             check_graph(self.chosen(name).engine, self.bundle, name) for name in GRAPHS
         )

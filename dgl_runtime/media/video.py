@@ -16,6 +16,7 @@ import numpy as np
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.side_by_side import read_frames
 from dgl_runtime.media.windows import Span, cut_windows, frame_times
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
+    from dgl_runtime.media.frame_spec import FrameSpec
     from dgl_runtime.media.packet_index import PacketIndex
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "VideoInfo",
     "cut_windows",
     "frame_times",
-    "preprocess",
     "probe",
     "read_clips",
 ]
@@ -75,8 +75,7 @@ def probe(path: Path) -> VideoInfo:
 def read_clips(
     path: Path,
     spans: Sequence[Span],
-    num_frames: int,
-    frame_size: int,
+    spec: FrameSpec,
     *,
     threads: int = 1,
     rng: np.random.Generator | None = None,
@@ -90,8 +89,7 @@ def read_clips(
     Args:
         path: The video.
         spans: Stretches sorted by ``start_s``; what lies outside the video is cut off.
-        num_frames: Frames per span, F.
-        frame_size: Height and width S of a frame, pixels.
+        spec: How many frames F of a span, and how each becomes pixels.
         threads: Threads that decode and resize: 1 to read many videos side by side, more for one
             at low latency.
         rng: None: frames at the centres of equal segments; a generator: drawn inside them.
@@ -100,23 +98,26 @@ def read_clips(
         One clip for each span in the same order, uint8 [F, 3, S, S] RGB.
 
     Raises:
-        ValueError: If a number is below 1, or spans are not sorted or end before they start.
+        ValueError: If the spec has a fault, there is no thread, or spans are not sorted or end before
+            they start.
         MediaError: If the file cannot be read, a span lies outside it, or, while reading, more
             than a second of it cannot be decoded.
     """
-    for name, value in (("frame_size", frame_size), ("threads", threads)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected 1 or more.")
+    for fault in spec.faults():
+        raise ValueError(f"{fault}.")
+    if threads < 1:
+        raise ValueError(f"threads is {threads}, expected 1 or more.")
     if any(a.start_s > b.start_s for a, b in pairwise(spans)):
         raise ValueError("the spans are not sorted by start_s; sort them first.")
     index = read_index(path)
     wanted = [
-        index.frames_at(frame_times(_inside(path, span, index), num_frames, rng)) for span in spans
+        index.frames_at(frame_times(_inside(path, span, index), spec.num_frames, rng))
+        for span in spans
     ]
     last_use = {int(number): i for i, numbers in enumerate(wanted) for number in numbers}
 
     def shape(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return preprocess(picture, frame_size)
+        return preprocess(picture, spec)
 
     frames = read_frames(path, index, sorted(last_use), shape, threads=threads)
     return _clips(frames, wanted, last_use)
@@ -147,32 +148,3 @@ def _clips(
             kept[number] = pixels
         yield np.stack([kept[int(number)] for number in numbers])
         kept = {number: pixels for number, pixels in kept.items() if last_use[number] > i}
-
-
-def preprocess(picture: Image | NDArray[np.uint8], frame_size: int) -> NDArray[np.uint8]:
-    """Resize and crop a picture exactly as CLIP does.
-
-    The shorter side becomes ``frame_size`` (Pillow, bicubic, antialiased) and the centre is cut
-    out; sizes and offsets are rounded as in torchvision's Resize and CenterCrop.
-
-    Args:
-        picture: A Pillow image of any mode, or uint8 [H, W, 3] RGB.
-        frame_size: Height and width S of the result, pixels.
-
-    Returns:
-        uint8 [3, S, S] RGB.
-    """
-    from PIL import Image
-
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    shorter = min(image.size)
-    width, height = (int(frame_size * side / shorter) for side in image.size)
-    left, top = round((width - frame_size) / 2), round((height - frame_size) / 2)
-    # Pillow resizes across, then down. In two calls, what is cut off is not resized down.
-    bicubic = Image.Resampling.BICUBIC
-    image = image.resize((width, image.height), bicubic)
-    image = image.crop((left, 0, left + frame_size, image.height))
-    image = image.resize((frame_size, height), bicubic)
-    image = image.crop((0, top, frame_size, top + frame_size))
-    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))

@@ -25,8 +25,7 @@ def read_example(
     path = find_path(path)
     if hint := form_hint(None if os.path.lexists(path) else similar_path(path)):
         raise MediaError(f"{path} does not exist{hint}. Check the path.")
-    form = encoder.num_frames, encoder.frame_size
-    with DecodePool(cutting, form, jobs=1, limits=limits) as pool:
+    with DecodePool(cutting, encoder.input_spec.frames, jobs=1, limits=limits) as pool:
         # The content's hash names clips of a gallery; here nobody asks for it.
         for found in pool.read([Job(path, content="example")], lambda seen: [0]):
             if isinstance(found, Clips):

@@ -168,7 +168,7 @@ def _measure(
     model = open_model(path, zero_shot=request.zero_shot, device=device)
     captions = [clip.caption for clip in chosen]
     encoders = model.encoders
-    warning = warn_of_cut_captions(captions, encoders.tokenizer, encoders.max_words)
+    warning = warn_of_cut_captions(captions, encoders.tokenizer)
     if warning and warning not in told:  # of several models, once
         told.add(warning)
         click.echo(warning, err=True)

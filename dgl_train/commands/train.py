@@ -159,7 +159,9 @@ def _warn_of_cut_captions(verified: "Verified", backbone: "Backbone", recipe: "R
     from dgl_train.data.cut_captions import warn_of_cut_captions
 
     captions = [clip.caption for clip in verified.clips]
-    if warning := warn_of_cut_captions(captions, backbone.facts.tokenizer, recipe.max_words):
+    inputs = backbone.inputs_of(recipe.num_frames, recipe.max_words)
+    tokenizer = backbone.facts.tokenizer.fed_as(inputs.texts)
+    if warning := warn_of_cut_captions(captions, tokenizer):
         click.echo(warning, err=True)
 
 

@@ -7,7 +7,7 @@ resumed sees the very frames it would have seen, whatever the number of processe
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import click
 import numpy as np
@@ -99,7 +99,8 @@ class _Filling:
         pin_memory: bool,
     ) -> "_Filling":
         looks = [Look.at(clips[number], number, epoch) for number, epoch in items]
-        shape = len(items), form.num_frames, 3, form.frame_size, form.frame_size
+        spec = form.frames
+        shape = len(items), spec.num_frames, 3, spec.size, spec.size
         frames = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         return cls([number for number, _ in items], looks, frames)
 
@@ -168,8 +169,7 @@ def _describe_look(look: Look) -> dict[str, object]:
 def _describe(form: FrameFormat) -> dict[str, object]:
     """A format as ``read_worker.py`` takes it."""
     cache = form.cache and (str(form.cache.folder), form.cache.limit_gb)
-    numbers = {"num_frames": form.num_frames, "frame_size": form.frame_size, "seed": form.seed}
-    return {**numbers, "cache": cache}
+    return {"frames": asdict(form.frames), "seed": form.seed, "cache": cache}
 
 
 def _hear(workers: "Workers[_Place]", worker: "Worker[_Place]") -> None:

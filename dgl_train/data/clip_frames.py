@@ -1,12 +1,13 @@
 """The frames of a clip as training and evaluation look at it. Without torch: processes start at once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.video import Span, read_clips
 from dgl_train.data.captioned_clip import CaptionedClip
 from dgl_train.data.frame_cache import FrameCache, clip_key
@@ -23,15 +24,13 @@ class FrameFormat:
     """How a clip is looked at.
 
     Attributes:
-        num_frames: Frames of a clip, F.
-        frame_size: Height and width of a frame, S pixels.
+        frames: How many, and how each becomes pixels.
         seed: Decides the times of frames while training.
         cache: Where decoded frames are kept; then training chooses among ``CHOICES`` moments of
             a segment, also for clips there is no room for. None: it sees any moment.
     """
 
-    num_frames: int
-    frame_size: int
+    frames: FrameSpec
     seed: int = 0
     cache: FrameCache | None = None
 
@@ -65,16 +64,17 @@ def read_frames(look: Look, form: FrameFormat) -> NDArray[np.uint8]:
         MediaError: The video cannot be read.
     """
     rng = look.seeds and np.random.default_rng((form.seed, _TIMES, *look.seeds))
-    size, count = form.frame_size, form.num_frames
     if form.cache is None:
-        return next(read_clips(look.video, [look.span], count, size, rng=rng))
+        return next(read_clips(look.video, [look.span], form.frames, rng=rng))
+    count = form.frames.num_frames
     chosen = np.full(count, CHOICES // 2) if rng is None else rng.integers(CHOICES, size=count)
     rows = CHOICES * np.arange(count) + chosen
-    key = clip_key(look.video, look.span, CHOICES * count, size)
-    frames = form.cache.get(key, rows, size)
+    kept = replace(form.frames, num_frames=CHOICES * count)
+    key = clip_key(look.video, look.span, kept)
+    frames = form.cache.get(key, rows, kept.size)
     if frames is None:
         # The centres of F * CHOICES segments are those of each segment's CHOICES parts.
-        every = next(read_clips(look.video, [look.span], CHOICES * count, size))
+        every = next(read_clips(look.video, [look.span], kept))
         form.cache.put(key, every)
         frames = every[rows]
     return frames

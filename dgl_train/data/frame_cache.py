@@ -18,6 +18,7 @@ import PIL
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import reason_of
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.video import Span
 
 _FORMAT = 2  # of the files; another number: none of the old ones is found
@@ -27,7 +28,7 @@ _STALE_S = 3600.0  # an unfinished file this old belongs to a process that was k
 _LOOK_AGAIN = 0.002  # of the limit: what a process writes before it measures the folder again
 
 
-def clip_key(video: Path, span: Span, num_frames: int, frame_size: int) -> str:
+def clip_key(video: Path, span: Span, frames: FrameSpec) -> str:
     """Name all that a clip's frames depend on, 64 hexadecimal digits.
 
     A video that has another size or time of change is another video. One that is missing has a
@@ -39,7 +40,7 @@ def clip_key(video: Path, span: Span, num_frames: int, frame_size: int) -> str:
     except (OSError, ValueError):
         content = (str(video), 0, 0)
     versions = (_FORMAT, av.__version__, PIL.__version__)  # Pillow resizes
-    seen = (content, float(span.start_s), float(span.end_s), num_frames, frame_size, versions)
+    seen = (content, float(span.start_s), float(span.end_s), frames, versions)
     return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 

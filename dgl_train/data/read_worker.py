@@ -8,11 +8,12 @@ It speaks as ``decode_worker.py`` of the runtime does:
     worker: {"warning"}                         for the person who waits
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dgl_runtime.decoding.decode_worker import Line, main
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.windows import Span
 from dgl_train.data.clip_frames import FrameFormat, Look, read_frames
 from dgl_train.data.frame_cache import FrameCache
@@ -33,13 +34,14 @@ class Reader:
         line.pour(frames.data.cast("B"))
 
     def _form(self, line: Line, told: dict[str, Any]) -> FrameFormat:
+        form = FrameFormat(FrameSpec.from_json(told["frames"]), told["seed"])
         if told["cache"] is None:
-            return FrameFormat(**told)
+            return form
         folder, limit_gb = told["cache"]
         if (folder, limit_gb) not in self.caches:
             kept = FrameCache(Path(folder), limit_gb, tell=lambda text: line.say({"warning": text}))
             self.caches[folder, limit_gb] = kept
-        return FrameFormat(**{**told, "cache": self.caches[folder, limit_gb]})
+        return replace(form, cache=self.caches[folder, limit_gb])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ def draw_attention(
         ConfigError: The model has no global prompts.
         MediaError: A video cannot be read.
     """
-    form = FrameFormat(num_frames, model.inputs.frames.size)
+    form = FrameFormat(replace(model.inputs.frames, num_frames=num_frames))
     entries = []
     for batch in read_batches(clips, form, evaluation_batches(len(clips), 1)):
         (number,) = batch.numbers

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.search.metrics import (
     RetrievalMetrics,
     direction_score,
@@ -39,18 +40,14 @@ class Encoders:
         embed_clips: uint8 RGB [B, F, 3, S, S] -> unit-norm embeddings [B, E].
         weigh_frames: The same -> how much each frame counted, [B, F]; rows sum to 1.
         tokenizer: What captions are read with.
-        num_frames: F.
-        frame_size: S.
-        max_words: Tokens of a caption that are read, L.
+        frames: What it wants of clips.
     """
 
     embed_captions: Callable[[list[str]], Float32]
     embed_clips: Callable[[NDArray[np.uint8]], Float32]
     weigh_frames: Callable[[NDArray[np.uint8]], Float32]
     tokenizer: Tokenizer
-    num_frames: int
-    frame_size: int
-    max_words: int
+    frames: FrameSpec
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,11 @@ class Report:
 
 def torch_encoders(model: DualEncoder, device: torch.device) -> Encoders:
     """A torch model on its device."""
-    frame_spec, text_spec = model.inputs.frames, model.inputs.texts
+    tokenizer = model.tokenizer
 
     @torch.inference_mode()
     def embed_captions(captions: list[str]) -> Float32:
-        tokens = torch.from_numpy(model.tokenizer(captions, text_spec.max_tokens)).to(device)
+        tokens = torch.from_numpy(tokenizer(captions).ids).to(device)
         embeddings: Float32 = model.encode_captions(tokens).cpu().numpy()
         return embeddings
 
@@ -119,10 +116,8 @@ def torch_encoders(model: DualEncoder, device: torch.device) -> Encoders:
         embed_captions,
         embed_clips,
         weigh_frames,
-        model.tokenizer,
-        frame_spec.num_frames,
-        frame_spec.size,
-        text_spec.max_tokens,
+        tokenizer,
+        model.inputs.frames,
     )
 
 
@@ -141,9 +136,7 @@ def bundle_encoders(folder: Path, *, device: str = "cpu", engine: str = "auto") 
         lambda frames: encoder.embed_clips(frames).embeddings,
         lambda frames: encoder.embed_clips(frames).frame_weights,
         encoder.tokenizer,
-        encoder.num_frames,
-        encoder.frame_size,
-        encoder.bundle.manifest.max_words,
+        encoder.input_spec.frames,
     )
 
 
@@ -201,8 +194,8 @@ def _embed_clips(
 ) -> Float32:
     batches = read_batches(
         clips,
-        FrameFormat(encoders.num_frames, encoders.frame_size, cache=cache),
-        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.num_frames)),
+        FrameFormat(encoders.frames, cache=cache),
+        evaluation_batches(len(clips), max(1, _BATCH_FRAMES // encoders.frames.num_frames)),
         num_workers=num_workers,
     )
     parts = []

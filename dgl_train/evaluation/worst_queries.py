@@ -123,9 +123,7 @@ def draw_worst(
 
 def _hit(encoders: Encoders, clip: CaptionedClip, what: str, similarity: float) -> SheetHit:
     span = Span(clip.start_s or 0.0, math.inf if clip.end_s is None else clip.end_s)
-    frames: NDArray[np.uint8] = next(
-        read_clips(clip.video, [span], encoders.num_frames, encoders.frame_size)
-    )
+    frames: NDArray[np.uint8] = next(read_clips(clip.video, [span], encoders.frames))
     name = describe(replace(clip, video=Path(clip.video.name)))
     title = f"{what}, similarity {similarity:.3f}: {name}"
     return SheetHit(title, frames, encoders.weigh_frames(frames[None])[0])

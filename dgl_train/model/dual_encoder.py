@@ -98,8 +98,8 @@ class OnBackbone(nn.Module):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The backbone's own."""
-        return self.backbone.facts.tokenizer
+        """The backbone's own, which reads as many tokens as this model."""
+        return self.backbone.facts.tokenizer.fed_as(self.inputs.texts)
 
     @property
     def embed_dim(self) -> int:

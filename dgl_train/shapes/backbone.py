@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from dgl_runtime.bundle.input_spec import CLIP_END
 from dgl_runtime.plain_path import plain_path
 from dgl_train.shapes.clips import (
     COLOURS,
@@ -177,7 +178,12 @@ def _stills(kinds: list[tuple[Look, str, str]], rng: np.random.Generator) -> tup
     tokens = open_clip.get_tokenizer("ViT-B-32")(captions)
     pixels = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(PREPROCESS_CONFIG[key])[:, None, None] for key in ("mean", "std"))
-    return tokens[:, : int(tokens.argmax(1).max()) + 1], (pixels - mean) / std
+    return tokens[:, : int(_ends(tokens).max()) + 1], (pixels - mean) / std
+
+
+def _ends(tokens: Tensor) -> Tensor:
+    """How many tokens stand before each caption's end token."""
+    return (tokens != CLIP_END).long().cumprod(dim=1).sum(dim=1)
 
 
 def _encode_captions(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
@@ -185,5 +191,5 @@ def _encode_captions(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection
+    x = x[torch.arange(len(x)), _ends(tokens)] @ model.text_projection
     return F.normalize(x, dim=-1)

@@ -222,10 +222,9 @@ class _Run:
             seed=recipe.training_seed,
             first_step=self.progress.step,
         )
-        size = self.tuned.model.inputs.frames.size
         return read_batches(
             self.clips_train,
-            FrameFormat(recipe.num_frames, size, recipe.training_seed, self._frame_cache()),
+            FrameFormat(self.tuned.model.inputs.frames, recipe.training_seed, self._frame_cache()),
             share(whole, processes.rank, processes.count),
             num_workers=recipe.num_workers,
             pin_memory=self.step.device.type == "cuda",

@@ -73,7 +73,7 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
 def make_batch(clips: Sequence[CaptionedClip], frames: Tensor, step: "TrainingStep") -> PairBatch:
     """Captioned clips with their frames, uint8 [B, F, 3, S, S], as a step takes them, on its device."""
     recipe, model, device = step.recipe, step.model, step.device
-    tokens = model.tokenizer([clip.caption for clip in clips], model.inputs.texts.max_tokens)
+    tokens = model.tokenizer([clip.caption for clip in clips]).ids
     has_reverse = None
     if recipe.reversed_negatives:
         # An event that looks the same backwards has its own caption for the reversed one.

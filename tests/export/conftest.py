@@ -29,7 +29,7 @@ def float32(backbone, tmp_path_factory):
     """Float32 graphs of the tiny model: their folder and what the manifest says of them."""
     folder = tmp_path_factory.mktemp("float32")
     folded = fold(make_model(backbone, "dgl-linear"))
-    tokens = torch.from_numpy(clip_tokenizer()(["a cat", "two dogs run"], 20))
+    tokens = torch.from_numpy(clip_tokenizer(20)(["a cat", "two dogs run"]).ids)
     frames = torch.from_numpy(drifting_patterns(2, NUM_FRAMES, 16))
     return folder, [
         write_captions(folded.captions, tokens, folder),

@@ -15,6 +15,7 @@ from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.evaluation.attention import draw_attention
 from dgl_train.model.checkpoint import load_checkpoint
 from tests.helpers.runs import write_csv, write_run
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import write_tiny_backbone, write_tiny_clips
 from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
@@ -35,7 +36,7 @@ def test_frame_weights_beside_the_pictures_are_those_of_the_exported_graph(
         tmp_path / "pictures", model, clips, num_frames=NUM_FRAMES, device=torch.device("cpu")
     )
     entries = json.loads((tmp_path / "pictures" / "attention.json").read_text("utf-8"))
-    form = FrameFormat(NUM_FRAMES, backbone.facts.inputs.frames.size)
+    form = FrameFormat(frame_spec(NUM_FRAMES, backbone.facts.inputs.frames.size))
     (batch,) = read_batches(clips, form, evaluation_batches(8, 8))
     exported = Retriever(tmp_path / "bundle").embed_clips(batch.frames.numpy()).frame_weights
     drawn = [entry["frame_weights"] for entry in entries]

@@ -21,8 +21,8 @@ from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.bundle.input_spec import InputSpec, clip_frames, clip_texts
 from dgl_runtime.errors import ExportError
-from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.spoiled_graphs import add_to_output
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
@@ -56,19 +56,17 @@ def test_the_runtime_reproduces_the_trained_model(bundle):
 
 def test_the_manifest_says_what_was_exported(bundle, exported):
     backbone, manifest = tiny_backbone(), bundle.manifest
-    assert (manifest.format, manifest.precision, manifest.method) == ("onnx", "fp32", exported)
-    assert (manifest.backbone, manifest.backbone_sha256) == ("tiny", backbone.digest())
-    assert (manifest.embed_dim, manifest.frame_size) == (32, 16)
-    assert (manifest.num_frames, manifest.max_words) == (NUM_FRAMES, 20)
-    assert manifest.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))  # CLIP's
-    assert manifest.std == pytest.approx((0.26862954, 0.26130258, 0.27577711))
-    assert manifest.sampling == "centres of equal segments"
-    assert manifest.logit_scale == pytest.approx(float(backbone.logit_scale.exp()))
-    assert manifest.quality is None
-    assert (manifest.source.checkpoint, manifest.source.checkpoint_sha256) == (
-        "a checkpoint",
-        "0" * 64,
-    )
+    assert (manifest.format, manifest.precision, manifest.quality) == ("onnx", "fp32", None)
+    assert manifest.embed_dim == 32
+    frames, source = manifest.inputs.frames, manifest.source
+    assert frames.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))  # CLIP's
+    assert frames.std == pytest.approx((0.26862954, 0.26130258, 0.27577711))
+    assert frames == clip_frames(NUM_FRAMES, 16, frames.mean, frames.std)
+    assert manifest.inputs.texts == clip_texts(20)
+    assert (source.method, source.backbone) == (exported, "tiny")
+    assert source.backbone_sha256 == backbone.digest()
+    assert source.logit_scale == pytest.approx(float(backbone.logit_scale.exp()))
+    assert (source.checkpoint, source.checkpoint_sha256) == ("a checkpoint", "0" * 64)
     for name, digest in manifest.files.items():
         assert digest == sha256((bundle.folder / name).read_bytes()).hexdigest()
     assert [graph.file for graph in (manifest.captions, manifest.clips)] == [
@@ -111,6 +109,23 @@ def test_onnx_runtime_fuses_what_it_should(bundle, tmp_path):
         assert count["Sigmoid"] == 0
         assert count["Gemm"] == 6 * blocks  # q, k, v, out, fc, proj: bias inside
         assert count["Gelu"] == count["Erf"] == 0
+
+
+class OtherInputs(ExportRequest):
+    """A request that would write another resize than the model's."""
+
+    @property
+    def inputs(self):
+        return InputSpec(replace(self.frames, resize="squash"), self.tokenizer.spec)
+
+
+def test_a_bundle_that_resizes_unlike_the_model_is_not_written(backbone, tmp_path):
+    request = request_for(make_model(backbone, "zero-shot"), "zero-shot")
+    with pytest.raises(
+        ExportError, match=r"parity gate: .* resize is 'squash', the model's is 'sho"
+    ):
+        write_bundle(OtherInputs(**vars(request)), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_graph_does_not_pass_the_gate(backbone, tmp_path, monkeypatch):
@@ -236,7 +251,7 @@ def test_a_lower_precision_that_gives_no_number_for_any_golden_input_is_refused(
             request,
             tmp_path / "bundle",
             Target("onnx", "int8"),
-            made_calibration(request.clip_form, clip_tokenizer()),
+            made_calibration(request.inputs.frames, request.tokenizer),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -252,4 +267,5 @@ def test_captions_may_be_as_long_as_the_backbone_reads(backbone, spoil, tmp_path
     spoil("clip.onnx", "embedding", 0.0)
     request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
     manifest = write_bundle(replace(request, max_words=24), tmp_path / "bundle")
-    assert manifest.max_words == Bundle(tmp_path / "bundle").golden.tokens.shape[1] == 24
+    longest = Bundle(tmp_path / "bundle").golden.tokens.shape[1]
+    assert manifest.inputs.texts.max_tokens == longest == 24

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from dgl_export import calibration, quality
-from dgl_export.calibration import FEWEST, ClipForm, read_calibration
+from dgl_export.calibration import FEWEST, read_calibration
 from dgl_export.cli import export
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.errors import ConfigError, ExportError, MediaError
@@ -18,10 +18,11 @@ from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
 from tests.helpers.odd_videos import truncate, write_video
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import write_tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES
 
-FORM = ClipForm(NUM_FRAMES, 16, 20)
+FORM = frame_spec(NUM_FRAMES, 16)
 WORDS = "ant bee cat dog elk fox gnu hen ibis jay".split()
 
 
@@ -43,7 +44,7 @@ def write_csv(path, videos, splits):
 
 
 def read(source):
-    return read_calibration(str(source), None, FORM, clip_tokenizer())
+    return read_calibration(str(source), None, FORM, clip_tokenizer(20))
 
 
 def test_a_folder_of_videos_is_split_and_asked_for_by_made_sentences(videos):
@@ -56,9 +57,10 @@ def test_a_folder_of_videos_is_split_and_asked_for_by_made_sentences(videos):
 def test_captioned_clips_judge_recall_too(videos, tmp_path):
     both = read(write_csv(tmp_path / "clips.csv", videos, ["val"] * 10))
     assert both.judges.answers.tolist() == [0, 1, 2, 3, 4]
-    tokens = clip_tokenizer()(WORDS, 20)
-    assert np.array_equal(both.judges.tokens, tokens[1::2])
-    assert np.array_equal(both.calibrates.tokens, tokens[::2])
+    tokens = clip_tokenizer(20)(WORDS)
+    for half, expected in ((both.judges, tokens[1::2]), (both.calibrates, tokens[::2])):
+        np.testing.assert_array_equal(half.tokens.ids, expected.ids)
+        np.testing.assert_array_equal(half.tokens.lengths, expected.lengths)
 
 
 def test_validation_clips_come_before_training_clips_and_test_clips_are_never_used(

@@ -36,7 +36,7 @@ def test_a_run_becomes_a_bundle(checkpoint, tmp_path):
     assert result.exit_code == 0, result.output
     assert "100% of 9 rankings equal" in result.stdout
     retriever = Retriever(tmp_path / "bundle")
-    assert (retriever.num_frames, retriever.bundle.manifest.max_words) == (NUM_FRAMES, 20)
+    assert (retriever.num_frames, retriever.tokenizer.spec.max_tokens) == (NUM_FRAMES, 20)
     assert retriever.bundle.manifest.source.checkpoint_sha256
 
 
@@ -51,8 +51,8 @@ def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
     result = run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle")
     assert result.exit_code == 0, result.output
     manifest = Retriever(tmp_path / "bundle").bundle.manifest
-    assert (manifest.num_frames, manifest.max_words) == expected
-    assert manifest.method == ("zero-shot" if "--zero-shot" in options else "dgl-linear")
+    assert (manifest.inputs.frames.num_frames, manifest.inputs.texts.max_tokens) == expected
+    assert manifest.source.method == ("zero-shot" if "--zero-shot" in options else "dgl-linear")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_frames_and_words_of_a_backbone_alone(checkpoint, tmp_path, options, exp
     result = run(*backbone, *options, "--out", tmp_path / "bundle")
     assert result.exit_code == 0, result.output
     retriever = Retriever(tmp_path / "bundle")
-    assert (retriever.num_frames, retriever.bundle.manifest.max_words) == expected
+    assert (retriever.num_frames, retriever.tokenizer.spec.max_tokens) == expected
 
 
 def test_bad_input_is_one_line(checkpoint, tmp_path):
@@ -148,4 +148,4 @@ def test_a_research_checkpoint_becomes_a_bundle(tmp_path):
     checkpoint = Case("a_linear").write_checkpoint(tmp_path)
     result = run("--ckpt", checkpoint, "--num-frames", 6, "--out", tmp_path / "bundle")
     assert result.exit_code == 0, result.output
-    assert Retriever(tmp_path / "bundle").bundle.manifest.method == "dgl-linear"
+    assert Retriever(tmp_path / "bundle").bundle.manifest.source.method == "dgl-linear"

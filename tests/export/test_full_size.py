@@ -34,7 +34,7 @@ def random_captions(count):
     rng = np.random.default_rng(2)
     words = "dog cat man woman red runs jumps lake street guitar cooks slowly two car night".split()
     texts = [" ".join(rng.choice(words, rng.integers(1, 28))) for _ in range(count)]
-    return clip_tokenizer()(texts, 32)
+    return clip_tokenizer(32)(texts).ids
 
 
 def random_clips(count):

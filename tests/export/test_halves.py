@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from dgl_export import quality
-from dgl_export.calibration import Calibration, ClipForm, Half, made_calibration
+from dgl_export.calibration import Calibration, Half, made_calibration
 from dgl_export.formats import Target
 from dgl_export.lower import lower
 from dgl_export.observe import linear_layers
@@ -15,6 +15,7 @@ from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny_models import NUM_FRAMES
 
 DYNAMIC, STATIC = (
@@ -26,7 +27,7 @@ DYNAMIC, STATIC = (
 @pytest.fixture(scope="module")
 def made():
     """A made calibration set whose halves are of different sizes, and with answers."""
-    both = made_calibration(ClipForm(NUM_FRAMES, 16, 20), clip_tokenizer())
+    both = made_calibration(frame_spec(NUM_FRAMES, 16), clip_tokenizer(20))
     first, second = both.calibrates, both.judges
     return Calibration(
         Half(first.tokens[:6], first.frames[:6], np.arange(6)),

@@ -16,7 +16,6 @@ from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
-from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
 
@@ -37,7 +36,7 @@ def request_():
 
 @pytest.fixture(scope="module")
 def calibration(request_):
-    return made_calibration(request_.clip_form, clip_tokenizer())
+    return made_calibration(request_.inputs.frames, request_.tokenizer)
 
 
 @pytest.fixture(scope="module", params=LOWER, ids=lambda pair: "-".join(pair))
@@ -167,7 +166,7 @@ def test_int8_takes_every_method_that_folds(method, form, tmp_path, monkeypatch)
     monkeypatch.setitem(MIN_COSINE, "int8", 0.97)
     about = (method, NUM_FRAMES, 20, "a checkpoint", "0" * 64)
     request = ExportRequest(make_model(tiny_backbone(), method), *about)
-    made = made_calibration(request.clip_form, clip_tokenizer())
+    made = made_calibration(request.inputs.frames, request.tokenizer)
     manifest = write_bundle(request, tmp_path / "bundle", Target(form, "int8"), made)
     assert manifest.quality.min_cosine >= 0.97
 

@@ -1,5 +1,7 @@
 """The gate of float32: graphs that differ anywhere from the trained model do not pass."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,16 @@ from dgl_export.parity import (
     measure,
     rank_agreement,
     require,
+    require_inputs,
     require_numbers,
     rerun,
 )
-from dgl_runtime.bundle.folder import Golden
+from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import Parity
 from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.lookup_graphs import lookup_engine
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
 # Where a graph can be wrong: in a batch, or for what comes alone.
@@ -36,10 +40,11 @@ def unit(*shape, seed=0):
 def golden_of(captions, clips):
     """Golden results under inputs whose first number is their row."""
     tokens = np.stack([np.arange(len(captions)), np.full(len(captions), 99)], 1).astype(np.int32)
+    lengths = np.full(len(captions), 2)
     frames = np.zeros((len(clips), 3, 3, 2, 2), np.uint8)
     frames[:, 0, 0, 0, 0] = np.arange(len(clips))
     weights = np.full((len(clips), 3), 1 / 3, np.float32)
-    return Golden(tokens, frames, captions, clips, weights)
+    return Golden(tokens, lengths, frames, captions, clips, weights, raw=None)
 
 
 def measured(folder, golden, captions=None, clips=None, place=None, change=None):
@@ -160,8 +165,8 @@ def test_lower_precisions_are_checked_against_what_they_gave(golden, tmp_path):
 @pytest.mark.parametrize("method", ["dgl-linear", "no global prompts", "zero-shot"])
 def test_golden_results_are_the_trained_models(backbone, method):
     model = make_model(backbone, method)
-    golden = make_golden(model, NUM_FRAMES, 20)
-    np.testing.assert_array_equal(golden.tokens, clip_tokenizer()(CAPTIONS, 20))
+    golden = make_golden(model, clip_tokenizer(20), frame_spec(NUM_FRAMES, 16))
+    np.testing.assert_array_equal(golden.tokens, clip_tokenizer(20)(CAPTIONS).ids)
     with torch.no_grad():
         captions = model.encode_captions(torch.from_numpy(golden.tokens).long())
         clips = model.encode_clips(torch.from_numpy(golden.frames))
@@ -170,6 +175,42 @@ def test_golden_results_are_the_trained_models(backbone, method):
     np.testing.assert_array_equal(golden.clip_embeddings, clips)
     np.testing.assert_allclose(golden.frame_weights, weights, rtol=0, atol=2e-6)
     assert golden.frames.shape[1] == NUM_FRAMES
+
+
+@pytest.fixture(scope="module")
+def of_model(backbone):
+    """Golden inputs and results of a model, with its tokenizer and its way with frames."""
+    tokenizer, frames = clip_tokenizer(20), frame_spec(NUM_FRAMES, 16)
+    return make_golden(make_model(backbone, "zero-shot"), tokenizer, frames), frames, tokenizer
+
+
+def test_a_bundle_that_does_with_inputs_what_the_model_does_passes(of_model):
+    require_inputs(*of_model)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"resize": "squash"},
+        {"interpolation": "bilinear"},
+        {"clean": "canonicalize"},
+        {"pad_id": 1},
+        {"pad_to": 20},
+        {"end_id": 5},
+    ],
+)
+def test_a_bundle_that_would_do_something_else_with_inputs_is_refused(of_model, rules):
+    golden, frames, tokenizer = of_model
+    ((name, value),) = rules.items()
+    if hasattr(frames, name):
+        frames = replace(frames, **rules)
+    else:
+        tokenizer = tokenizer.fed_as(replace(tokenizer.spec, **rules))
+    with pytest.raises(
+        ExportError,
+        match=rf"^parity gate: .* than the model's: {name} is {value!r}, the model's is ",
+    ):
+        require_inputs(golden, frames, tokenizer)
 
 
 def test_golden_clips_differ_and_their_frames_do_but_compress_well():

@@ -8,6 +8,7 @@ import pytest
 from dgl_export.calibration import Half
 from dgl_export.quality import Embeddings, compare, embed_half, faults, recall_at_1, require
 from dgl_runtime.bundle.manifest import Quality
+from dgl_runtime.bundle.tokenizer import Tokens
 from dgl_runtime.errors import ExportError
 from tests.helpers.lookup_graphs import lookup_engine
 
@@ -135,7 +136,7 @@ def test_a_half_is_embedded_whole_and_in_order(tmp_path):
         lookup_engine(tmp_path / "caption.onnx", "tokens", embedding=captions),
         lookup_engine(tmp_path / "clip.onnx", "frames", embedding=clips),
     )
-    embedded = embed_half(engines, Half(tokens, frames, None))
+    embedded = embed_half(engines, Half(Tokens(tokens, np.full(35, 2)), frames, None))
     np.testing.assert_array_equal(embedded.captions, captions)
     np.testing.assert_array_equal(embedded.clips, clips)
     assert embedded.captions.dtype == embedded.clips.dtype == np.float32

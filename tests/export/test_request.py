@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dgl_export.request import tuned_request, untuned_request
+from dgl_runtime.bundle.input_spec import clip_texts
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
@@ -97,5 +98,7 @@ def test_a_run_is_exported_tuned_unless_said_otherwise(run):
 
 
 def test_calibration_looks_at_clips_as_the_bundle_will(run):
-    form = tuned_request(run).clip_form
-    assert (form.num_frames, form.frame_size, form.max_words) == (NUM_FRAMES, 16, WORDS)
+    request = tuned_request(run)
+    frames = request.inputs.frames
+    assert (frames.num_frames, frames.size) == (NUM_FRAMES, 16)
+    assert request.tokenizer.spec == request.inputs.texts == clip_texts(WORDS)

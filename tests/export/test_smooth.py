@@ -5,20 +5,21 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from dgl_export.calibration import ClipForm, made_calibration
+from dgl_export.calibration import made_calibration
 from dgl_export.fold import fold
 from dgl_export.observe import layer_errors, linear_layers, observe, weights_of
 from dgl_export.quantize import Quantizer
 from dgl_export.smooth import smooth
 from dgl_export.to_onnx import write_clips
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, make_model
 
 
 @pytest.fixture(scope="module")
 def feeds():
-    half = made_calibration(ClipForm(NUM_FRAMES, 16, 20), clip_tokenizer()).calibrates
+    half = made_calibration(frame_spec(NUM_FRAMES, 16), clip_tokenizer(20)).calibrates
     return list(half.clip_feeds())
 
 

@@ -24,7 +24,6 @@ from dgl_runtime.engines.cuda_device import Gpu
 from dgl_runtime.engines.engine_file import Profile, engine_path, read_engine
 from dgl_runtime.errors import BundleError, EngineError, ExportError
 from dgl_runtime.retriever import Retriever
-from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers import fake_cuda
 from tests.helpers.engine_files import require_on_gpu
 from tests.helpers.refused_graphs import fp8_product, strange_node
@@ -107,7 +106,7 @@ def test_building_again_replaces_the_engines(bundle, tmp_path):
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_a_bundle_of_a_lower_precision_holds_its_engines(export, method, precision, tmp_path):
     request = request_for(method)
-    calibration = made_calibration(request.clip_form, clip_tokenizer())
+    calibration = made_calibration(request.inputs.frames, request.tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(quality.MIN_TOP1, precision, 0)  # to random weights all clips are alike
         write_bundle(request, tmp_path / "low", Target("trt-rtx", precision), calibration)
@@ -168,9 +167,9 @@ def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
     tokenizer = Retriever(bundle.folder).tokenizer
     texts = ["", "a dog", "word " * 99]
     profiles = caption_profiles(MAX_WORDS)
-    for shape in [tokenizer([text], MAX_WORDS).shape for text in texts]:
+    for shape in [tokenizer([text]).ids.shape for text in texts]:
         assert profiles[0].covers(shape)
-    assert profiles[1].covers(tokenizer(texts[2:] * 64, MAX_WORDS).shape)
+    assert profiles[1].covers(tokenizer(texts[2:] * 64).ids.shape)
     assert profiles[1].maximum == (64, MAX_WORDS)
 
 
@@ -183,7 +182,7 @@ def test_captions_may_be_as_long_as_the_bundle_says(max_words, usual):
 
 def test_frames_are_free_where_the_graph_is(bundle):
     (profile,) = clip_profiles(bundle.manifest.clips, NUM_FRAMES)
-    fewest = NUM_FRAMES if bundle.manifest.method in BOUND_TO_FRAMES else 1
+    fewest = NUM_FRAMES if bundle.manifest.source.method in BOUND_TO_FRAMES else 1
     assert profile == Profile((1, fewest, 3, 16, 16), (4, 3, 3, 16, 16), (16, 3, 3, 16, 16))
 
 

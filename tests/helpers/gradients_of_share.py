@@ -21,7 +21,7 @@ def gradients_of_share(method, micro_batch_size):
     frames = torch.randint(0, 256, (4, 2, 3, 16, 16), dtype=torch.uint8, generator=generator)
     size = 4 // processes.count
     own = slice(processes.rank * size, (processes.rank + 1) * size)
-    tokens = torch.from_numpy(clip_tokenizer()(CAPTIONS, 24))
+    tokens = torch.from_numpy(clip_tokenizer(24)(CAPTIONS).ids)
     model = make_model(tiny_recipe(method=method), tiny_backbone()).model.double()
     batch = PairBatch(tokens[own], frames[own], torch.tensor([True, False, True, True])[own])
     loss = backward_contrastive(

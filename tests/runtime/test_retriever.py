@@ -58,7 +58,7 @@ def test_different_texts_have_different_embeddings(retriever):
 @settings(max_examples=25, deadline=None)
 @given(padding=st.integers(1, 20), query=st.sampled_from(QUERIES))
 def test_padding_changes_nothing(retriever, padding, query):
-    tokens = retriever.tokenizer([query], 32)
+    tokens = retriever.tokenizer([query]).ids
     padded = np.pad(tokens, ((0, 0), (0, padding)))
     np.testing.assert_allclose(
         retriever.embed_tokens(padded), retriever.embed_tokens(tokens), rtol=0, atol=1e-6

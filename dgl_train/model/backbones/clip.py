@@ -12,8 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dgl_runtime.bundle.input_spec import InputSpec, TextSpec
-from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_runtime.bundle.input_spec import CLIP_END, InputSpec, clip_frames
 from dgl_train.model.backbones.backbone import DEFAULT_FRAMES, Backbone, BackboneSource, Facts
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.backbones.towers import Block, TextTower, VisionTower, attend_within
@@ -43,37 +42,17 @@ def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kin
         patches=state["visual.positional_embedding"].shape[0] - 1,
         embed_dim=embed_dim,
     )
-    vocabulary = state["token_embedding.weight"].shape[0]
     context = state["positional_embedding"].shape[0]
-    start, end = vocabulary - 2, vocabulary - 1
     text = ClipText(
         _shape(state, "transformer.", kind.text_heads, kind),
-        vocabulary=vocabulary,
+        vocabulary=state["token_embedding.weight"].shape[0],
         context=context,
         embed_dim=embed_dim,
-        end_id=end,
     )
-    inputs = InputSpec(
-        FrameSpec(
-            num_frames=DEFAULT_FRAMES,
-            size=vision.frame_size,
-            resize="shortest",
-            interpolation="bicubic",
-            mean=kind.mean,
-            std=kind.std,
-            sampling="centers",
-        ),
-        TextSpec(
-            clean="clip",
-            max_tokens=context,
-            pad_id=0,
-            pad_to=None,
-            start_id=start,
-            end_id=end,
-            read="end",
-        ),
-    )
-    backbone = Backbone(vision, text, Facts(source, inputs, clip_tokenizer(), embed_dim))
+    frames = clip_frames(DEFAULT_FRAMES, vision.frame_size, kind.mean, kind.std)
+    tokenizer = clip_tokenizer(context)
+    facts = Facts(source, InputSpec(frames, tokenizer.spec), tokenizer, embed_dim)
+    backbone = Backbone(vision, text, facts)
     backbone.load_state_dict(dict(rename_openai_state(state)))
     return backbone
 
@@ -151,11 +130,8 @@ class ClipVision(VisionTower):
 class ClipText(TextTower):
     """Causal transformer over CLIP's BPE tokens, read at the end token."""
 
-    def __init__(
-        self, shape: TowerShape, *, vocabulary: int, context: int, embed_dim: int, end_id: int
-    ) -> None:
+    def __init__(self, shape: TowerShape, *, vocabulary: int, context: int, embed_dim: int) -> None:
         super().__init__()
-        self.end_id = end_id
         self.token_embedding = nn.Embedding(vocabulary, shape.width)
         self.positions = nn.Parameter(torch.empty(context, shape.width))
         self.blocks = shape.make_blocks()
@@ -177,14 +153,13 @@ class ClipText(TextTower):
     def read(self, state: Tensor, tokens: Tensor) -> Tensor:
         """Final normalisation and projection of each text's end token."""
         rows = torch.arange(len(state), device=state.device)
-        ends = state[rows, first_end(tokens, self.end_id)]
-        features: Tensor = self.ln_final(ends) @ self.projection
+        features: Tensor = self.ln_final(state[rows, ends(tokens)]) @ self.projection
         return features
 
 
-def first_end(tokens: Tensor, end_id: int) -> Tensor:
+def ends(tokens: Tensor) -> Tensor:
     """Where each text ends: token ids [B, L] -> positions [B] of its first end token."""
-    return (tokens == end_id).int().argmax(dim=-1)
+    return (tokens == CLIP_END).int().argmax(dim=-1)
 
 
 _BLOCK_NAMES = {

@@ -142,7 +142,7 @@ def test_many_queries_come_from_a_file(library, tmp_path):
 
 
 def test_queries_that_are_cut_are_told_once(library, bundle, tmp_path):
-    most = Retriever(bundle).bundle.manifest.max_words - 2
+    most = Retriever(bundle).tokenizer.spec.most_pieces
     fits, long = (" ".join(["dog"] * count) for count in (most, most + 3))
     told = (
         f"{long[:40] + '...'!r} is too long for this model, which reads its first {most} of {most + 3} words "

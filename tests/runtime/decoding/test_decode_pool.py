@@ -16,8 +16,9 @@ from dgl_runtime.media.preview import write_preview
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import Span
 from tests.helpers.odd_videos import numbers_of, write_video, write_video_with_tones
+from tests.helpers.specs import frame_spec
 
-FORM = (4, 32)
+SPEC = frame_spec(4, 32)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def videos(tmp_path_factory):
 def read_all(
     videos, *, jobs=2, limits=None, cutting=None, choose=lambda seen: range(len(seen.spans))
 ):
-    with DecodePool(cutting or Cutting(1.0), FORM, jobs=jobs, limits=limits) as pool:
+    with DecodePool(cutting or Cutting(1.0), SPEC, jobs=jobs, limits=limits) as pool:
         return list(pool.read(map(Job, videos), choose))
 
 
@@ -44,7 +45,7 @@ def test_every_clip_comes_once_with_the_frames_that_reading_here_gives(videos, j
         ]
         assert [type(one) for one in mine] == [Seen, Clips, Done]
         seen, clips, done = mine
-        expected = np.stack(list(read_clips(video, seen.spans, *FORM)))
+        expected = np.stack(list(read_clips(video, seen.spans, SPEC)))
         np.testing.assert_array_equal(clips.frames, expected)
         assert clips.numbers == tuple(range(len(seen.spans)))
         assert done == Done(video, seen.content, seen, None)
@@ -106,7 +107,7 @@ def test_a_video_that_needs_too_much_memory_is_reported(tmp_path):
 
 
 def test_no_process_is_left_behind(videos):
-    with DecodePool(Cutting(), FORM, jobs=3) as pool:
+    with DecodePool(Cutting(), SPEC, jobs=3) as pool:
         reading = pool.read(map(Job, videos), lambda seen: [0])
         next(reading)
         processes = [process.process for process in pool._workers._all]

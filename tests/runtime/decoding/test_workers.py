@@ -13,6 +13,7 @@ from dgl_runtime.decoding.read_ahead import read_ahead
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.cutting import Cutting
 from tests.helpers.odd_videos import write_video
+from tests.helpers.specs import frame_spec
 
 PATIENCE_S = 60
 
@@ -26,7 +27,7 @@ def videos(tmp_path_factory):
 
 
 def test_a_process_killed_while_it_has_nothing_to_do_costs_no_video(videos, started_decoders):
-    with DecodePool(Cutting(1.0), (4, 32), jobs=1) as pool:
+    with DecodePool(Cutting(1.0), frame_spec(4, 32), jobs=1) as pool:
         for video in videos:
             found = list(pool.read([Job(video)], lambda seen: [0]))
             assert [one.fault for one in found if isinstance(one, Done)] == [None]
@@ -38,7 +39,7 @@ def test_a_process_killed_while_it_has_nothing_to_do_costs_no_video(videos, star
 def test_a_process_that_stops_in_the_middle_of_a_message_is_given_up(videos, started_decoders):
     """4 clips of 64 frames of 224 pixels do not fit into a socket: it is stopped as it sends them."""
     limits = Limits(silent_s=2.0)
-    with DecodePool(Cutting(1.0), (64, 224), jobs=1, limits=limits) as pool:
+    with DecodePool(Cutting(1.0), frame_spec(64, 224), jobs=1, limits=limits) as pool:
         reading = pool.read([Job(videos[0]), Job(videos[1])], lambda seen: range(4))
         next(reading)
         (first,) = started_decoders
@@ -59,7 +60,10 @@ def test_that_no_process_can_be_started_is_told_on_one_line(videos):
     held = [os.open(os.devnull, os.O_RDONLY)]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, limits[1]))
-        with DecodePool(Cutting(), (4, 32), jobs=1) as pool, pytest.raises(MediaError) as caught:
+        with (
+            DecodePool(Cutting(), frame_spec(4, 32), jobs=1) as pool,
+            pytest.raises(MediaError) as caught,
+        ):
             list(pool.read([Job(videos[0])], lambda seen: [0]))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dgl_runtime import Encoder, Retriever
-from dgl_runtime.media.video import preprocess
+from dgl_runtime.media.pixels import preprocess
+from tests.helpers.specs import frame_spec
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def pictures():
 
 
 def test_a_picture_is_a_clip_that_shows_nothing_else(encoder, pictures):
-    still = np.stack([preprocess(pictures[0], 32)] * 4)[None]
+    still = np.stack([preprocess(pictures[0], frame_spec(1, 32))] * 4)[None]
     np.testing.assert_allclose(
         encoder.embed_pictures(pictures[:1]), encoder.embed_clips(still).embeddings, atol=1e-6
     )

@@ -17,6 +17,7 @@ from dgl_runtime.media.video_files import FoundVideos
 from tests.helpers.commands import run
 from tests.helpers.indexed import add, assert_same, contents, names
 from tests.helpers.odd_videos import damage, write_audio, write_video
+from tests.helpers.specs import frame_spec
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,9 @@ def test_rows_hold_the_embeddings_of_their_windows(bundle, many, tmp_path):
         gallery = retriever.gallery
         for row in (0, 7, 8, 17, len(gallery) - 1):
             found = gallery.look_up([row])[row]
-            frames = np.stack(list(read_clips(Path(found.clip.video), [found.clip], 4, 32)))
+            frames = np.stack(
+                list(read_clips(Path(found.clip.video), [found.clip], frame_spec(4, 32)))
+            )
             encoded = retriever.embed_clips(frames)
             np.testing.assert_allclose(gallery.embeddings()[row], encoded.embeddings[0], atol=1e-6)
             np.testing.assert_allclose(found.frame_weights, encoded.frame_weights[0], atol=1e-6)

@@ -135,7 +135,7 @@ def index_here(bundle, gallery, paths, cutting, wrap=lambda reader: reader, **op
         embed_dim=encoder.embed_dim,
         num_frames=encoder.num_frames,
     ) as opened:
-        reader = wrap(ReadHere(cutting, (encoder.num_frames, encoder.frame_size)))
+        reader = wrap(ReadHere(cutting, encoder.input_spec.frames))
         sought = look_for_videos(paths, (), prune=False)
         return index_videos(encoder, opened, sought, cutting, reader, **options)
 

@@ -8,9 +8,11 @@ import pytest
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.packet_index import PacketIndex, read_index
-from dgl_runtime.media.video import preprocess, read_clips
+from dgl_runtime.media.pixels import preprocess
+from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import frame_times
 from tests.helpers.random_media import Recipe, draw, make, shown_by_ffmpeg
+from tests.helpers.specs import frame_spec
 
 SIDE, NUM_FRAMES = 32, 4
 SAME = 4.0  # grey levels: what two versions of FFmpeg differ by is less, neighbouring pictures differ by 8
@@ -38,7 +40,7 @@ def check(path, recipe: Recipe) -> str:
     try:
         index = read_index(path)
         _, spans = Cutting(1.0, 0.7).spans(path, lambda: None)
-        clips = list(read_clips(path, spans, NUM_FRAMES, SIDE))
+        clips = list(read_clips(path, spans, frame_spec(NUM_FRAMES, SIDE)))
     except MediaError as error:
         if not recipe.is_damaged:
             raise AssertionError("whole, and refused") from error
@@ -51,7 +53,7 @@ def check(path, recipe: Recipe) -> str:
         distinct = len(pictures) if recipe.join else len(np.unique(seconds))
         assert len(index.shown) == distinct or recipe.is_damaged, "silent loss"
         assert len(pictures) == total or recipe.is_damaged or recipe.container == "mpg"
-    expected = [preprocess(picture, SIDE) for picture in pictures]
+    expected = [preprocess(picture, frame_spec(1, SIDE)) for picture in pictures]
     for span, clip in zip(spans, clips, strict=True):
         inside = type(span)(max(span.start_s, index.start_s), span.end_s)
         for second, frame in zip(frame_times(inside, NUM_FRAMES), clip, strict=True):

@@ -16,6 +16,7 @@ from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.video import read_clips
 from tests.helpers.odd_videos import number_of, numbers_of, write_video
 from tests.helpers.random_media import Recipe, make
+from tests.helpers.specs import frame_spec
 
 TICK_S = 0.1
 
@@ -182,7 +183,7 @@ def test_joined_recordings_are_cut_and_read_as_one(tmp_path):
     path = joined(tmp_path, "ts")
     _, spans = Cutting(0.8).spans(path, lambda: None)
     assert [span.end_s for span in spans] == pytest.approx([0.8, 1.6, 2.4])
-    clips = list(read_clips(path, spans, 2, 64, threads=2))
+    clips = list(read_clips(path, spans, frame_spec(2, 64), threads=2))
     assert [numbers_of(clip[:, :, 24:]) for clip in clips] == [[5, 15], [25, 35], [45, 55]]
 
 

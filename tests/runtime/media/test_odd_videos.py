@@ -22,13 +22,14 @@ from tests.helpers.odd_videos import (
     write_audio,
     write_video,
 )
+from tests.helpers.specs import frame_spec
 
 SIZE = 32
 # name of the file, how it is written; together: B-frames, no B-frames, seek by pts, by dts, none.
 
 
 def read_numbers(path: Path, *spans: Span, num_frames: int = 10) -> list[list[int]]:
-    return [numbers_of(clip) for clip in read_clips(path, spans, num_frames, SIZE)]
+    return [numbers_of(clip) for clip in read_clips(path, spans, frame_spec(num_frames, SIZE))]
 
 
 def whole(path: Path) -> Span:
@@ -85,7 +86,7 @@ def test_a_short_loss_harms_only_the_frames_around_it(tmp_path):
 
 def message_for(path: Path) -> str:
     messages = set()
-    for read in (probe, lambda path: list(read_clips(path, [Span(0, 1e9)], 20, SIZE))):
+    for read in (probe, lambda path: list(read_clips(path, [Span(0, 1e9)], frame_spec(20, SIZE)))):
         with pytest.raises(MediaError) as fault:
             read(path)
         messages.add(str(fault.value).replace(str(path), "FILE"))
@@ -170,7 +171,7 @@ def test_frames_that_all_fail_to_decode(tmp_path):
 def test_a_long_loss_in_the_middle_names_the_second(tmp_path, threads):
     path = write_video(tmp_path / "hole.mp4", 100, codec="libx264", gop=10)
     damage(path, 0.3, 0.6)
-    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), 5, SIZE, threads=threads)
+    clips = read_clips(path, cut_windows(10.0, 1.0, 1.0), frame_spec(5, SIZE), threads=threads)
     assert numbers_of(next(clips)) == [1, 3, 5, 7, 9]
     with pytest.raises(MediaError, match=r"cannot be decoded at second [2-6]\.\d\d \(Invalid data"):
         list(clips)
@@ -181,7 +182,7 @@ def test_frames_before_a_loss_come_before_its_error_however_many_threads(tmp_pat
     damage(path, 0.3, 0.6)
     outcomes = []
     for threads in (1, 2):
-        clips = read_clips(path, cut_windows(10.0, 0.5, 0.5), 5, SIZE, threads=threads)
+        clips = read_clips(path, cut_windows(10.0, 0.5, 0.5), frame_spec(5, SIZE), threads=threads)
         read = []
         with pytest.raises(MediaError) as fault:
             read.extend(numbers_of(clip) for clip in clips)

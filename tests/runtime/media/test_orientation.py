@@ -11,9 +11,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from dgl_runtime.media.orientation import as_shown
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.preview import picture, write_preview
-from dgl_runtime.media.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import write_video
+from tests.helpers.specs import frame_spec
 
 # Exif's number -> what is done to the picture as it lies, and the display matrix (a, b, c, d) for the same.
 SHOWN = {
@@ -65,8 +67,8 @@ def test_a_video_is_read_as_it_is_shown_wherever_it_is_looked_at(tmp_path, numbe
     path = turned_video(tmp_path / "turned.mp4", number)
     expected = shown(number)
     assert (probe(path).width, probe(path).height) == expected.shape[1::-1]
-    (clip,) = read_clips(path, [Span(0.0, 0.5)], 1, 32)
-    assert_alike(clip[0], preprocess(expected, 32))
+    (clip,) = read_clips(path, [Span(0.0, 0.5)], frame_spec(1, 32))
+    assert_alike(clip[0], preprocess(expected, frame_spec(1, 32)))
     assert_alike(np.asarray(Image.open(io.BytesIO(picture(path, 0.0, 96)))), expected)
     write_preview(path, 0.0, 0.5, str(tmp_path / "preview.mp4"), lambda: None)
     with av.open(str(tmp_path / "preview.mp4")) as made:
@@ -123,8 +125,8 @@ def test_a_picture_is_read_as_it_is_shown(tmp_path, form, number):
     assert_alike(
         np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")), shown(number)
     )
-    (clip,) = read_clips(path, [Span(0.0, 0.04)], 1, 32)
-    assert_alike(clip[0], preprocess(shown(number), 32))
+    (clip,) = read_clips(path, [Span(0.0, 0.04)], frame_spec(1, 32))
+    assert_alike(clip[0], preprocess(shown(number), frame_spec(1, 32)))
     assert_alike(np.asarray(Image.open(io.BytesIO(picture(path, 0.0, 96)))), shown(number))
 
 

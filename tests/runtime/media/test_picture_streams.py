@@ -14,6 +14,7 @@ from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.video import Span, read_clips
 from tests.helpers.odd_videos import number_of, numbered_picture, numbers_of
 from tests.helpers.random_media import Recipe, make
+from tests.helpers.specs import frame_spec
 
 MARKS = ["attached_pic", "timed_thumbnails", "still_image", "dependent", "metadata"]
 
@@ -39,7 +40,7 @@ def write_films(path, *films):
 
 
 def first_shown(path):
-    (clip,) = read_clips(path, [Span(0, 1)], 5, 32)
+    (clip,) = read_clips(path, [Span(0, 1)], frame_spec(5, 32))
     return numbers_of(clip)
 
 
@@ -100,6 +101,6 @@ def test_times_and_pictures_are_of_the_same_stream(tmp_path):
     path = write_films(tmp_path / "films.mkv", (0, 20, (64, 48), ""), (100, 40, (128, 96), ""))
     index = read_index(path)
     assert index.duration_s == pytest.approx(4.0)
-    (clip,) = read_clips(path, [Span(3.0, 4.0)], 2, 32)
+    (clip,) = read_clips(path, [Span(3.0, 4.0)], frame_spec(2, 32))
     assert [number_of(frame) for frame in clip] == [132, 137]
     assert np.all(np.diff(index.shown) > 0)

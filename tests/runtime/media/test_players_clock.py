@@ -15,6 +15,7 @@ from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import number_of, numbers_of, write_video
 from tests.helpers.random_media import Recipe, make
+from tests.helpers.specs import frame_spec
 
 LATE = {"mkv": "libx264", "webm": "libvpx", "ts": "libx264", "mov": "libx264"}
 
@@ -30,7 +31,7 @@ def late(folder, container):
 
 
 def numbers(path, *spans, num_frames=2):
-    clips = read_clips(path, spans, num_frames, 64)
+    clips = read_clips(path, spans, frame_spec(num_frames, 64))
     return [numbers_of(clip[:, :, 24:]) for clip in clips]
 
 
@@ -61,7 +62,7 @@ def test_a_span_before_the_first_picture_is_outside(tmp_path):
     path = late(tmp_path, "webm")
     begin_s, end_s = read_index(path).start_s, read_index(path).end_s
     with pytest.raises(MediaError) as fault:
-        read_clips(path, [Span(1.0, 4.0)], 2, 32)
+        read_clips(path, [Span(1.0, 4.0)], frame_spec(2, 32))
     assert str(fault.value) == (
         f"The span 1 to 4 s lies outside {path}, which begins at {begin_s:g} s and lasts {end_s:g} s. "
         "Check the times, or leave it out."
@@ -189,6 +190,6 @@ def test_a_picture_refreshed_in_stripes_begins_when_it_is_whole(tmp_path):
     content = whole.read_bytes()
     path.write_bytes(content[len(content) // 188 // 8 * 188 :])
     index = read_index(path)
-    (clip,) = read_clips(path, [Span(index.start_s, index.start_s + 0.5)], 4, 32)
+    (clip,) = read_clips(path, [Span(index.start_s, index.start_s + 0.5)], frame_spec(4, 32))
     assert np.all(np.diff([frame.mean() for frame in clip]) > 2)
     assert index.remarks[0].startswith("begins between keyframes")

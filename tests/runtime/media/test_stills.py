@@ -15,10 +15,12 @@ from dgl_runtime.decoding.decode_process import DecodeProcess, Limits
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media import stills
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.stills import find_still, read_still
-from dgl_runtime.media.video import Span, preprocess, probe, read_clips
+from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import truncate, write_video
+from tests.helpers.specs import frame_spec
 
 SIZE = (64, 48)
 
@@ -42,8 +44,8 @@ def assert_is(path, expected, most=6):
     assert np.abs(found.astype(int) - expected).mean() <= most
     info = probe(path)
     assert (info.width, info.height, info.num_frames) == (*expected.shape[1::-1], 1)
-    (clip,) = read_clips(path, [Span(0.0, 1.0)], 2, 32)
-    assert np.array_equal(clip, np.stack([preprocess(found, 32)] * 2))
+    (clip,) = read_clips(path, [Span(0.0, 1.0)], frame_spec(2, 32))
+    assert np.array_equal(clip, np.stack([preprocess(found, frame_spec(1, 32))] * 2))
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.side_by_side import read_frames
 from dgl_runtime.media.video import (
     Span,
     VideoInfo,
     cut_windows,
-    preprocess,
     probe,
     read_clips,
 )
@@ -29,6 +28,7 @@ from tests.helpers.odd_videos import (
     numbers_of,
     write_video,
 )
+from tests.helpers.specs import frame_spec
 
 SIZE = 32
 # name of the file, how it is written; together: B-frames, no B-frames, seek by pts, by dts, none.
@@ -49,7 +49,7 @@ CONTAINERS = {
 
 
 def read_numbers(path: Path, *spans: Span, num_frames: int = 10) -> list[list[int]]:
-    return [numbers_of(clip) for clip in read_clips(path, spans, num_frames, SIZE)]
+    return [numbers_of(clip) for clip in read_clips(path, spans, frame_spec(num_frames, SIZE))]
 
 
 def whole(path: Path) -> Span:
@@ -143,7 +143,7 @@ def test_one_frame_is_a_video(tmp_path):
 def test_sizes_and_portrait(tmp_path, size):
     path = write_video(tmp_path / "size.mp4", 5, size=size)
     assert (probe(path).width, probe(path).height) == size
-    (clip,) = read_clips(path, [whole(path)], 3, SIZE)
+    (clip,) = read_clips(path, [whole(path)], frame_spec(3, SIZE))
     assert clip.shape == (3, 3, SIZE, SIZE)
     assert clip.dtype == np.uint8
 
@@ -155,7 +155,7 @@ def test_a_rotated_video_is_read_as_displayed(tmp_path, degrees):
     path = write_video(tmp_path / "turned.mp4", 2, rotation=degrees, pictures=[stored] * 2)
     info = probe(path)
     assert (info.width < info.height) == (degrees % 180 == 90)
-    (clip,) = read_clips(path, [whole(path)], 1, SIZE)
+    (clip,) = read_clips(path, [whole(path)], frame_spec(1, SIZE))
     half = SIZE // 2
     corners = [clip[0, :, y : y + half, x : x + half].mean() for y in (0, half) for x in (0, half)]
     # Corners in reading order: top left, top right, bottom left, bottom right.
@@ -169,10 +169,10 @@ def test_a_rotated_video_is_read_as_displayed(tmp_path, degrees):
 
 def test_overlapping_windows_equal_each_window_read_alone(long_video):
     spans = cut_windows(whole(long_video).end_s, 5.0, 2.0)
-    together = list(read_clips(long_video, spans, 7, SIZE))
+    together = list(read_clips(long_video, spans, frame_spec(7, SIZE)))
     assert len(together) == len(spans) > 8
     for span, clip in zip(spans, together, strict=True):
-        (alone,) = read_clips(long_video, [span], 7, SIZE)
+        (alone,) = read_clips(long_video, [span], frame_spec(7, SIZE))
         np.testing.assert_array_equal(clip, alone)
 
 
@@ -181,12 +181,14 @@ def test_overlapping_windows_decode_and_resize_each_frame_once(long_video, monke
 
     sizes = []
     monkeypatch.setattr(
-        video, "preprocess", lambda picture, size: sizes.append(size) or preprocess(picture, size)
+        video,
+        "preprocess",
+        lambda picture, spec: sizes.append(spec.size) or preprocess(picture, spec),
     )
     spans = cut_windows(24.0, 4.0, 1.0)
     wanted = read_index(long_video).frames_at
     times = [span.start_s + (i + 0.5) * 0.5 for span in spans for i in range(8)]
-    list(read_clips(long_video, spans, 8, SIZE))
+    list(read_clips(long_video, spans, frame_spec(8, SIZE)))
     assert len(sizes) == len(set(wanted(np.array(times)).tolist())) < len(spans) * 8
 
 
@@ -256,8 +258,8 @@ def test_a_container_without_exact_seeks_is_read_from_the_start(tmp_path):
 def test_several_threads_give_the_same_clips(tmp_path, threads, gop):
     path = write_video(tmp_path / "b.mp4", 240, codec="libx264", b_frames=2, gop=gop)
     for spans, num_frames in ((cut_windows(24.0, 5.0, 2.0), 7), ([Span(0, 24)], 240)):
-        alone = read_clips(path, spans, num_frames, SIZE)
-        together = read_clips(path, spans, num_frames, SIZE, threads=threads)
+        alone = read_clips(path, spans, frame_spec(num_frames, SIZE))
+        together = read_clips(path, spans, frame_spec(num_frames, SIZE), threads=threads)
         for one, other in zip(alone, together, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -278,7 +280,9 @@ def test_frames_of_different_keyframes_are_decoded_side_by_side(long_video):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_reading_stops_when_nobody_listens(long_video, threads):
-    clips = read_clips(long_video, cut_windows(24.0, 2.0, 1.0), 4, SIZE, threads=threads)
+    clips = read_clips(
+        long_video, cut_windows(24.0, 2.0, 1.0), frame_spec(4, SIZE), threads=threads
+    )
     assert number_of(next(clips)[0]) == 2
     clips.close()
 
@@ -286,7 +290,9 @@ def test_reading_stops_when_nobody_listens(long_video, threads):
 def test_random_frames_stay_in_their_segments_and_repeat_with_the_seed(long_video):
     def read(seed):
         rng = np.random.default_rng(seed)
-        return numbers_of(next(read_clips(long_video, [Span(0, 24)], 12, SIZE, rng=rng)))
+        return numbers_of(
+            next(read_clips(long_video, [Span(0, 24)], frame_spec(12, SIZE), rng=rng))
+        )
 
     assert read(1) == read(1) != read(2)
     assert all(20 * i <= number < 20 * (i + 1) for i, number in enumerate(read(1)))
@@ -303,7 +309,7 @@ def test_a_span_is_cut_off_at_the_ends_of_the_video(long_video):
 @pytest.mark.parametrize("span", [Span(24.0, 30.0), Span(99.0, 100.0), Span(-5.0, -1.0)])
 def test_a_span_outside_the_video_is_named(long_video, span):
     with pytest.raises(MediaError) as fault:
-        read_clips(long_video, [span], 2, SIZE)
+        read_clips(long_video, [span], frame_spec(2, SIZE))
     assert str(fault.value) == (
         f"The span {span.start_s:g} to {span.end_s:g} s lies outside {long_video}, "
         "which lasts 24 s. Check the times, or leave it out."
@@ -322,59 +328,20 @@ def test_a_span_outside_the_video_is_named(long_video, span):
     ],
 )
 def test_wrong_arguments_are_refused_at_the_call(long_video, spans, num_frames, size, threads):
-    with pytest.raises(ValueError, match=r"expected 1 or more|sorted|ends before"):
-        read_clips(long_video, spans, num_frames, size, threads=threads)
+    with pytest.raises(ValueError, match=r"1 or more|sorted|ends before"):
+        read_clips(long_video, spans, frame_spec(num_frames, size), threads=threads)
 
 
 def test_no_spans_give_no_clips(long_video):
-    assert list(read_clips(long_video, [], 4, SIZE)) == []
-
-
-# --- pixels ---------------------------------------------------------------------------------------
-
-
-def reference_preprocess(picture: np.ndarray, size: int) -> np.ndarray:
-    """torchvision's Resize(size, BICUBIC) and CenterCrop(size) on a Pillow image, spelt out."""
-    height, width = picture.shape[:2]
-    if width <= height:
-        new_width, new_height = size, int(size * height / width)
-    else:
-        new_width, new_height = int(size * width / height), size
-    image = Image.fromarray(picture).resize((new_width, new_height), Image.Resampling.BICUBIC)
-    top = int(round((new_height - size) / 2.0))  # noqa: RUF046
-    left = int(round((new_width - size) / 2.0))  # noqa: RUF046
-    return np.asarray(image)[top : top + size, left : left + size].transpose(2, 0, 1)
-
-
-@pytest.mark.parametrize(
-    "shape", [(48, 64), (64, 48), (33, 47), (32, 32), (32, 75), (9, 13), (1, 1)]
-)
-def test_preprocess_is_resize_and_centre_crop(shape):
-    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    pixels = preprocess(picture, SIZE)
-    np.testing.assert_array_equal(pixels, reference_preprocess(picture, SIZE))
-    np.testing.assert_array_equal(pixels, preprocess(Image.fromarray(picture), SIZE))
-    assert pixels.flags.c_contiguous
-
-
-def test_preprocess_gives_the_pixels_of_torchvision():
-    # Made with torchvision 0.29 and Pillow 13: Resize(4, BICUBIC), CenterCrop(4).
-    y, x, channel = np.mgrid[:7, :11, :3]
-    picture = ((x * 37 + y * y * 11 + channel * 71) % 256).astype(np.uint8)
-    expected = [
-        [[83, 163, 177, 30], [140, 195, 83, 82], [161, 116, 123, 164], [168, 122, 142, 118]],
-        [[167, 159, 26, 106], [187, 71, 83, 164], [113, 122, 166, 142], [117, 137, 120, 167]],
-        [[191, 61, 103, 192], [58, 85, 170, 164], [121, 167, 133, 114], [131, 123, 159, 121]],
-    ]
-    np.testing.assert_array_equal(preprocess(picture, 4), np.array(expected, np.uint8))
+    assert list(read_clips(long_video, [], frame_spec(4, SIZE))) == []
 
 
 def test_a_clip_holds_the_preprocessed_frames(long_video):
-    (clip,) = read_clips(long_video, [Span(3.0, 3.1)], 1, SIZE)
+    (clip,) = read_clips(long_video, [Span(3.0, 3.1)], frame_spec(1, SIZE))
     with av.open(str(long_video)) as container:
         frames = list(container.decode(video=0))
     picture = frames[30].to_ndarray(format="rgb24")
-    np.testing.assert_array_equal(clip[0], reference_preprocess(picture, SIZE))
+    np.testing.assert_array_equal(clip[0], preprocess(picture, frame_spec(1, SIZE)))
 
 
 def test_importing_video_loads_neither_av_nor_pillow():

@@ -55,7 +55,7 @@ def test_filters_and_metadata(client):
 
 
 def test_a_query_that_is_cut_is_told(client, bundle):
-    most = Retriever(bundle).bundle.manifest.max_words - 2
+    most = Retriever(bundle).tokenizer.spec.most_pieces
     for count, cut in ((most, None), (most + 1, f"first {most} of {most + 1} words")):
         answer = client.post(f"{AT}/search", json={"query": " ".join(["dog"] * count)}).json()
         assert answer["moments"]

@@ -17,8 +17,9 @@ from dgl_train.data.batches import (
     share,
     training_batches,
 )
+from tests.helpers.specs import frame_spec
 
-FORM = FrameFormat(num_frames=2, frame_size=16, seed=7)
+FORM = FrameFormat(frame_spec(2, 16), seed=7)
 PLAN = {"batch_size": 3, "epochs": 3, "seed": 1}
 
 
@@ -55,8 +56,8 @@ def test_evaluation_sees_what_serving_sees(clips):
     part = replace(clips[1], start_s=0.2, end_s=0.5)
     batches = list(read_batches([clips[0], part, clips[2]], FORM, evaluation_batches(3, 2)))
     assert [batch.numbers for batch in batches] == [[0, 1], [2]]
-    (whole,) = read_clips(clips[0].video, [Span(0, 99)], 2, 16)
-    (cut,) = read_clips(part.video, [Span(0.2, 0.5)], 2, 16)
+    (whole,) = read_clips(clips[0].video, [Span(0, 99)], frame_spec(2, 16))
+    (cut,) = read_clips(part.video, [Span(0.2, 0.5)], frame_spec(2, 16))
     np.testing.assert_array_equal(batches[0].frames, np.stack([whole, cut]))
 
 
@@ -105,13 +106,15 @@ def test_no_more_workers_start_than_there_are_clips(
 ENDLESS = """
 import sys
 from pathlib import Path
+from dgl_runtime.bundle.input_spec import clip_frames
 from dgl_train.data.batches import FrameFormat, read_batches, training_batches
 from dgl_train.data.datasets import CaptionedClip
 
 if __name__ == "__main__":
     clips = [CaptionedClip(Path(sys.argv[1]), "the ant")] * 8
     plan = training_batches(8, batch_size=2, epochs=10**6, seed=0)
-    for batch in read_batches(clips, FrameFormat(2, 16), plan, num_workers=2):
+    form = FrameFormat(clip_frames(2, 16, (0, 0, 0), (1, 1, 1)))
+    for batch in read_batches(clips, form, plan, num_workers=2):
         print("read", flush=True)
 """
 

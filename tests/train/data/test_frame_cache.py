@@ -22,6 +22,7 @@ from dgl_train.data.batches import (
     training_batches,
 )
 from dgl_train.data.frame_cache import FrameCache, clip_key
+from tests.helpers.specs import frame_spec
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), np.uint8)
 ENTRY_GB = (FRAMES.nbytes + 6 * 4) / 1e9
@@ -58,7 +59,8 @@ def test_what_is_seen_does_not_depend_on_what_is_stored(clips, cache, epoch):
     plan = [[(number, epoch) for number in range(8)]]
     full = FrameCache(cache.folder.with_name("full"), 0.0)
     first, again, never = (
-        read(clips, FrameFormat(2, 16, seed=7, cache=one), plan) for one in (cache, cache, full)
+        read(clips, FrameFormat(frame_spec(2, 16), seed=7, cache=one), plan)
+        for one in (cache, cache, full)
     )
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, never)
@@ -68,19 +70,21 @@ def test_what_is_seen_does_not_depend_on_what_is_stored(clips, cache, epoch):
 
 def test_evaluation_sees_the_same_with_and_without_a_cache(clips, cache):
     plan = list(evaluation_batches(8, 3))
-    kept = [read(clips, FrameFormat(3, 16, cache=one), plan) for one in (None, cache, cache)]
+    kept = [
+        read(clips, FrameFormat(frame_spec(3, 16), cache=one), plan) for one in (None, cache, cache)
+    ]
     np.testing.assert_array_equal(kept[0], kept[1])
     np.testing.assert_array_equal(kept[0], kept[2])
 
 
 def test_training_sees_every_moment_of_a_segment_in_time(clips, cache):
-    form = FrameFormat(1, 16, seed=7, cache=cache)
+    form = FrameFormat(frame_spec(1, 16), seed=7, cache=cache)
     seen = read(clips, form, [[(0, epoch)] for epoch in range(20)])
     assert len({clip.tobytes() for clip in seen}) == CHOICES
 
 
 def test_the_second_epoch_and_evaluation_open_no_video(clips, cache, monkeypatch):
-    form = FrameFormat(2, 16, cache=cache)
+    form = FrameFormat(frame_spec(2, 16), cache=cache)
     plan = list(training_batches(8, batch_size=4, epochs=2, seed=1))
     read(clips, form, plan[:2])
     monkeypatch.delattr(clip_frames, "read_clips")
@@ -88,7 +92,7 @@ def test_the_second_epoch_and_evaluation_open_no_video(clips, cache, monkeypatch
 
 
 def test_workers_fill_one_cache(clips, cache):
-    form = FrameFormat(2, 16, cache=cache)
+    form = FrameFormat(frame_spec(2, 16), cache=cache)
     plan = list(evaluation_batches(8, 2))
     helped = [batch.frames for batch in read_batches(clips, form, plan, num_workers=2)]
     assert len(stored(cache)) == 8
@@ -170,7 +174,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path, capsys):
 
 def test_a_process_that_reads_passes_its_warning_on(clips, tmp_path, capsys):
     tmp_path.joinpath("file").write_text("in the way")
-    form = FrameFormat(2, 16, cache=FrameCache(tmp_path / "file", 1.0))
+    form = FrameFormat(frame_spec(2, 16), cache=FrameCache(tmp_path / "file", 1.0))
     assert len(list(read_batches(clips, form, evaluation_batches(8, 4), num_workers=1))) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Warning: frames cannot be kept in {form.cache.folder}")
@@ -191,19 +195,21 @@ def test_a_full_disk_is_told_once_and_leaves_nothing(cache, monkeypatch, capsys)
 def test_a_key_names_everything_that_frames_depend_on(clips, tmp_path):
     video = tmp_path / "video.mp4"
     video.write_bytes(clips[0].video.read_bytes())
-    asked = [(Span(0, 1), 6, 16), (Span(0.1, 1), 6, 16), (Span(0, 2), 6, 16)]
-    asked += [(Span(0, 1), 9, 16), (Span(0, 1), 6, 32)]
+    spec = frame_spec(6, 16)
+    asked = [(Span(0, 1), spec), (Span(0.1, 1), spec), (Span(0, 2), spec)]
+    others = {"num_frames": 9, "size": 32, "resize": "squash", "interpolation": "bilinear"}
+    asked += [(Span(0, 1), replace(spec, **{name: value})) for name, value in others.items()]
     keys = [clip_key(video, *one) for one in asked]
     os.utime(video, ns=(1, 1))
     keys.append(clip_key(video, *asked[0]))
     video.write_bytes(clips[1].video.read_bytes() + b"0")
     os.utime(video, ns=(1, 1))
     keys.append(clip_key(video, *asked[0]))
-    assert len(set(keys)) == len(keys) == 7
+    assert len(set(keys)) == len(keys) == 9
     assert clip_key(video, *asked[0]) == keys[-1]
 
 
 def test_a_video_that_is_missing_is_still_the_readers_error(clips, cache, tmp_path):
     gone = replace(clips[0], video=tmp_path / "gone.mp4")
     with pytest.raises(data.MediaError, match=r"gone\.mp4 does not exist"):
-        read([gone], FrameFormat(2, 16, cache=cache), [[(0, None)]])
+        read([gone], FrameFormat(frame_spec(2, 16), cache=cache), [[(0, None)]])

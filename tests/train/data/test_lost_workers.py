@@ -21,6 +21,7 @@ from dgl_train.data.verify import find_faults
 from dgl_train.training.fit import fit
 from tests.helpers.reading_commands import await_readers, command, ended, readers, run, started
 from tests.helpers.runs import write_csv
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import tiny_recipe, write_tiny_clips
 
 SETTINGS = {
@@ -194,7 +195,9 @@ def test_a_video_that_crashes_its_decoder_twice_is_left_out(
 
 def test_a_clip_that_crashes_its_decoder_is_named(clips, struck):
     struck(lambda place: place[0].numbers[place[1]] == 5, signal.SIGSEGV, 1)
-    batches = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 2), num_workers=2)
+    batches = read_batches(
+        clips, FrameFormat(frame_spec(2, 16)), evaluation_batches(8, 2), num_workers=2
+    )
     with pytest.raises(MediaError, match=r"train5\.mp4 crashed the decoder \(SIGSEGV\)\. Play it"):
         list(batches)
 

@@ -12,8 +12,9 @@ from dgl_train.data.verify import examine_video
 from tests.helpers.annotations import damage_all
 from tests.helpers.odd_videos import damage, truncate, write_video
 from tests.helpers.random_media import Recipe, make
+from tests.helpers.specs import frame_spec
 
-FORM = (4, 32)
+SPEC = frame_spec(4, 32)
 CODECS = {"webm": "libvpx", "flv": "flv1", "ts": "mpeg2video", "mkv": "libx264"}
 
 
@@ -50,8 +51,8 @@ def said(found, path):
 @pytest.mark.parametrize("cutting", [Cutting(), Cutting(1.0, 0.5)], ids=["whole", "windows"])
 def test_the_check_and_indexing_say_the_same_of_every_odd_file(odd, cutting):
     jobs = [Job(path, "not asked for") for path in odd]
-    here = list(ReadHere(cutting, FORM).read(jobs))
-    with DecodePool(cutting, FORM, jobs=2) as pool:
+    here = list(ReadHere(cutting, SPEC).read(jobs))
+    with DecodePool(cutting, SPEC, jobs=2) as pool:
         apart = list(pool.read(jobs))
     faulty = 0
     for path in odd:

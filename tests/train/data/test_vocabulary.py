@@ -4,10 +4,11 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
+from dgl_runtime.bundle.cleaning import clean
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 
 SPECIAL = ("<start_of_text>", "<end_of_text>")
@@ -52,7 +53,7 @@ def reference():
 
 def assert_equal(reference, text, max_words):
     expected = reference([text], max_words).numpy()
-    tokens = clip_tokenizer()([text], max_words)
+    tokens = clip_tokenizer(max_words)([text]).ids
     width = tokens.shape[1]
     np.testing.assert_array_equal(tokens, expected[:, :width], err_msg=repr(text))
     assert not expected[:, width:].any(), repr(text)
@@ -66,7 +67,7 @@ def test_odd_texts_have_the_ids_of_open_clip(reference, name, max_words):
 
 def test_the_vocabulary_is_that_of_open_clip(reference):
     tokenizer = clip_tokenizer()
-    special = [tokenizer.start_id, tokenizer.end_id]
+    special = [tokenizer.spec.start_id, tokenizer.spec.end_id]
     assert special == reference.all_special_ids == [49406, 49407]
     assert tokenizer._inner.get_vocab() == reference.encoder
 
@@ -87,6 +88,7 @@ pieces = st.one_of(words, words, st.sampled_from(["'s", " ", "&amp;", "&lt;", "\
 @settings(max_examples=400, deadline=None)
 @given(text=st.lists(pieces, max_size=8).map("".join), max_words=st.sampled_from([8, 77]))
 def test_any_text_has_the_ids_of_open_clip(reference, text, max_words):
+    assume(all(map(is_old, clean(text, "clip"))))  # two old characters may be mended into a new one
     assert_equal(reference, text, max_words)
 
 
@@ -103,5 +105,5 @@ def test_special_tokens_written_out_have_the_ids_of_open_clip(reference, parts):
 def test_a_special_token_written_out_right_behind_punctuation_is_one_here(reference):
     """The one known difference: open_clip reads the sign together with the token's bracket."""
     text = "!<end_of_text>"
-    np.testing.assert_array_equal(clip_tokenizer()([text], 77), [[49406, 256, 49407, 49407]])
+    np.testing.assert_array_equal(clip_tokenizer(77)([text]).ids, [[49406, 256, 49407, 49407]])
     assert reference([text], 77)[0, 2] != 49407

@@ -13,6 +13,7 @@ from dgl_train.evaluation.attention import draw_attention, draw_clip_attention, 
 from dgl_train.model.checkpoint import load_checkpoint
 from dgl_train.model.dual_encoder import FrameMeanModel
 from tests.helpers.runs import write_run
+from tests.helpers.specs import frame_spec
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,7 @@ def model(backbone_folder, tmp_path_factory):
 
 
 def test_shares_of_patches_and_other_tokens_make_up_the_frames(model, clips):
-    (batch,) = read_batches(clips[:2], FrameFormat(3, 16), evaluation_batches(2, 2))
+    (batch,) = read_batches(clips[:2], FrameFormat(frame_spec(3, 16)), evaluation_batches(2, 2))
     seen = measure_attention(model, batch.frames)
     assert (seen.frames.shape, seen.patches.shape) == ((2, 3), (2, 3, 2, 2))
     np.testing.assert_allclose(seen.frames.sum(axis=1), 1, rtol=1e-5)
@@ -33,7 +34,7 @@ def test_shares_of_patches_and_other_tokens_make_up_the_frames(model, clips):
 
 def test_patches_are_weighed_where_they_stand(model, clips):
     """A picture mirrored left to right, without positions, has its patches' shares mirrored."""
-    (batch,) = read_batches(clips[:1], FrameFormat(2, 16), evaluation_batches(1, 1))
+    (batch,) = read_batches(clips[:1], FrameFormat(frame_spec(2, 16)), evaluation_batches(1, 1))
     positions = model.backbone.vision.positions
     kept = positions.detach().clone()
     half = batch.frames.clone()

@@ -24,13 +24,14 @@ from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.dgl import last
 from dgl_train.model.dual_encoder import FrameMeanModel
 from tests.helpers.runs import tuned_model
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import WORDS
 
 
 @pytest.fixture(scope="module")
 def oracle(clips):
     """Encoders that know every clip by its pixels and every caption by its word."""
-    (batch,) = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 8))
+    (batch,) = read_batches(clips, FrameFormat(frame_spec(2, 16)), evaluation_batches(8, 8))
     known = {frames.tobytes(): row for row, frames in enumerate(batch.frames.numpy())}
 
     def embed_captions(captions):
@@ -49,10 +50,12 @@ def oracle(clips):
         embed_clips,
         weigh_frames,
         tokenizer=None,
-        num_frames=2,
-        frame_size=16,
-        max_words=32,
+        frames=frame_spec(2, 16),
     )
+
+
+def sizes(encoders):
+    return encoders.frames.num_frames, encoders.frames.size, encoders.tokenizer.spec.max_tokens
 
 
 def test_a_model_that_knows_all_is_perfect_both_ways(clips, oracle):
@@ -105,12 +108,12 @@ def test_clips_may_stand_for_their_captions(clips, oracle):
 def test_a_torch_model_is_seen_as_encoders(clips, backbone):
     model = FrameMeanModel(backbone, backbone.inputs_of(num_frames=3, max_tokens=24))
     encoders = torch_encoders(model, torch.device("cpu"))
-    assert (encoders.num_frames, encoders.frame_size) == (3, 16)
+    assert (encoders.frames.num_frames, encoders.frames.size) == (3, 16)
     embeddings = embed_dataset(encoders, clips, progress=False)
     assert embeddings.clips.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embeddings.clips, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(embeddings.captions, axis=1), 1, rtol=1e-5)
-    (batch,) = read_batches(clips, FrameFormat(3, 16), evaluation_batches(8, 8))
+    (batch,) = read_batches(clips, FrameFormat(frame_spec(3, 16)), evaluation_batches(8, 8))
     np.testing.assert_allclose(encoders.weigh_frames(batch.frames.numpy()), 1 / 3, rtol=1e-6)
 
 
@@ -120,10 +123,10 @@ def test_encoders_of_a_torch_model_give_what_it_gives(clips, backbone, visual_ou
     model.visual_output = visual_output
     model.inputs = backbone.inputs_of(num_frames=2, max_tokens=5)
     encoders = torch_encoders(model, torch.device("cpu"))
-    assert (encoders.num_frames, encoders.frame_size, encoders.max_words) == (2, 16, 5)
+    assert sizes(encoders) == (2, 16, 5)
     captions = ["the ant", "a bee that flies over the hill and far away"]  # the second is cut
-    (batch,) = read_batches(clips, FrameFormat(2, 16), evaluation_batches(8, 8))
-    tokens = torch.from_numpy(clip_tokenizer()(captions, 5))
+    (batch,) = read_batches(clips, FrameFormat(frame_spec(2, 16)), evaluation_batches(8, 8))
+    tokens = torch.from_numpy(clip_tokenizer(5)(captions).ids)
     with torch.no_grad():
         text, video = model.encode_captions(tokens), model.encode_clips(batch.frames)
         weights = last(model.clip_states(batch.frames, model.prompts())).frame_weights()
@@ -144,7 +147,7 @@ def test_encoders_of_a_bundle_give_what_the_runtime_gives(bundle):
         (encoders.weigh_frames(golden), retriever.embed_clips(golden).frame_weights),
     ):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
-    assert (encoders.num_frames, encoders.frame_size, encoders.max_words) == (4, 32, 32)
+    assert sizes(encoders) == (4, 32, 32)
 
 
 @pytest.mark.parametrize(("limit", "value"), [("device", "cuda"), ("engine", "tensorrt")])

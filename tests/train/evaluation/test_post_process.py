@@ -11,6 +11,7 @@ from dgl_train.data.captioned_clip import CaptionedClip
 from dgl_train.evaluation import post_process as module
 from dgl_train.evaluation.evaluate import Embeddings, Encoders, report
 from dgl_train.evaluation.post_process import Calibration, calibrate, post_process
+from tests.helpers.specs import frame_spec
 
 NO_ROWS, NO_CAPTIONS = np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
 
@@ -144,9 +145,7 @@ def numbered(clips):
         lambda frames: frames[:, 0, 0, 0, :1].astype(np.float32),
         lambda frames: np.full(frames.shape[:2], 0.5, np.float32),
         tokenizer=None,
-        num_frames=2,
-        frame_size=16,
-        max_words=24,
+        frames=frame_spec(2, 16),
     )
 
 

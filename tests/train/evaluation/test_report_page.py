@@ -15,6 +15,7 @@ from dgl_train.evaluation.post_process import calibrate, post_process
 from dgl_train.evaluation.report_page import ModelPages, make_page, write_report
 from dgl_train.evaluation.report_table import Evaluation, Table, make_tables, selection_lines
 from dgl_train.evaluation.worst_queries import draw_worst, rank_clips, rank_queries
+from tests.helpers.specs import frame_spec
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \udcff"
 SETTINGS = {"dataset": "<set>.csv", "split": "test", "zero_shot": False}
@@ -28,7 +29,7 @@ def rows(clips):
 @pytest.fixture(scope="module")
 def encoders(rows):
     """A model that knows the clips, but takes the first caption for one of the last clip."""
-    (batch,) = read_batches(rows, FrameFormat(2, 16), evaluation_batches(8, 8))
+    (batch,) = read_batches(rows, FrameFormat(frame_spec(2, 16)), evaluation_batches(8, 8))
     known = {frames.tobytes(): row for row, frames in enumerate(batch.frames.numpy())}
     words = [clip.caption for clip in rows]
     directions = np.eye(8, dtype=np.float32) + np.linspace(0, 0.4, 8, dtype=np.float32)
@@ -41,9 +42,7 @@ def encoders(rows):
         lambda frames: directions[[known[one.tobytes()] for one in frames]],
         lambda frames: np.full(frames.shape[:2], 0.5, np.float32),
         tokenizer=None,
-        num_frames=2,
-        frame_size=16,
-        max_words=32,
+        frames=frame_spec(2, 16),
     )
 
 

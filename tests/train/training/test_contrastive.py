@@ -20,7 +20,7 @@ CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee", "a hen"
 
 
 def batch_of(size, *, has_reverse=None):
-    tokens = torch.from_numpy(clip_tokenizer()(CAPTIONS[:size], 24))
+    tokens = torch.from_numpy(clip_tokenizer(24)(CAPTIONS[:size]).ids)
     generator = torch.Generator().manual_seed(0)
     shape = (size, 2, 3, FRAME_SIZE, FRAME_SIZE)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

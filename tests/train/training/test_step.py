@@ -17,6 +17,7 @@ from dgl_train.training.losses import Logits, softmax_loss
 from dgl_train.training.optimizer import make_optimizer, rate_factor
 from dgl_train.training.processes import Processes
 from dgl_train.training.step import TrainingStep, autocast, make_batch, make_model
+from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import FRAME_SIZE, tiny_backbone, tiny_recipe
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ CAPTIONS = ["a cat", "two dogs", "an elk runs over the hill", "the bee"]
 
 
 def random_batch(size=2, num_frames=2, *, reverse=False):
-    tokens = torch.from_numpy(clip_tokenizer()(CAPTIONS[:size], 24))
+    tokens = torch.from_numpy(clip_tokenizer(24)(CAPTIONS[:size]).ids)
     generator = torch.Generator().manual_seed(0)
     shape = (size, num_frames, 3, FRAME_SIZE, FRAME_SIZE)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -50,7 +51,7 @@ def test_30_steps_learn_8_pairs(clips, method, learning_rate, seed):
     settings = replace(settings, global_prompts=8, frame_prompts=8, caption_prompts=16)
     model = make_model(settings, tiny_backbone(width=128)).model
     step = step_of(model, settings)
-    (batch,) = read_batches(clips, FrameFormat(4, FRAME_SIZE), evaluation_batches(8, 8))
+    (batch,) = read_batches(clips, FrameFormat(frame_spec(4, FRAME_SIZE)), evaluation_batches(8, 8))
     pairs = make_batch(clips, batch.frames, step)
     for number in range(30):
         step.take(number, pairs)
