@@ -28,7 +28,7 @@ from dgl_runtime.search.find import Refinement, bank_hubness, find_moments
 from dgl_runtime.search.moments import Hit
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from dgl_runtime.encoder.encoder import Picture
 
 Float32 = NDArray[np.float32]
 
@@ -126,7 +126,7 @@ class Retriever:
         """As ``Encoder.embed_clips``: uint8 [B, F, 3, S, S] to embeddings and frame weights."""
         return self.encoder.embed_clips(frames)
 
-    def embed_pictures(self, pictures: "Sequence[Image | NDArray[np.uint8]]") -> Float32:
+    def embed_pictures(self, pictures: "Picture | Sequence[Picture]") -> Float32:
         """As ``Encoder.embed_pictures``: unit-norm float32 [N, E]."""
         return self.encoder.embed_pictures(pictures)
 

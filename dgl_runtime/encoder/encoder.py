@@ -25,6 +25,8 @@ from dgl_runtime.media.pixels import preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    Picture = Image | NDArray[np.uint8]
+
 Float32 = NDArray[np.float32]
 
 # Captions run together, with others of about their length: a batch is as long as its longest.
@@ -215,19 +217,23 @@ class Encoder:
                 f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.media.video.read_clips."
             )
 
-    def embed_pictures(self, pictures: "Sequence[Image | NDArray[np.uint8]]") -> Float32:
+    def embed_pictures(self, pictures: "Picture | Sequence[Picture]") -> Float32:
         """Embed pictures, each as a clip that shows it from beginning to end: unit-norm float32 [N, E].
 
         Args:
-            pictures: Pillow images of any mode, upright, or uint8 [H, W, 3] RGB, of any sizes.
+            pictures: One or several: Pillow images of any mode, upright, or uint8 [H, W, 3] RGB, of
+                any sizes.
 
         Raises:
             ValueError: An array is no picture.
         """
-        for picture in pictures:
+        is_stack = isinstance(pictures, np.ndarray) and pictures.ndim == 4
+        are_several = is_stack or isinstance(pictures, Sequence)
+        listed = cast("Sequence[Picture]", pictures if are_several else [pictures])
+        for picture in listed:
             if isinstance(picture, np.ndarray):
                 _check_picture(picture)
-        shown = [preprocess(picture, self.input_spec.frames) for picture in pictures]
+        shown = [preprocess(picture, self.input_spec.frames) for picture in listed]
         stills = np.reshape(shown, (-1, 1, 3, self.frame_size, self.frame_size)).astype(np.uint8)
         return self.embed_clips(np.repeat(stills, self.num_frames, axis=1)).embeddings
 

@@ -57,6 +57,11 @@ class Facts:
         return self._records.typical_length_s()
 
     @cached_property
+    def metadata_columns(self) -> list[str]:
+        """What is known of videos beside the files."""
+        return self._records.metadata_columns()
+
+    @cached_property
     def columns(self) -> list[str]:
         """What a condition of a search may name."""
-        return [*COLUMNS, *self._records.metadata_columns()]
+        return [*COLUMNS, *self.metadata_columns]

@@ -1,8 +1,7 @@
 """A gallery: clip embeddings and the clip each belongs to, in a folder that survives a crash.
 
 A writer asks what is known (``plan``), says which file holds which video (``place``), asks which clips are
-``missing``, adds these (``ingest``) and says when a video is through (``finish``). Behind the verbs: the
-records (``records.py``) and a vector store (``store.py``).
+``missing``, adds these (``ingest``) and says that a video is through (``finish``).
 """
 
 import contextlib
@@ -32,7 +31,8 @@ class Gallery:
     """Clip embeddings of one bundle. Use :meth:`create` or :meth:`open`, and close it after use.
 
     A gallery opened for reading is a snapshot: it does not see what a writer changes later. There
-    is one writer at a time; readers are never blocked. Threads may share a gallery.
+    is one writer at a time; readers are never blocked. Threads may share a gallery. Behind it lie the
+    records (``records.py``) and a vector store (``store.py``).
     """
 
     _held: contextlib.ExitStack  # what to let go: vectors, records and, of a writer, the lock
@@ -196,11 +196,7 @@ class Gallery:
         return [number for number, clip in enumerate(clips) if not self._records.has(*clip.key)]
 
     def files(self, video: int | str | None = None) -> list[FileState]:
-        """Files as they were when they were placed.
-
-        Args:
-            video: The number of a video, or the sha256 of its content; None: all files.
-        """
+        """Files as they were placed: all, or those of a video by its number or its content's sha256."""
         return self._records.files(video)
 
     def look_up(self, rows: Iterable[int]) -> dict[int, Found]:
@@ -211,7 +207,8 @@ class Gallery:
             GalleryError: A record is damaged.
         """
         clips = self._records.look_up(map(int, rows))
-        metadata = self._records.metadata_of({video_id for _, video_id in clips.values()})
+        videos, names = {video_id for _, video_id in clips.values()}, self.facts.metadata_columns
+        metadata = self._records.metadata_of(videos, names)
         weights = self._store.frame_weights(np.fromiter(clips, np.int64, len(clips)))
         return {
             row: Found(clip, video_id, metadata.get(video_id, {}), own)
@@ -250,8 +247,8 @@ class Gallery:
             raise ValueError(f"top_k is {top_k}, expected at least 1.")
         require_matrix("queries", queries, ("Q", self.facts.embed_dim), is_unit=True)
         among = self.select(where) if isinstance(where, str) else where
-        among = self._living if among is None else self._living & among
-        return self._store.top_k(queries, top_k, among)
+        living = self._living if among is None else self._living & among
+        return self._store.top_k(queries, top_k, living)
 
     def select(self, where: str) -> Mask:
         """Which rows fulfil a condition in SQL, bool [rows], for several searches; see ``filters.py``."""

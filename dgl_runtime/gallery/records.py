@@ -177,9 +177,11 @@ class Records:
         found = self.rows(f"{query} ORDER BY files.rowid", values)
         return [FileState(os.fsdecode(path), *rest) for path, *rest in found]
 
-    def metadata_of(self, video_ids: Iterable[int]) -> dict[int, dict[str, Value]]:
-        """What the metadata says of some videos; those of which it says nothing are left out."""
-        if not (names := self.metadata_columns()):
+    def metadata_of(
+        self, video_ids: Iterable[int], names: Sequence[str]
+    ) -> dict[int, dict[str, Value]]:
+        """What the metadata, whose columns have these names, says of videos; of some it says nothing."""
+        if not names:
             return {}
         query = "SELECT * FROM metadata WHERE video_id IN (SELECT value FROM json_each(?))"
         found = self.rows(query, (json.dumps(list(video_ids)),))

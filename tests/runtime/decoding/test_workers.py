@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import threading
 import time
 
 import pytest
@@ -89,17 +90,21 @@ def test_what_was_read_before_a_failure_is_handed_over_first():
 
 
 def test_what_waits_weighs_no_more_than_was_said():
-    read = []
+    first_is_taken, full, read = threading.Event(), threading.Event(), []
 
     def items():
+        yield 0
+        assert first_is_taken.wait(PATIENCE_S)
         for number in range(12):
             read.append(number)
+            if number == 4:  # 0, 3, 0 and 3 wait, and this one may not join them
+                full.set()
             yield 3 if number % 2 else 0
 
     reading = read_ahead(items(), lambda: None, most=6, weigh=lambda item: item)
-    taken = next(reading)
-    while sum(taken) < 6:
-        taken += next(reading)
-    time.sleep(0.2)  # by now the thread has read what it may, and waits with one more
-    assert len(read) <= len(taken) + 4 + 1
-    assert taken + [item for some in reading for item in some] == [0, 3] * 6
+    assert next(reading) == [0]
+    first_is_taken.set()
+    assert full.wait(PATIENCE_S)
+    time.sleep(0.1)  # in which it would read on
+    assert read == [0, 1, 2, 3, 4]
+    assert [item for some in reading for item in some] == [0, 3] * 6

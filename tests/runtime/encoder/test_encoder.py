@@ -37,6 +37,12 @@ def test_pictures_of_any_size_and_kind_are_embedded_together(encoder, pictures):
     assert encoder.embed_pictures([]).shape == (0, 32)
 
 
+def test_one_picture_or_an_array_of_several_need_no_list(encoder, pictures):
+    alone = encoder.embed_pictures(pictures[:1])
+    for one in (pictures[0], Image.fromarray(pictures[0]), np.stack(pictures[:1])):
+        np.testing.assert_array_equal(encoder.embed_pictures(one), alone)
+
+
 @pytest.mark.parametrize(
     "picture",
     [
@@ -49,6 +55,8 @@ def test_pictures_of_any_size_and_kind_are_embedded_together(encoder, pictures):
 def test_an_array_that_is_no_picture_is_refused(encoder, picture):
     with pytest.raises(ValueError, match=r"a picture is .*, expected uint8 \[H, W, 3\] RGB or"):
         encoder.embed_pictures([picture])
+    with pytest.raises(ValueError, match="a picture is"):
+        encoder.embed_pictures(picture)
 
 
 def test_a_retriever_answers_as_its_encoder(bundle, pictures):

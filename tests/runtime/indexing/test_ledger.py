@@ -125,8 +125,8 @@ def test_one_thread_asks_and_writes_the_gallery(bundle, tmp_path, writers):
     assert set().union(*writers.values()) == {"gallery_0"}
 
 
-def index_here(bundle, gallery, paths, cutting, wrap=lambda reader: reader, **options):
-    """Index without processes; ``wrap`` is given the reader."""
+def index_here(bundle, gallery, paths, cutting, reading=ReadHere, **options):
+    """Index without processes."""
     encoder = Encoder(bundle, threads=1)
     with Gallery.create(
         gallery,
@@ -135,7 +135,7 @@ def index_here(bundle, gallery, paths, cutting, wrap=lambda reader: reader, **op
         embed_dim=encoder.embed_dim,
         num_frames=encoder.num_frames,
     ) as opened:
-        reader = wrap(ReadHere(cutting, encoder.input_spec.frames))
+        reader = reading(cutting, encoder.input_spec.frames)
         sought = look_for_videos(paths, (), prune=False)
         return index_videos(encoder, opened, sought, cutting, reader, **options)
 
@@ -168,15 +168,8 @@ def test_clips_are_encoded_in_batches_of_the_size_asked_for(bundle, tmp_path, mo
         return real(self, frames)
 
     monkeypatch.setattr(Encoder, "embed_clips", embed)
-    video, cutting = write_video(tmp_path / "a.mp4", 250), Cutting(0.5)
-    report = index_here(
-        bundle,
-        tmp_path / "gallery",
-        [video],
-        cutting,
-        lambda reader: Telling(cutting, reader._form),
-        batch=batch,
-    )
+    video = write_video(tmp_path / "a.mp4", 250)
+    report = index_here(bundle, tmp_path / "g", [video], Cutting(0.5), Telling, batch=batch)
     assert report.clips_added == sum(sizes) == 50
     assert max(sizes) == batch
 
