@@ -1,5 +1,9 @@
 #!/bin/sh
-# Lint, types and the whole test suite; then the runtime's tests in an environment without torch.
+# Lint, types and tests, on all cores; the slowest tests are named.
+#   ./test.sh          every test but the slow ones
+#   ./test.sh quick    the packages' own rules, without videos, processes and exports: a few minutes
+#   ./test.sh all      all of them, and the runtime's in an environment without torch; CI runs this
+#   ./test.sh ...      what pytest is to run
 set -eu
 cd "$(dirname "$0")"
 . ./environment.sh
@@ -8,22 +12,20 @@ make_environment .venv --editable '.[dev]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-if [ $# -gt 0 ]; then
-    .venv/bin/pytest "$@"
-else # the tests of training beside the others: there are two cores
-    told=$(mktemp)
-    # A shell lets what it starts beside itself ignore Ctrl-C, which is among what is tested.
-    heed='import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])'
-    .venv/bin/python -c "$heed" .venv/bin/pytest tests/train > "$told" 2>&1 &
-    training=$!
-    trap 'kill $training 2> /dev/null || true; rm -f "$told"' EXIT
-    failed=0
-    .venv/bin/pytest --ignore tests/train || failed=1
-    wait $training || failed=1
-    echo "The tests of training:"
-    cat "$told"
-    [ $failed -eq 0 ]
-fi
+
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+# Each process of the tests would make these for itself.
+.venv/bin/python tests/make_fixtures.py "$made/fixtures"
+export DGL_TEST_FIXTURES="$made/fixtures"
+run() { .venv/bin/pytest --numprocesses auto --dist loadfile --durations 10 "$@"; }
+case "${1-}" in
+    "") run ;;
+    quick) run tests/house tests/runtime/bundle tests/runtime/tables tests/runtime/gallery tests/runtime/search tests/train/model tests/train/recipes tests/golden ;;
+    all) run -m "not gpu and not soak" ;;
+    *) exec .venv/bin/pytest "$@" ;;
+esac
+[ "${1-}" = all ] || exit 0
 
 echo "The runtime in an environment with nothing but its CPU extra:"
 light=.venv-light
@@ -35,8 +37,8 @@ size_mb=$(du -sm $light | cut -f1)
 echo "$size_mb MB"
 [ "$size_mb" -lt 350 ]
 install '.[cpu,large,serve,shots,test,watch]'
-.venv/bin/python tests/make_fixtures.py $light/fixtures
 mkdir -p $light/.pytest_cache
 [ ! -d .pytest_cache/d ] || cp -r .pytest_cache/d $light/.pytest_cache/ # clips fetched above: no pip in there
 cp -r tests pyproject.toml $light/ # away from the checkout, whose packages must not be imported
-(cd $light && DGL_TEST_FIXTURES=fixtures bin/python -m pytest tests/runtime tests/house/test_imports.py)
+cd $light
+bin/python -m pytest --numprocesses auto --dist loadfile -m "not gpu and not soak" tests/runtime tests/house/test_imports.py

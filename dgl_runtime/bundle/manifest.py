@@ -202,7 +202,9 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
         yield f"{name} is {graph.precision}, precision is {manifest.precision}"
     size = manifest.inputs.frames.size
     # A graph may fix these: prompts for each frame, texts padded to one length.
-    fixed = {"frames": manifest.inputs.frames.num_frames, "length": manifest.inputs.texts.pad_to}
+    fixed = {"frames": manifest.inputs.frames.num_frames}
+    if (length := manifest.inputs.texts.pad_to) is not None:
+        fixed["length"] = length
     # name -> dtype and dimensions; those that are texts are free, under any name
     inputs: Expected = {"tokens": ("int32", ["batch", "length"])}
     outputs: Expected = {"embedding": ("float32", ["batch", manifest.embed_dim])}
@@ -224,7 +226,7 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
                 yield f"{name}.{side} has {one.name} {one.dtype} {list(one.shape)}, expected {dtype} {dims}"
 
 
-def _fits(has: object, expected: int | str, fixed: Mapping[str, int | None]) -> bool:
+def _fits(has: object, expected: int | str, fixed: Mapping[str, int]) -> bool:
     if isinstance(expected, str):
-        return isinstance(has, str) or has == fixed.get(expected)
+        return isinstance(has, str) or (expected in fixed and has == fixed[expected])
     return has == expected

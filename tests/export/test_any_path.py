@@ -17,6 +17,8 @@ from dgl_train.recipes.recipe import read_recipe, write_recipe
 from dgl_train.shapes import clips as synthetic
 from tests.helpers.tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
+pytestmark = pytest.mark.slow
+
 LATIN = os.fsdecode(b"caf\xe9")
 
 
@@ -96,7 +98,7 @@ def test_a_run_is_evaluated_with_a_report_and_pictures(folder, run_folder, data_
     [
         ("onnx", "fp16"),  # float32 is written before and read again
         *[
-            pytest.param(*form, marks=pytest.mark.slow)
+            pytest.param(*form, marks=pytest.mark.soak)
             for form in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "fp16"))
         ],
     ],

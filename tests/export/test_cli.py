@@ -17,6 +17,8 @@ from tests.golden.reference import Case
 from tests.helpers.tiny import write_tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments):
     return CliRunner().invoke(export, [str(argument) for argument in arguments])

@@ -81,7 +81,7 @@ def test_folded_encoders_equal_the_trained_model(backbone, method):
     assert max(captions_off.abs().max(), clips_off.abs().max()) <= 2e-6
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("method", METHODS)
 def test_same_top_10_on_200_random_pairs(backbone, method, tmp_path):
     (captions, clips), (gold_captions, gold_clips) = encode_both(

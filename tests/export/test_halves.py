@@ -18,6 +18,8 @@ from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.specs import frame_spec
 from tests.helpers.tiny_models import NUM_FRAMES
 
+pytestmark = pytest.mark.slow
+
 DYNAMIC, STATIC = (
     Target("onnx", "int8"),
     Target("trt", "int8"),

@@ -15,6 +15,8 @@ from dgl_runtime.engines.opening import open_engine
 from dgl_train.model.checkpoint import load_checkpoint
 from tests.golden.reference import ATOL, CASES, Case
 
+pytestmark = pytest.mark.slow
+
 
 class Exported:
     """A golden case's graphs, loaded in ONNX Runtime."""

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from tests.helpers.tiny import config, write_tiny_backbone
 
+pytestmark = pytest.mark.slow
+
 # A small model of open_clip under a name of its own, whose weight tags lie in repositories of the hub.
 LOAD = """
 import sys

@@ -10,6 +10,8 @@ import pytest
 from tests import ROOT
 from tests.helpers.tiny import SETTINGS, write_tiny_backbone, write_tiny_clips
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = ROOT / "pyproject.toml"
 SCRIPTS = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["scripts"]
 

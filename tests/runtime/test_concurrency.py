@@ -15,6 +15,8 @@ from dgl_runtime import Retriever
 from dgl_runtime.encoder import choice
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 MODULES = {"onnx": "onnxruntime", "openvino": "openvino"}
 # Tokens of captions, 3 to 32 in batches of 1 to 8; some texts; some clips.
 CLIP_EVERY, TEXTS_EVERY = 20, 7
@@ -124,7 +126,7 @@ print(*first_and_last_mb(bundle, engine, int(count)))"""
 
 @pytest.mark.skipif(not STATM.exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(
-    "count", [6_000, pytest.param(100_000, marks=pytest.mark.slow)], ids=["short", "full"]
+    "count", [6_000, pytest.param(100_000, marks=pytest.mark.soak)], ids=["short", "full"]
 )
 def test_memory_is_flat_over_requests_of_mixed_shapes(chosen, count):
     """In a process of its own: in one with other tests, what they left behind moves too."""

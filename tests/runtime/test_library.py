@@ -17,6 +17,8 @@ from tests.helpers.indexed import names
 from tests.helpers.made_galleries import clips_of
 from tests.helpers.odd_videos import damage, numbered_picture, truncate, write_audio, write_video
 
+pytestmark = pytest.mark.slow
+
 SDIST, SHA256 = "iscc-samples==0.6.0", "5714df1ecbc49df0"
 REAL = ("demo.mp4", "demo.mov", "demo.avi", "demo.mkv", "demo.webm", "demo.ogv", "demo.mpg")
 MADE = {  # by container, each with another codec

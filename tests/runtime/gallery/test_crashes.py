@@ -24,6 +24,8 @@ from tests.helpers.made_galleries import (
     start_writer,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):

@@ -15,6 +15,8 @@ from tests.helpers.indexed import assert_same, contents
 from tests.helpers.made_galleries import through_graph
 from tests.helpers.odd_videos import write_video
 
+pytestmark = pytest.mark.slow
+
 MIN_KILLS_WITH_PROGRESS = 5
 CUTTING = ("--window", "600ms", "--stride", "300ms", "--threads", "1")
 
@@ -45,7 +47,7 @@ def await_progress(process, gallery, there, then_s):
         process.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("num_kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [20, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_gallery_killed_while_it_grows_equals_an_undisturbed_one(
     bundle, twelve, tmp_path, num_kills
 ):
@@ -148,7 +150,7 @@ def put(state, videos):
     shutil.copytree(state, videos)
 
 
-@pytest.mark.parametrize("num_kills", [16, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [16, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_gallery_killed_while_it_is_tidied_up_equals_an_undisturbed_one(
     bundle, two_states, tmp_path, num_kills
 ):

@@ -19,7 +19,10 @@ SAME = 4.0  # grey levels: what two versions of FFmpeg differ by is less, neighb
 NEAR_S = 0.006  # so near to a change of picture either will do: containers round to milliseconds
 EACH = 20  # videos a test, so that a failure names its seed soon
 
-pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed"),
+]
 
 
 def seconds_and_pictures(path, recipe: Recipe, index: PacketIndex):
@@ -84,7 +87,7 @@ def test_what_is_embedded_is_what_is_shown_or_it_is_said(tmp_path, first):
     assert became.get("shown", 0) > EACH / 4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_five_thousand_videos(tmp_path):
     became = check_many(range(1000, 6000), tmp_path)
     assert became["shown"] > 2000

@@ -93,7 +93,7 @@ def test_two_hundred_mutated_videos(bundle, originals, tmp_path):
     assert 20 < len(said) < 200
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_ten_thousand_mutated_videos(bundle, originals, tmp_path):
     memory, said = [], []
     for first in range(0, 10_000, AT_ONCE):

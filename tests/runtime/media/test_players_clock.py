@@ -13,7 +13,13 @@ from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.preview import picture, write_preview
 from dgl_runtime.media.video import Span, probe, read_clips
-from tests.helpers.odd_videos import number_of, numbers_of, write_video
+from tests.helpers.odd_videos import (
+    number_of,
+    numbered_picture,
+    numbers_of,
+    replace_bytes,
+    write_video,
+)
 from tests.helpers.random_media import Recipe, make
 from tests.helpers.specs import frame_spec
 
@@ -148,25 +154,54 @@ def test_a_recording_begins_with_the_first_picture_that_can_be_shown(
     assert float(said[1]) == pytest.approx(int(said[2]) / 25, abs=0.1)
 
 
+def begun_at(path, whole, first):
+    """A copy of a video without its first packets, and what is in its keyframes."""
+    keys = []
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        film = output.add_stream_from_template(source.streams.video[0])
+        for packet in [packet for packet in source.demux(video=0) if packet.size][first:]:
+            keys += [bytes(packet)] if packet.is_keyframe else []
+            packet.stream = film
+            output.mux(packet)
+    return keys
+
+
 def test_a_first_keyframe_that_does_not_decode_shows_nothing(tmp_path):
     whole = write_video(tmp_path / "whole.mkv", 80, codec="libx264", gop=20)
     path = tmp_path / "cut.mkv"
-    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
-        film = output.add_stream_from_template(source.streams.video[0])
-        for packet in list(source.demux(video=0))[10:80]:
-            if packet.pts == 2000:
-                blank = av.Packet(bytes(packet.size))
-                blank.pts, blank.dts, blank.time_base = packet.pts, packet.dts, packet.time_base
-                blank.is_keyframe = True
-                packet = blank
-            packet.stream = film
-            output.mux(packet)
+    key, *_ = begun_at(path, whole, 10)
+    assert number_of_first(path) == 20
+    place = 0  # of the unit that holds the picture, which alone becomes zeros
+    while key[place + 4] & 31 != 5:
+        place += 4 + int.from_bytes(key[place : place + 4])
+    replace_bytes(path, key, key[: place + 5] + bytes(len(key) - place - 5))
     index = read_index(path)
+    assert index.keyframes[0] == 10
     assert number_of_first(path) == 40
     assert len(index.shown) == 40
     assert index.remarks == (
         "begins between keyframes: the first 3.0 s of its pictures (30 frames) cannot be shown",
     )
+
+
+def test_pictures_before_the_first_keyframe_that_need_no_other_are_shown(tmp_path):
+    whole, path = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    with av.open(str(whole), "w") as output:
+        film = output.add_stream("libx265", rate=10)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        how = "log-level=none:pools=1:keyint=20:min-keyint=20:radl=2:open-gop=0:bframes=3:scenecut=0:b-adapt=0"
+        film.codec_context.options = {"x265-params": how}
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            output.mux(film.encode(frame))
+        output.mux(film.encode(None))
+    begun_at(path, whole, 18)
+    index = read_index(path)
+    assert index.keyframes[0] == 0
+    assert index.times[0] > index.times[2]
+    assert index.remarks == ()
+    assert number_of_first(path) == 18
 
 
 def number_of_first(path):

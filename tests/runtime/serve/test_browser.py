@@ -21,7 +21,10 @@ from tests.helpers.described_client import HOSTS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 TOKEN = "a-token-of-some-length"
 
 

@@ -14,6 +14,8 @@ from dgl_runtime.serve.batching import QueueFullError
 from tests.helpers.described_client import serve
 from tests.helpers.served import serving
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 AT = "/api/galleries/holiday"
 TOKEN = "a-token-of-some-length"
@@ -24,7 +26,7 @@ TOKEN = "a-token-of-some-length"
     [
         ("", 10),
         (TOKEN, 5),
-        *(pytest.param(one, 300, marks=pytest.mark.slow) for one in ("", TOKEN)),
+        *(pytest.param(one, 300, marks=pytest.mark.soak) for one in ("", TOKEN)),
     ],
 )
 def test_a_fuzzer_finds_nothing_that_is_not_described(library, tmp_path, token, examples):

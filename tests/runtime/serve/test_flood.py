@@ -19,6 +19,8 @@ from tests.helpers.flood import FLOODS, ask, files_of, flood, limited, processor
 from tests.helpers.odd_videos import write_video
 from tests.helpers.served import CODE, serving
 
+pytestmark = pytest.mark.slow
+
 AT = "/api/galleries/gallery"
 OPEN_FILES = 64
 

@@ -15,6 +15,8 @@ from PIL import Image
 from dgl_runtime.decoding.decode_process import Limits
 from tests.helpers.odd_videos import write_video
 
+pytestmark = pytest.mark.slow
+
 AT = "/api/galleries/holiday"
 
 

@@ -24,6 +24,8 @@ from dgl_train.training.step import TrainingStep
 from tests.helpers.annotations import damage_all, write_layout
 from tests.helpers.tiny import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = {"train": 30, "val": 4, "test": 10}
 DAMAGED = {"train": 14, "test": 6}  # of these, twenty in all
 CAPTIONS_A_CLIP = {"msvd": 3, "vatex": 2}  # of a test clip; 1 elsewhere

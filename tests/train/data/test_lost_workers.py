@@ -24,6 +24,8 @@ from tests.helpers.runs import write_csv
 from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import tiny_recipe, write_tiny_clips
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "num_frames": 64,
     "max_words": 24,
@@ -32,7 +34,7 @@ SETTINGS = {
     "num_workers": 2,
     "frame_cache_gb": 0,
 }
-KILLS = [3, pytest.param(10, marks=pytest.mark.slow)]
+KILLS = [3, pytest.param(10, marks=pytest.mark.soak)]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from tests import ROOT
 from tests.helpers.gradients_of_share import gradients_of_share
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
