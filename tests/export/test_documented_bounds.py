@@ -88,7 +88,7 @@ def test_limits_of_what_may_be_given():
 
 
 def test_profiles_of_engines():
-    assert numbers(r"Profiles: (\d+) query, or up to (\d+) captions, of (\d+) to `max_words`") == [
+    assert numbers(r"Profiles: (\d+) query, or up to (\d+) captions, of (\d+) to `max_tokens`") == [
         CAPTION_BATCH[0],
         CAPTION_BATCH[-1],
         SHORTEST,

@@ -110,9 +110,9 @@ def clustered(num_clips, seed=0):
     return unit(centres[rng.integers(0, 50, num_clips)] + 0.5 * rng.standard_normal((num_clips, E)))
 
 
-def fill(gallery, embeddings):
+def fill(gallery, embeddings, video="v.mp4"):
     first = len(gallery)
-    clips = [Clip("v.mp4", "sha", first + i, first + i + 1, 1e6) for i in range(len(embeddings))]
+    clips = [Clip(video, video, first + i, first + i + 1, 1e6) for i in range(len(embeddings))]
     gallery.ingest(clips, embeddings, np.ones((len(embeddings), F), np.float32))
 
 
@@ -184,6 +184,19 @@ def test_building_again_extends_the_index(indexed):
     assert len(index) == 2100
     rows, _ = indexed.search(clustered(100, seed=4), 10)
     assert recall(rows, exactly(indexed, clustered(100, seed=4), 10)[0]) > 0.98
+
+
+def test_after_a_compaction_searches_go_through_a_graph_of_the_clips_that_stay(indexed):
+    fill(indexed, clustered(1500, seed=4), video="stays.mp4")
+    queries = clustered(20, seed=3)
+    indexed.search(queries, 10)  # so that the graph of before is open
+    indexed.remove(["v.mp4"])
+    indexed.compact()
+    assert len(indexed) == indexed.facts.num_rows == 1500
+    rows, _ = indexed.search(queries, 10)
+    assert recall(rows, exactly(indexed, queries, 10)[0]) > 0.98
+    path = path_of(indexed.folder, GRAPH, 1)
+    assert len(ApproximateIndex.open(path, indexed.embeddings())) == 1500
 
 
 def test_all_clips_are_returned_when_more_are_asked_for_than_the_index_gives(indexed):

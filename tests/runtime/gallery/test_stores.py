@@ -112,6 +112,15 @@ def test_vectors_that_are_written_again_are_replaced(filled):
         np.testing.assert_array_equal(found, np.concatenate([old, new]))
 
 
+def test_several_writes_may_count_together(filled):
+    parts = [vectors(2, seed=seed) for seed in (1, 2)]
+    for first, part in zip((12, 14), parts, strict=True):
+        filled.write(np.arange(first, first + 2), *part)
+    filled.sync(rows(16))
+    expected = np.concatenate([vectors(12)[0], *(embeddings for embeddings, _ in parts)])
+    np.testing.assert_array_equal(filled.embeddings(slice(None)), expected)
+
+
 def test_who_opens_to_write_drops_what_does_not_count(filled, make, tmp_path):
     filled.write(np.arange(12, 16), *vectors(4, seed=1))
     for _ in range(2):
