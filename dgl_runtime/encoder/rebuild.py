@@ -117,7 +117,7 @@ def write_engines(
             folder / graph.file, graph.precision, (graph.inputs, graph.outputs), profiles, library
         )
         for graph, profiles in (
-            (captions, caption_profiles(max_tokens)),
+            (captions, caption_profiles(captions, max_tokens)),
             (clips, clip_profiles(clips, num_frames)),
         )
     ]
@@ -125,13 +125,16 @@ def write_engines(
     return [path for path, _, _ in built]
 
 
-def caption_profiles(max_tokens: int) -> tuple[Profile, ...]:
-    """One query at a time, and up to 64 captions; any length the tokenizer makes."""
-    usual = min(USUAL, max_tokens)
+def caption_profiles(captions: Graph, max_tokens: int) -> tuple[Profile, ...]:
+    """One query at a time, and up to 64 captions; any length the tokenizer makes, if the graph allows it."""
+    (spec,) = captions.inputs
+    shortest, usual, longest = SHORTEST, min(USUAL, max_tokens), max_tokens
+    if isinstance(spec.shape[1], int):
+        shortest = usual = longest = spec.shape[1]
     low, best, high = CAPTION_BATCH
     return (
-        Profile((1, SHORTEST), (1, usual), (1, max_tokens)),
-        Profile((low, SHORTEST), (best, usual), (high, max_tokens)),
+        Profile((1, shortest), (1, usual), (1, longest)),
+        Profile((low, shortest), (best, usual), (high, longest)),
     )
 
 
