@@ -173,9 +173,10 @@ def _write_encoders(
 
 def _write_float32(request: ExportRequest, golden: Golden, folder: Path) -> list[Graph]:
     folded = fold(request.model)
-    frames = _several(torch.from_numpy(golden.frames[:2]))
+    tokens, frames = torch.from_numpy(golden.tokens[:2]), torch.from_numpy(golden.frames[:2])
+    frames, any_length = _several(frames), request.inputs.texts.pad_to is None
     return [
-        write_captions(folded.captions, torch.from_numpy(golden.tokens[:2]), folder),
+        write_captions(folded.captions, tokens, folder, any_length=any_length),
         write_clips(folded.clips, frames, folder, any_frames=folded.any_frames),
     ]
 

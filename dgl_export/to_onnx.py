@@ -1,4 +1,4 @@
-"""Folded encoders -> ONNX files, free in batch, caption length and, where the method allows, frames."""
+"""Folded encoders -> ONNX files, free in batch and, where the model allows, in caption length and frames."""
 
 import logging
 import warnings
@@ -17,9 +17,11 @@ from dgl_runtime.plain_path import plain_path
 OPSET = 18
 
 
-def write_captions(encoder: nn.Module, tokens: Tensor, folder: Path) -> Graph:
+def write_captions(
+    encoder: nn.Module, tokens: Tensor, folder: Path, *, any_length: bool = True
+) -> Graph:
     """Write ``caption.onnx``: tokens int32 [batch, length] -> embedding float32 [batch, E]."""
-    free = {0: "batch", 1: "length"}
+    free = {0: "batch", 1: "length"} if any_length else {0: "batch"}
     return _write(encoder, ("tokens", tokens), ("embedding",), free, folder / "caption.onnx")
 
 
@@ -56,6 +58,7 @@ def _write(
         )
     model = program.model
     _name_free_dimensions(model, free)
+    _keep_names_apart(model)
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # the tracer's call stacks: file paths of this machine
     weights = f"{path.name}.data"
@@ -86,6 +89,16 @@ def _name_free_dimensions(model: Any, free: Mapping[int, str]) -> None:  # noqa:
                 for dim in value.shape
             ]
             value.shape = onnx_ir.Shape(dims)
+
+
+def _keep_names_apart(model: Any) -> None:  # noqa: ANN401
+    """Give inner values other names than the graph's own: an operator may be called ``embedding``, too."""
+    outer = [*model.graph.inputs, *model.graph.outputs]
+    taken = {value.name for value in outer}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in taken and not any(value is one for one in outer):
+                value.name = f"{value.name}_inside"
 
 
 def _spec(value: Any) -> TensorSpec:  # noqa: ANN401

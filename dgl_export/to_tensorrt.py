@@ -136,7 +136,7 @@ def write_engines(
     """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
     captions, clips = graphs
     built = [
-        described_engine(folder, captions, caption_profiles(max_tokens), library),
+        described_engine(folder, captions, caption_profiles(captions, max_tokens), library),
         described_engine(folder, clips, clip_profiles(clips, num_frames), library),
     ]
     save_engines({path: (info, engine) for path, info, engine in built})
@@ -177,13 +177,16 @@ def require_builder(library: str) -> tuple[Any, Gpu | None]:
     return module, None if library in PORTABLE else CudaDevice().gpu
 
 
-def caption_profiles(max_tokens: int) -> tuple[Profile, ...]:
-    """One query at a time, and up to 64 captions; any length the tokenizer makes."""
-    usual = min(USUAL, max_tokens)
+def caption_profiles(captions: Graph, max_tokens: int) -> tuple[Profile, ...]:
+    """One query at a time, and up to 64 captions; any length the tokenizer makes, if the graph allows it."""
+    (spec,) = captions.inputs
+    shortest, usual, longest = SHORTEST, min(USUAL, max_tokens), max_tokens
+    if isinstance(spec.shape[1], int):
+        shortest = usual = longest = spec.shape[1]
     low, best, high = CAPTION_BATCH
     return (
-        Profile((1, SHORTEST), (1, usual), (1, max_tokens)),
-        Profile((low, SHORTEST), (best, usual), (high, max_tokens)),
+        Profile((1, shortest), (1, usual), (1, longest)),
+        Profile((low, shortest), (best, usual), (high, longest)),
     )
 
 

@@ -6,7 +6,7 @@ manifest is an error.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,11 @@ def _faults(manifest: Manifest) -> Iterator[str]:
 def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
     if graph.precision != manifest.precision:
         yield f"{name} is {graph.precision}, precision is {manifest.precision}"
-    size, num_frames = manifest.inputs.frames.size, manifest.inputs.frames.num_frames
+    size = manifest.inputs.frames.size
+    # A graph may fix these: prompts for each frame, texts padded to one length.
+    fixed = {"frames": manifest.inputs.frames.num_frames}
+    if (length := manifest.inputs.texts.pad_to) is not None:
+        fixed["length"] = length
     # name -> dtype and dimensions; those that are texts are free, under any name
     inputs: Expected = {"tokens": ("int32", ["batch", "length"])}
     outputs: Expected = {"embedding": ("float32", ["batch", manifest.embed_dim])}
@@ -216,13 +220,13 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
         for one in found:
             dtype, dims = expected[one.name]
             fits = len(one.shape) == len(dims) and all(
-                _fits(*pair, num_frames) for pair in zip(one.shape, dims, strict=True)
+                _fits(*pair, fixed) for pair in zip(one.shape, dims, strict=True)
             )
             if one.dtype != dtype or not fits:
                 yield f"{name}.{side} has {one.name} {one.dtype} {list(one.shape)}, expected {dtype} {dims}"
 
 
-def _fits(has: object, expected: int | str, num_frames: int) -> bool:
-    if expected == "frames" and has == num_frames:  # a graph with prompts for each frame
-        return True
-    return isinstance(has, str) if isinstance(expected, str) else has == expected
+def _fits(has: object, expected: int | str, fixed: Mapping[str, int]) -> bool:
+    if isinstance(expected, str):
+        return isinstance(has, str) or (expected in fixed and has == fixed[expected])
+    return has == expected

@@ -71,7 +71,8 @@ def kept_bytes(recipe: Recipe, model: DualEncoder, clips: int) -> int:
     """Bytes that clips and their captions keep for the backward pass, weights left out."""
     size = model.inputs.frames.size
     frames = torch.zeros(clips, recipe.num_frames, 3, size, size, dtype=torch.uint8)
-    tokens = torch.ones(clips, recipe.max_words, dtype=torch.int32)
+    texts = model.inputs.texts
+    tokens = torch.ones(clips, texts.pad_to or texts.max_tokens, dtype=torch.int32)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +75,7 @@ def graph(request, bundle):
     manifest = bundle.manifest
     described = getattr(manifest, request.param)
     profiles = (
-        caption_profiles(MAX_WORDS)
+        caption_profiles(described, MAX_WORDS)
         if request.param == "captions"
         else clip_profiles(described, NUM_FRAMES)
     )
@@ -157,7 +158,7 @@ def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
 
 
 def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(to_tensorrt, "caption_profiles", lambda _: (Profile((1,), (1,), (1,)),))
+    monkeypatch.setattr(to_tensorrt, "caption_profiles", lambda *_: (Profile((1,), (1,), (1,)),))
     with pytest.raises(ExportError, match=r"cannot build .* profile 0"):
         write_bundle(request_for("dgl-linear"), tmp_path / "bundle", Target("trt-rtx", "fp32"))
     assert list(tmp_path.iterdir()) == []
@@ -166,7 +167,7 @@ def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
 def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
     tokenizer = Retriever(bundle.folder).tokenizer
     texts = ["", "a dog", "word " * 99]
-    profiles = caption_profiles(MAX_WORDS)
+    profiles = caption_profiles(bundle.manifest.captions, MAX_WORDS)
     for shape in [tokenizer([text]).ids.shape for text in texts]:
         assert profiles[0].covers(shape)
     assert profiles[1].covers(tokenizer(texts[2:] * 64).ids.shape)
@@ -174,10 +175,18 @@ def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
 
 
 @pytest.mark.parametrize(("max_words", "usual"), [(8, 8), (32, 16), (77, 16)])
-def test_captions_may_be_as_long_as_the_bundle_says(max_words, usual):
-    one, many = caption_profiles(max_words)
+def test_captions_may_be_as_long_as_the_bundle_says(bundle, max_words, usual):
+    one, many = caption_profiles(bundle.manifest.captions, max_words)
     assert one == Profile((1, 2), (1, usual), (1, max_words))
     assert many == Profile((1, 2), (8, usual), (64, max_words))
+
+
+def test_captions_of_one_length_have_that_one(bundle):
+    captions = bundle.manifest.captions
+    fixed = replace(captions, inputs=(replace(captions.inputs[0], shape=("batch", 64)),))
+    one, many = caption_profiles(fixed, 64)
+    assert one == Profile((1, 64), (1, 64), (1, 64))
+    assert many == Profile((1, 64), (8, 64), (64, 64))
 
 
 def test_frames_are_free_where_the_graph_is(bundle):
@@ -264,7 +273,9 @@ def test_a_damaged_graph_is_refused(tmp_path, content):
 
 def test_a_graph_without_its_weights_is_refused(bundle, tmp_path):
     shutil.copy(bundle.folder / "caption.onnx", tmp_path)
-    message = refusal(tmp_path / "caption.onnx", *caption_profiles(MAX_WORDS))
+    message = refusal(
+        tmp_path / "caption.onnx", *caption_profiles(bundle.manifest.captions, MAX_WORDS)
+    )
     assert "Failed to import initializer" in message
 
 
