@@ -47,4 +47,4 @@ report demo/exported.json dgl-eval $bundle --dataset shapes --data-root $shapes 
 step dgl-index $bundle $shapes/videos --gallery $gallery
 step dgl-search $gallery "a red circle moves left over a dark background" \
     "a blue ring grows over a light background" "a green cross turns yellow over a striped background" --top 3 --sheet demo/hits.png
-step dgl-bench demo demo
+step python examples/demo_table.py demo

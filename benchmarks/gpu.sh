@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that needs a GPU, in one call: the gpu tests, then dgl-bench doctor, encode and quality.
+# Everything that needs a GPU, in one call: the gpu tests, then dgl-doctor, dgl-bench encode and quality.
 #
 #   benchmarks/gpu.sh [OUT]           results in OUT (default: gpu-results); the exit code is 1 if a step failed
 #   DEVICE=cpu benchmarks/gpu.sh      as far as it goes without a GPU
@@ -19,7 +19,7 @@ site=${SITE:+$(realpath -m "$SITE"):}
 device=${DEVICE:-cuda}
 python=${PYTHON:-python3}
 cd "$project"
-export PYTHONPATH="$site$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$site$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 : >"$out/steps.txt"
 failed=0
@@ -41,7 +41,7 @@ step() {
 bench() {
     name=$1
     shift
-    step "$name" "$python" -c "from benchmarks.cli import bench; bench(prog_name='dgl-bench')" "$name" "$@"
+    step "$name" "$python" -c "from dgl_bench.cli import bench; bench(prog_name='dgl-bench')" "$name" "$@"
 }
 
 if [ "$device" != cpu ]; then
@@ -52,10 +52,10 @@ if [ ! -e "$bundle" ]; then
     step export "$python" -c "from dgl_export.cli import export; export(prog_name='dgl-export')" \
         --zero-shot --backbone ViT-B-32-quickgelu --out "$bundle"
 fi
-bench doctor --json "$out/doctor.json" # every engine, TensorRT's too, on tiny graphs
+step doctor "$python" -c "from dgl_runtime.commands.doctor import doctor; doctor(prog_name='dgl-doctor')" --json "$out/doctor.json" # every engine, TensorRT's too, on tiny graphs
 bench encode --out "$out" $on ${QUICK:+--rounds 3 --compile=}
 if [ -e "$demo/run" ]; then
-    bench quality "$demo/run" --dataset shapes --data-root "$demo/shapes" --out "$out" ${QUICK:+--rounds 3}
+    step quality "$python" benchmarks/studies/quality.py "$demo/run" --dataset shapes --data-root "$demo/shapes" --out "$out" ${QUICK:+--rounds 3}
 else
     echo "== quality is left out: there is no $demo/run; make it with ./demo.sh, or name another in DEMO"
 fi

@@ -17,14 +17,15 @@ from dgl_export.lower import lower
 from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_captions, write_clips
-from dgl_export.to_tensorrt import rebuild, require_builder
 from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, sha256_of
 from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
 from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.encoder.rebuild import rebuild
 from dgl_runtime.engines.installed import require as require_engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import require_precision
+from dgl_runtime.engines.tensorrt_build import require_builder
 from dgl_runtime.errors import ExportError
 
 

@@ -4,10 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from dgl_runtime.bundle.manifest import FORMATS, PRECISIONS, Parity, Quality
 from dgl_runtime.command import Command
+
+
+def _moved(context: click.Context, parameter: click.Parameter, bundle: str | None) -> None:
+    if bundle is not None:
+        raise click.UsageError(
+            f"--rebuild is a command of its own now: dgl-bundle rebuild {bundle}"
+        )
 
 
 @click.command(cls=Command)
@@ -37,12 +43,7 @@ from dgl_runtime.command import Command
     help="With --calibrate: as dgl-train's.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
-@click.option(
-    "--rebuild",
-    type=click.Path(path_type=Path),
-    metavar="BUNDLE",
-    help="Instead of all this: build the engines of a trt or trt-rtx bundle for this machine.",
-)
+@click.option("--rebuild", hidden=True, expose_value=False, callback=_moved)
 @click.option("--zero-shot", is_flag=True, help="Export the untuned backbone with mean pooling.")
 @click.option("--backbone", help="With --zero-shot: open_clip model name, or folder in its format.")
 @click.option("--pretrained", default="", help="With --backbone: open_clip tag, or weight file.")
@@ -59,7 +60,6 @@ def export(
     calibrate: str | None,
     data_root: Path | None,
     out: Path | None,
-    rebuild: Path | None,
     zero_shot: bool,
     backbone: str | None,
     pretrained: str,
@@ -75,12 +75,7 @@ def export(
     Example:
       dgl-export --ckpt runs/lsmdc --format onnx --out bundle
       dgl-export --ckpt runs/lsmdc --format openvino --precision int8 --calibrate clips.csv --out small
-      dgl-export --rebuild bundle
     """  # noqa: D301 - click's own marker
-    if rebuild is not None:
-        _refuse_other_options()
-        _rebuild(rebuild)
-        return
     if out is None:
         raise click.UsageError("give the folder to make: --out BUNDLE.")
     for given, option, needed in (
@@ -96,6 +91,7 @@ def export(
     from dgl_export.calibration import read_calibration
     from dgl_export.formats import Target
     from dgl_export.request import tuned_request, untuned_request
+    from dgl_runtime.encoder.rebuild import said_of_running
 
     if (ckpt is None) == (backbone is None):
         raise click.UsageError("give either --ckpt, or --zero-shot with --backbone.")
@@ -124,39 +120,7 @@ def export(
         + (_parity(manifest.parity) if manifest.quality is None else _quality(manifest.quality))
     )
     if target.library is not None:
-        click.echo(_whether_run())
-
-
-def _refuse_other_options() -> None:
-    context = click.get_current_context()
-    given = [
-        name
-        for name in context.params
-        if name != "rebuild" and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            "--rebuild takes the bundle as it was exported; it goes with no other option."
-        )
-
-
-def _rebuild(bundle: Path) -> None:
-    from dgl_export.to_tensorrt import library_of, rebuild
-
-    for path in rebuild(bundle, library_of(bundle)):
-        click.echo(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
-    click.echo(_whether_run())
-
-
-def _whether_run() -> str:
-    from dgl_export.to_tensorrt import why_not_run
-
-    if reason := why_not_run():
-        return (
-            "The engines have not run, all figures are of the ONNX files they were built from: "
-            f"{reason} Where they are to run: dgl-verify BUNDLE --device cuda"
-        )
-    return "The engines ran on this machine's GPU and passed the self-check."
+        click.echo(said_of_running())
 
 
 def _parity(parity: Parity) -> str:

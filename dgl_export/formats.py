@@ -11,8 +11,8 @@ from dgl_export.calibration import FEWEST
 from dgl_export.graph_files import save_graph
 from dgl_export.mixed import LOW_TYPES, count_low_precision, emulated
 from dgl_export.quantize import LARGEST, count_quantized
-from dgl_export.to_tensorrt import LIBRARIES
 from dgl_runtime.bundle.manifest import FORMATS, PRECISIONS, Graph
+from dgl_runtime.encoder.rebuild import LIBRARIES
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import core

@@ -1,7 +1,7 @@
 """Frames that lie on the GPU already, as a hardware decoder leaves them: embedded without a copy to the host.
 
 Needs an NVIDIA GPU, dgl-retrieval[trt-rtx,pycuda] (or [trt,pycuda]) and a bundle with engines for this
-machine (dgl-export --rebuild BUNDLE):
+machine (dgl-bundle rebuild BUNDLE):
 
     python examples/pycuda_frames.py BUNDLE trt-rtx
 """

@@ -209,4 +209,4 @@ def _temporary(path: Path) -> Path:
 
 def remedy(path: Path) -> str:
     """What to do about an engine file that cannot be used."""
-    return f"Build it for this machine: dgl-export --rebuild {path.parent.parent}"
+    return f"Build it for this machine: dgl-bundle rebuild {path.parent.parent}"

@@ -3,9 +3,10 @@ import json
 import open_clip
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from benchmarks import machine
+from dgl_bench import peaks
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 
@@ -44,5 +45,22 @@ def backbone(backbone_folder):
 @pytest.fixture
 def small_peaks(monkeypatch):
     """The machine's peaks in no time."""
-    monkeypatch.setattr(machine, "MATRIX_SIDE", 16)
-    monkeypatch.setattr(machine, "MEMORY_BYTES", 1024)
+    monkeypatch.setattr(peaks, "MATRIX_SIDE", 16)
+    monkeypatch.setattr(peaks, "MEMORY_BYTES", 1024)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Run a benchmark that succeeds; its settings and the rows of its tables, in their order."""
+
+    def run(command, *options):
+        result = CliRunner().invoke(command, [*map(str, options), "--out", str(tmp_path / "out")])
+        assert result.exit_code == 0, result.output
+        (path,) = (tmp_path / "out").glob("*.json")
+        *page, last = result.stdout.splitlines()
+        assert path.with_suffix(".md").read_text().splitlines() == page[:-1]
+        document = json.loads(path.read_text())
+        assert json.loads(last)["tables"].keys() == document["tables"].keys()
+        return document["settings"], list(document["tables"].values())
+
+    return run

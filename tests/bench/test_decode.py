@@ -1,48 +1,25 @@
-import json
-from dataclasses import replace
-
+import av
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from benchmarks import decode, decode_clips
-from benchmarks.cli import bench
-from benchmarks.decode import bench_clip, bench_decode, look_at
-from benchmarks.decode_clips import MadeClip, make_clips
-from benchmarks.decode_report import make_report
-from benchmarks.decoders import DECODERS, FRAME_SIZE, NUM_FRAMES, OURS, Video, centres
+from dgl_bench import decode, made_clips
+from dgl_bench.decode import FRAME_SIZE, NUM_FRAMES, OURS, Decoder, compare, other_frames
+from dgl_bench.made_clips import MadeClip, make_clips
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.video import probe
+from studies.decode_libraries import DECODERS, centres
 
 TINY = MadeClip("tiny", "short", 2)
-INSTALLED = [one for one in DECODERS if one.is_installed]
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """Two seconds, 160x120 pixels, a keyframe every 12 frames."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(decode_clips.SIZES, "tiny", (160, 120))
+        patch.setitem(made_clips.SIZES, "tiny", (160, 120))
         (path,) = make_clips(tmp_path_factory.mktemp("clips"), (TINY,))
     return path
-
-
-def late(decoder):
-    """The decoder, each frame one too late."""
-
-    def frames(video, threads):
-        pictures = decoder.frames(video, threads)
-        return np.concatenate([pictures[1:], pictures[-1:]])
-
-    return replace(decoder, name="late", frames=frames)
-
-
-def failing(decoder):
-    def frames(video, threads):
-        raise RuntimeError("no such codec\nmore")
-
-    return replace(decoder, name="failing", frames=frames)
 
 
 def test_made_clips_have_the_keyframes_and_length_their_name_says(clip):
@@ -55,20 +32,50 @@ def test_made_clips_have_the_keyframes_and_length_their_name_says(clip):
 
 
 def test_a_clip_that_is_there_is_not_made_again(clip, monkeypatch):
-    monkeypatch.setattr(decode_clips, "write_clip", None)
+    monkeypatch.setattr(made_clips, "write_clip", None)
     assert make_clips(clip.parent, (TINY,)) == [clip]
 
 
-@pytest.mark.parametrize("decoder", INSTALLED, ids=lambda one: one.name)
-def test_every_decoder_gives_the_same_moments_in_both_forms(clip, decoder):
-    video = Video(clip, 160, 120)
-    assert decoder.frames(video, 1).shape == (NUM_FRAMES, 120, 160, 3)
-    small = decoder.clip(video, 1)
+def test_our_reading_is_timed_and_its_parts_told(clip, measured, monkeypatch):
+    monkeypatch.setattr(decode, "QUICK", (TINY,))
+    options = ("--quick", "--clips", clip.parent, "--rounds", 2, "--threads", 1)
+    _, ((times,), (work,)) = measured(decode.decode, *options)
+    assert times["clip"] == work["clip"] == clip.name
+    assert [len(some) for some in times["times_ms"]] == [2, 2]
+    assert work["frames"] == 50
+    assert 12 <= work["decoded"] < 50
+
+
+def test_wrong_frames_of_ours_are_an_error(clip):
+    frames = DECODERS[OURS].frames(probe(clip), 1)
+    assert other_frames(clip, {OURS: frames}) == {OURS: 0}
+    frames[3] ^= 1
+    with pytest.raises(MediaError, match="our frames differ from a plain pass"):
+        other_frames(clip, {OURS: frames})
+
+
+# ---- the study of others' decoders ------------------------------------------------------------
+
+
+def works(name):
+    """Whether its package is here with all that it needs."""
+    try:
+        __import__(DECODERS[name].package)
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if works(name)])
+def test_every_decoder_gives_the_same_moments_in_both_forms(clip, name):
+    video, decoder = probe(clip), DECODERS[name]
+    frames, small = decoder.frames(video, 1), decoder.clip(video, 1)
+    assert frames.shape == (NUM_FRAMES, 120, 160, 3)
     assert (small.shape, small.dtype) == ((NUM_FRAMES, 3, FRAME_SIZE, FRAME_SIZE), np.uint8)
-    result = bench_clip(clip, [DECODERS[0], decoder][: 1 + (decoder.name != OURS)], 1, 1)
-    assert result.failures == {}
-    assert result.sights[decoder.name].other_frames == 0
-    assert result.sights[decoder.name].pixels_off < 5
+    ours = DECODERS[OURS]
+    found = other_frames(clip, {OURS: ours.frames(video, 1), name: frames})
+    assert found == {OURS: 0, name: 0}
+    assert np.abs(small.astype(int) - ours.clip(video, 1)).mean() < 5
 
 
 def test_centres_are_the_frames_at_the_centres_of_equal_parts():
@@ -76,57 +83,25 @@ def test_centres_are_the_frames_at_the_centres_of_equal_parts():
     assert centres(5) == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
 
 
-def test_other_moments_and_failures_are_told(clip, monkeypatch):
-    ours = DECODERS[0]
-    some = (ours, late(ours), failing(ours))
-    monkeypatch.setattr(decode, "DECODERS", some)
-    monkeypatch.setattr("benchmarks.decode_report.DECODERS", some)
-    result = bench_decode([clip], threads=1, rounds=2)
-    (one,) = result.clips
-    assert one.failures == {"failing": "RuntimeError: no such codec more"}
-    assert one.sights["late"].other_frames == NUM_FRAMES - 1
-    assert one.sights[OURS] == decode.Sight(0, 0.0)
-    page = make_report(result).to_markdown()
-    assert "11 of 12" in page
-    assert "failing failed on tiny-short-gop-2s.mp4: RuntimeError: no such codec more." in page
+def test_other_moments_failures_and_missing_packages_are_told(clip):
+    ours = DECODERS[OURS]
 
+    def late(video, threads):
+        pictures = ours.frames(video, threads)
+        return np.concatenate([pictures[1:], pictures[-1:]])
 
-def test_wrong_frames_of_ours_are_an_error(clip):
-    video = Video(clip, 160, 120)
-    frames = DECODERS[0].frames(video, 1)
-    frames[3] ^= 1
-    with pytest.raises(MediaError, match="our frames differ from a plain pass"):
-        look_at(clip, {OURS: frames}, {OURS: DECODERS[0].clip(video, 1)})
+    def failing(video, threads):
+        raise RuntimeError("no such codec\nmore")
 
-
-def test_a_slow_decoder_is_timed_once(clip):
-    ours = DECODERS[0]
-
-    def often(read):
-        return lambda video, threads: [read(video, threads) for _ in range(30)][-1]
-
-    slow = replace(ours, name="slow", frames=often(ours.frames), clip=often(ours.clip))
-    result = bench_clip(clip, [ours, slow], 1, 2)
-    for form in ("frames", "clip"):
-        assert result.once_ms[form].keys() == {"slow"}
-        assert result.paired[form].times_ms.keys() == {OURS}
-
-
-def test_missing_decoders_are_rows_that_say_how_to_install(clip, tmp_path, monkeypatch):
-    absent = replace(DECODERS[0], name="absent", package="no_such_package", install="pip install x")
-    for module in ("benchmarks.decode", "benchmarks.decode_report"):
-        monkeypatch.setattr(f"{module}.DECODERS", (DECODERS[0], absent))
-    monkeypatch.setattr(decode_clips, "QUICK", (TINY,))
-    command = ["decode", "--quick", "--clips", str(clip.parent), "--rounds", "2", "--threads", "1"]
-    result = CliRunner().invoke(bench, [*command, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 0, result.output
-    files = sorted((tmp_path / "out").iterdir())
-    assert [path.suffix for path in files] == [".json", ".md"]
-    assert result.stdout == files[1].read_text()
-    assert "absent: not installed (pip install x)" in result.stdout
-    document = json.loads(files[0].read_text())
-    assert document["missing"] == {"absent": "pip install x"}
-    (measured,) = document["clips"]
-    assert len(measured["clip"]["times_ms"][OURS]) == 2
-    assert measured["work"]["num_frames"] == 50
-    assert 12 <= measured["work"]["frames_decoded"] < 50
+    some = {OURS: ours}
+    for name, frames in (("late", late), ("failing", failing)):
+        some[name] = Decoder(av.__name__, "", "", frames, ours.clip)
+    some["absent"] = Decoder("no_such_package", "pip install x", "", late, late)
+    report = compare("some", some, [clip], 2, 1)
+    rows = {row["decoder"]: row for row in report.tables[0].rows}
+    assert rows.keys() == {OURS, "late", "failing"}
+    assert (rows[OURS]["other frames"], rows[OURS]["off, grey levels"]) == (0, 0)
+    assert rows["late"]["other frames"] == NUM_FRAMES - 1
+    assert rows["late"]["ours faster, pictures"].median > 0
+    assert rows["failing"]["remark"] == "failed: RuntimeError: no such codec more"
+    assert "Not installed, absent: pip install x." in report.notes

@@ -1,35 +1,19 @@
-"""dgl-bench search: what is compared, on what, and what becomes of what is not installed."""
-
-import json
-import os
-import sys
+"""dgl-bench search and its study: what is compared, on what, and what becomes of what is not installed."""
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from benchmarks import search, search_measure
-from benchmarks.cli import bench
-from benchmarks.search import SearchSettings, bench_search, choose
-from benchmarks.search_libraries import LIBRARIES, OURS_APPROXIMATE, OURS_EXACT, remedy
-from benchmarks.search_measure import CLIPS, TEXTS, Point
-from benchmarks.search_report import make_report, write_plots
-from benchmarks.search_vectors import BLOCK, CLIPS_OF_A_VIDEO, MadeEmbeddings
-from dgl_runtime.errors import EngineError
+from dgl_bench import search
+from dgl_bench.search import CLIPS, OURS, OURS_APPROXIMATE, OURS_EXACT, TEXTS, choose, compare
+from dgl_bench.search_vectors import BLOCK, CLIPS_OF_A_VIDEO, MadeEmbeddings
+from studies.search_libraries import LIBRARIES
 
 
 @pytest.fixture
 def here(monkeypatch, small_peaks):
     """Measurements in this process, on few queries."""
     monkeypatch.setattr(search, "_apart", lambda function, *args: function(*args))
-    monkeypatch.setattr(search_measure, "QUERIES", 20)
-
-
-@pytest.fixture
-def only_ours(monkeypatch):
-    """FAISS and hnswlib as if they were not installed."""
-    absent = {name: "pip install 'it'" for name in LIBRARIES if not name.startswith("ours")}
-    monkeypatch.setattr(search, "remedy", absent.get)
+    monkeypatch.setattr(search, "QUERIES", 20)
 
 
 def test_cosines_of_made_embeddings_are_those_of_clip():
@@ -57,88 +41,54 @@ def test_fewer_made_clips_are_a_prefix_of_more():
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_every_way_to_search_finds_the_best_clips(tmp_path, name):
-    if remedy(name):
-        pytest.skip(f"{name}: {remedy(name)}")
-    search_measure.make_gallery(tmp_path, 3_000, 32)
-    search_measure.make_queries(tmp_path, 32)
-    file, built = search_measure.build(tmp_path, name, 2)
-    assert built.seconds > 0
-    points = search_measure.sweep(tmp_path, name, file, 600)
-    assert points[-1].recall[TEXTS] > 0.98
-    assert points[-1].recall[CLIPS] > 0.98
-    assert all(point.recall[TEXTS] > 0.2 for point in points)
-    assert (
-        len(points) == 1 if LIBRARIES[name].is_exact else 600 in [point.breadth for point in points]
-    )
-    opening = search_measure.opening(tmp_path, name, file)
-    assert opening.searched.own_bytes > 0
+    library = LIBRARIES[name]
+    pytest.importorskip(library.module)
+    search.make_gallery(tmp_path, 3_000, 32)
+    search.make_queries(tmp_path, 32)
+    row, file = search.build(tmp_path, name, library)
+    assert row["built on all cores, s"] > 0
+    opened, points = search.examine(tmp_path, library, file, 600)
+    assert points[-1][f"recall {TEXTS}"] > 0.98
+    assert points[-1][f"recall {CLIPS}"] > 0.98
+    assert all(point[f"recall {TEXTS}"] > 0.2 for point in points)
+    breadths = [point["breadth"] for point in points]
+    assert breadths == [None] if library.is_exact else 600 in breadths
+    assert opened["opened in ms"] > 0
+    assert opened["own MB, searched"] >= 0
 
 
-def test_the_report_has_all_sizes_and_says_how_to_install_what_is_missing(
-    tmp_path, here, only_ours
-):
-    result = bench_search(SearchSettings((900, 300), rounds=4, embed_dim=16))
-    assert [size.num_clips for size in result.sizes] == [300, 900]
-    report = make_report(result, ["a plot"])
-    text = report.to_markdown()
-    assert "One query among 300 clips" in text
-    assert "Building and opening, 900 clips" in text
-    assert text.count("FAISS HNSW: pip install 'it'") == 2
-    assert "- a plot" in text
-    assert str(tmp_path.parent) not in report.to_json()
-    (small, large) = json.loads(report.to_json())["sizes"]
-    assert [row["search"] for row in large["rows"]] == [OURS_EXACT, OURS_APPROXIMATE]
-    assert len(large["rows"][1]["times_ms"][OURS_APPROXIMATE]) == 4
-    assert small["rows"][0]["sweep"][0]["recall"] == {CLIPS: 1.0, TEXTS: 1.0}
+def test_all_sizes_are_told_and_how_to_install_what_is_missing(here):
+    absent = search.Library("no_such_package", "it", False, None, None)
+    report = compare("search", {**OURS, "absent": absent}, (900, 300), 4, 16)
+    latency, files, sweep = (table.rows for table in report.tables)
+    assert [(one["clips"], one["search"]) for one in latency] == [
+        (size, name) for size in (300, 900) for name in (OURS_EXACT, OURS_APPROXIMATE)
+    ]
+    assert [one["search"] for one in files] == [OURS_EXACT, OURS_APPROXIMATE] * 2
+    exact, approximate = latency[:2]
+    assert (exact["recall texts"], exact["recall clips"], exact["breadth"]) == (1, 1, None)
+    assert exact["of bandwidth, %"] > 0
+    assert exact["ours faster"].median > 0
+    assert len(approximate["times_ms"][OURS_APPROXIMATE]) == 4
+    assert {one["clips"] for one in sweep} == {300, 900}
+    assert "Not measured, absent: pip install 'it'." in report.notes
+    assert [plot.name for plot in report.plots] == ["latency", "recall-300", "recall-900"]
 
 
-def test_the_command_measures_in_processes_of_their_own(tmp_path, only_ours):
-    result = CliRunner().invoke(
-        bench, ["search", "--sizes", "200", "--rounds", "2", "--out", str(tmp_path)]
-    )
-    assert result.exit_code == 0, result.output
-    (path,) = tmp_path.glob("search-*.json")
-    document = json.loads(path.read_text())
-    assert document["settings"]["sizes"] == [200]
-    (size,) = document["sizes"]
-    assert all(row["built"]["seconds"] > 0 for row in size["rows"])
-    assert OURS_APPROXIMATE in result.output
-
-
-def test_a_process_that_is_killed_is_one_line():
-    with pytest.raises(EngineError, match=r"was killed, most likely .* Give smaller --sizes"):
-        search._apart(os._exit, 1)
+def test_the_command_measures_in_processes_of_their_own(measured):
+    settings, (latency, files, _) = measured(search.search, "--sizes", "200", "--rounds", 2)
+    assert settings["sizes"] == "200"
+    assert [one["search"] for one in latency] == list(OURS)
+    assert all(one["file MB"] > 0 for one in files)
 
 
 def point(breadth, recall):
-    return Point(breadth, {TEXTS: recall, CLIPS: 1.0}, {TEXTS: 1.0, CLIPS: 1.0})
+    return {"breadth": breadth, f"recall {TEXTS}": recall}
 
 
 def test_ours_is_timed_as_it_ships_and_others_where_they_find_enough():
     points = [point(16, 0.9), point(512, 0.992), point(1024, 0.999)]
-    assert choose(OURS_APPROXIMATE, points, 512).breadth == 512
-    assert choose("hnswlib", [point(16, 0.9), point(32, 0.99), *points], 512).breadth == 32
-    assert choose("hnswlib", [point(16, 0.9), point(32, 0.98)], 512).breadth == 32
-    assert choose(OURS_EXACT, [point(0, 1.0)], 512).breadth == 0
-
-
-def test_plots_are_files_beside_the_report_or_one_line(tmp_path, here, only_ours, monkeypatch):
-    result = bench_search(SearchSettings((300,), rounds=2, embed_dim=16))
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
-        (line,) = write_plots(result, tmp_path)
-        assert line.startswith("No plots: a plot needs matplotlib")
-        assert list(tmp_path.iterdir()) == []
-    pytest.importorskip("matplotlib")
-    links = write_plots(result, tmp_path)
-    assert len(links) == 2
-    for path in tmp_path.iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG")
-        assert any(path.name in link for link in links)
-
-
-@pytest.mark.parametrize("sizes", ["", "0", "10,x", "10,-3", "1e6"])
-def test_sizes_that_are_none_are_a_usage_error(sizes):
-    result = CliRunner().invoke(bench, ["search", "--sizes", sizes])
-    assert result.exit_code == 2
-    assert "expected numbers above 0 with commas" in result.output
+    assert choose(OURS_APPROXIMATE, points, 512)["breadth"] == 512
+    assert choose("hnswlib", [point(16, 0.9), point(32, 0.99), *points], 512)["breadth"] == 32
+    assert choose("hnswlib", [point(16, 0.9), point(32, 0.98)], 512)["breadth"] == 32
+    assert choose(OURS_EXACT, [point(None, 1.0)], 512)["breadth"] is None

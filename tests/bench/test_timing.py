@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.timing import Paired, Spread, rotating_orders, time_paired
+from dgl_bench.timing import Paired, Spread, in_turn, rotating_orders, time_paired
 
 
 @pytest.mark.parametrize("count", range(1, 7))
@@ -73,3 +73,10 @@ def test_speedup_is_the_median_of_the_rounds_own_ratios():
 def test_spread_of_known_values():
     spread = Spread.of(list(range(11)))
     assert (spread.p10, spread.median, spread.p90) == pytest.approx((1, 5, 9))
+
+
+def test_calls_take_turns_and_their_results_are_kept_by_round():
+    called = []
+    calls = {name: (lambda name=name: called.append(name) or len(called)) for name in "ab"}
+    assert in_turn(calls, 2) == {"a": [1, 4], "b": [2, 3]}
+    assert called == ["a", "b", "b", "a"]

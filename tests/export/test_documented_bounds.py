@@ -10,8 +10,8 @@ from dgl_export.calibration import FEWEST
 from dgl_export.cli import export
 from dgl_export.formats import WRITTEN
 from dgl_export.request import DEFAULT_FRAMES, ZERO_SHOT_WORDS
-from dgl_export.to_tensorrt import CAPTION_BATCH, CLIP_BATCH, SHORTEST
 from dgl_runtime.bundle.manifest import MIN_COSINE, PRECISIONS
+from dgl_runtime.encoder.rebuild import CAPTION_BATCH, CLIP_BATCH, SHORTEST
 from tests import ROOT
 
 TEXT = (ROOT / "docs/export.md").read_text(encoding="utf-8")

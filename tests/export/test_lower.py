@@ -46,7 +46,7 @@ def lowered(request, request_, calibration, tmp_path_factory):
         pytest.importorskip("openvino")
     out = tmp_path_factory.mktemp("lowered") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("require_builder", "rebuild"):  # engines are built in test_to_tensorrt.py
+        for name in ("require_builder", "rebuild"):  # engines are built in test_rebuild.py
             patch.setattr(bundle_writer, name, lambda *_: None)
         patch.setitem(MIN_COSINE, "fp8", FP8)
         patch.setitem(quality.MIN_TOP1, "fp8", 0.9)  # to random weights all clips are alike

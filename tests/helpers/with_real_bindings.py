@@ -13,8 +13,8 @@ from unittest.mock import create_autospec, patch
 
 import numpy as np
 
-from dgl_export.to_tensorrt import build_engine
 from dgl_runtime.engines.opening import open_engine
+from dgl_runtime.engines.tensorrt_build import build_engine
 from dgl_runtime.engines.tensorrt_library import load_library
 from dgl_runtime.errors import ExportError
 from tests.helpers import fake_tensorrt

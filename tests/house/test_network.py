@@ -4,6 +4,7 @@ Each runs where a name server counts questions and never answers, and nothing li
 """
 
 import tomllib
+from importlib.util import find_spec
 
 import pytest
 
@@ -21,6 +22,7 @@ except ImportError:
     CUT = ""
 else:
     CUT = "--shots"
+BUILT = "--format trt-rtx" if find_spec("tensorrt_rtx") else ""
 DATA = "--dataset clips.csv --data-root clips --device cpu"
 LEARN = " ".join(f"--set {name}={value}" for name, value in SETTINGS.items())
 # In the order in which each finds what it needs.
@@ -37,7 +39,10 @@ STEPS = {
     "search openvino": "dgl-search other ant --engine openvino",
     "verify": "dgl-verify bundle --engine auto",
     "serve": "dgl-serve gallery other",
-    "bench": "dgl-bench doctor bundle",
+    "rtx": f"dgl-export --ckpt run --out rtx {BUILT}",
+    "rebuild": f"dgl-bundle rebuild {'rtx' if BUILT else '--help'}",
+    "doctor": "dgl-doctor bundle",
+    "bench": "dgl-bench index bundle --videos 1 --jobs 1 --out results",
 }
 FEWER_SHAPES = """import dgl_train.shapes.clips as made
 made.make_shapes.__kwdefaults__ |= dict.fromkeys(("num_train", "num_val", "num_test"), 16)

@@ -32,7 +32,7 @@ def refusal(path, graph, gpu=FAKE_GPU):
         read_engine(path, graph, gpu)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.endswith(f"Build it for this machine: dgl-export --rebuild {graph.parent}")
+    assert message.endswith(f"Build it for this machine: dgl-bundle rebuild {graph.parent}")
     return message
 
 

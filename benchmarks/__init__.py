@@ -1,1 +1,0 @@
-"""Measured tables behind every figure in the documentation."""

@@ -1,0 +1,1 @@
+"""Measures, side by side, what the three packages cost: time, memory, accuracy."""

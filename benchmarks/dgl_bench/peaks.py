@@ -1,0 +1,63 @@
+"""The limits of this machine that a perfect program would meet."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MATRIX_SIDE = 3072
+MEMORY_BYTES = 2**29  # more than any cache
+_REPEATS = 10
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Measured limits of this machine at a number of threads."""
+
+    flop_per_s: dict[str, float]  # precision -> rate of a large matrix product
+    bytes_per_s: float  # reading and copying a large array, the faster of both
+
+    def best(self, other: "Peaks") -> "Peaks":
+        """The better of two measurements of one machine."""
+        rates = {name: max(rate, other.flop_per_s[name]) for name, rate in self.flop_per_s.items()}
+        return Peaks(rates, max(self.bytes_per_s, other.bytes_per_s))
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in self.flop_per_s.items())
+        return f"{rates} GFLOP/s (int8: GOP/s), memory {self.bytes_per_s / 1e9:.1f} GB/s"
+
+
+def measure_peaks(device: str = "cpu") -> Peaks:
+    """Time large matrix products and a large read and copy in torch, at its number of threads."""
+    import torch
+
+    def product(kind: torch.dtype) -> Callable[[], object]:
+        square = torch.ones(MATRIX_SIDE, MATRIX_SIDE, dtype=kind, device=device)
+        if kind == torch.int8:
+            return lambda: torch._int_mm(square, square)
+        return lambda: square @ square
+
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+    if device == "cuda":
+        kinds["fp16"] = torch.float16
+    rates = {}
+    for name, kind in kinds.items():
+        rates[name] = 2 * MATRIX_SIDE**3 / _fastest(product(kind), device)
+    memory = torch.ones(MEMORY_BYTES // 4, device=device)
+    first, second = memory.chunk(2)
+    moved_s = min(_fastest(memory.sum, device), _fastest(lambda: second.copy_(first), device))
+    return Peaks(rates, memory.nbytes / moved_s)
+
+
+def _fastest(call: Callable[[], object], device: str) -> float:
+    import torch
+
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    call()
+    seconds = []
+    for _ in range(_REPEATS):
+        wait()
+        started = time.perf_counter()
+        call()
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

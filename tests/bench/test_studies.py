@@ -1,0 +1,112 @@
+"""The studies, small: everything is measured and told."""
+
+import csv
+
+import pytest
+
+from dgl_bench.encode_variants import TARGETS, variant_name
+from dgl_export.formats import Target
+from dgl_runtime.bundle.manifest import MIN_COSINE
+from dgl_runtime.errors import EngineError
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.checkpoint import save_checkpoint
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
+from dgl_train.recipes.recipe import read_recipe
+from dgl_train.shapes.clips import make_shapes
+from studies import experiments, operators, quality
+from tests.helpers.odd_videos import write_video
+from tests.helpers.tiny import write_tiny_backbone
+
+SETTINGS = ("num_frames=2", "max_words=24", "epochs=1", "batch_size=16", "num_workers=0")
+
+
+def test_operators_account_for_each_engine_s_time(backbone_folder, small_peaks, measured):
+    options = ["--method", "dgl-linear", "--num-frames", 3, "--rounds", 5, "--threads", 1]
+    _, tables = measured(operators.main, "--backbone", backbone_folder, *options)
+    assert len(tables) == 2 * len(TARGETS["cpu"])
+    for at, rows in enumerate(tables):
+        *named, outside = rows
+        assert outside["operator"] == "outside operators"
+        assert sum(one["share, %"] for one in rows) == pytest.approx(100)
+        # Each of 2 and 3 blocks multiplies tokens with weights, whatever an engine calls that.
+        products = [
+            one for one in named
+            if any(part in one["operator"] for part in ("MatMul", "Gemm", "FullyConnected"))
+        ]  # fmt: skip
+        assert sum(one["nodes"] for one in products) >= 4 * (2 + at % 2)
+        assert all(one["ms"] > 0 for one in products)
+    assert variant_name(TARGETS["cpu"][0]) == "ONNX Runtime fp32"
+
+
+def test_each_target_is_evaluated_and_what_fails_is_told(tmp_path, measured, monkeypatch):
+    backbone = load_backbone(BackboneSource(str(write_tiny_backbone(tmp_path / "run/backbone"))))
+    settings = ModelSettings("dgl-linear", PromptCounts(), 3, 20)
+    save_checkpoint(tmp_path / "run/best.safetensors", build_model(backbone, settings))
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["video", "caption", "split"])
+        for number in range(12):
+            video = write_video(tmp_path / f"video{number}.mp4", 12 + number)
+            rows.writerow([video.name, f"clip {number}", "test" if number < 4 else "val"])
+    targets = {"onnx fp32": Target("onnx", "fp32"), "onnx int8": Target("onnx", "int8")}
+    monkeypatch.setattr(quality, "TARGETS", targets)
+    monkeypatch.setitem(MIN_COSINE, "int8", 1.0)  # a gate that nothing passes
+    options = ("--dataset", tmp_path / "clips.csv", "--rounds", 2)
+    settings, ((trained, exact, int8),) = measured(quality.main, tmp_path / "run", *options)
+    assert settings["captions"] == 4
+    assert (trained["model"], exact["model"]) == (quality.TORCH, "onnx fp32")
+    assert exact["R@1"] == trained["R@1"]
+    assert exact["smallest cosine"] == pytest.approx(1, abs=1e-5)
+    assert exact["query ms"]["median"] > 0
+    assert int8["model"].startswith("onnx int8: quality gate")
+    assert "R@1" not in int8
+
+
+# ---- experiments ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Few shapes, and a tiny backbone without pretraining in place of the one that takes minutes."""
+    shapes = tmp_path / "experiments/shapes0"
+    make_shapes(shapes, num_train=16, num_val=16, num_test=16, progress=False)
+    write_tiny_backbone(shapes / "backbone")
+    return shapes.parent
+
+
+def test_a_suite_is_trained_evaluated_and_kept(folder, measured, monkeypatch):
+    monkeypatch.setitem(experiments.SUITES, "paper", {"DGL-linear": ["method=dgl-linear"]})
+    chosen = [part for one in SETTINGS for part in ("--set", one)]
+    options = ("paper", folder, "--seeds", 1, *chosen)
+    _, (rows, flags) = measured(experiments.main, *options)
+    untuned, tuned = rows
+    assert (untuned["variant"], untuned["trained"]) == (experiments.ZERO_SHOT, 0)
+    assert (tuned["variant"], flags[0]["dgl-train"]) == ("DGL-linear", "--set method=dgl-linear")
+    assert tuned["trained"] > 0
+    assert tuned["s a step"] > 0
+    assert float(tuned["T2V R@10"]) > 0
+    settings = (*SETTINGS, "training_seed=0", "method=dgl-linear")
+    run = experiments.plan("DGL-linear", folder / "shapes0", settings, 1)
+    monkeypatch.setattr(experiments, "command", lambda *_: pytest.fail("measured again"))
+    assert experiments.finish(run)["report"] == tuned["outcomes"][0]["report"]
+    other = experiments.plan("DGL-linear", folder / "shapes0", (*settings, "x=1"), 1)
+    assert other.folder != run.folder
+
+
+def test_a_command_that_fails_ends_all(folder):
+    run = experiments.plan("DGL-linear", folder / "shapes0", ("x=1",), 1)
+    with pytest.raises(EngineError, match="dgl-train failed with exit code 1"):
+        experiments.finish(run)
+
+
+@pytest.mark.parametrize("suite", experiments.SUITES)
+def test_every_variant_is_a_recipe_of_its_own(suite):
+    recipes = [read_recipe("shapes", overrides) for overrides in experiments.SUITES[suite].values()]
+    assert len(set(map(repr, recipes))) == len(recipes)
+
+
+def test_mean_and_spread():
+    assert experiments.mean_and_spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert experiments.mean_and_spread([1.0]) == "1.0"
