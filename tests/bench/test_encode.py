@@ -195,15 +195,12 @@ def test_threads_of_torch_come_back():
 
 
 def test_flop_of_a_clip_grow_with_its_frames(backbone):
-    few, many = (
-        encode_variants.work_of(
-            fold(
-                encode_variants.make_model(backbone, "dgl-linear", frames), start_token=49406
-            ).clips,
-            encode_variants.make_inputs(backbone, frames).frames,
-        )
-        for frames in (2, 4)
-    )
+    def work(num_frames):
+        model = encode_variants.make_model(backbone, "dgl-linear", num_frames)
+        given = encode_variants.make_inputs(backbone, num_frames).frames
+        return encode_variants.work_of(fold(model).clips, given)
+
+    few, many = work(2), work(4)
     assert 1.5 < many.flop / few.flop < 2
     assert many.weights == pytest.approx(few.weights, rel=1e-3)
 
