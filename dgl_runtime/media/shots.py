@@ -83,5 +83,5 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width, _ = picture.shape
     scale = min(_SIDE / max(width, height), 1.0)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    small = resize(np.ascontiguousarray(picture), size)
+    small = resize(picture, size)
     return np.ascontiguousarray(small[:, :, ::-1], np.uint8)

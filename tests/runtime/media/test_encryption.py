@@ -110,7 +110,7 @@ def test_a_scrambled_transport_stream(tmp_path, length):
     nothing = b"G\x1f\xff\x10" + b"\xff" * 184
     write([one for film in scrambled for one in (nothing, film)])
     assert_refused(path)
-    path.write_bytes(path.read_bytes() + bytes(before) + b"G\x01")  # cut off
+    path.write_bytes(path.read_bytes() + bytes(before) + b"G\x01\x00")  # cut off
     assert_refused(path)
     write([*packets, *packets, *scrambled])  # most of it is clear
     assert probe(path).num_frames >= 60

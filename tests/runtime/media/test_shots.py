@@ -54,6 +54,7 @@ def test_a_video_without_cuts_is_one_shot(tmp_path):
         ([5, 20, 20], [0.0, 2.5]),
         ([20, 20, 6], [0.0, 2.0, 4.0]),
         ([20, 20, 5], [0.0, 2.0]),
+        ([14, 6], [0.0, 1.4]),  # 2.0 - 0.6 is less than 1.4 in floats
         ([20, 6, 20], [0.0, 2.0, 2.6]),
         ([20, 5, 20], [0.0, 2.0]),
         ([20, 100, 6, 20], [0.0, 2.0, 12.0, 12.6]),  # 12.6 - 12.0 is less than 0.6 in floats
@@ -65,6 +66,11 @@ def test_a_shot_lasts_six_tenths_of_a_second_at_least(tmp_path, lengths, found):
     assert [start for start, _ in shots(path)] == found
     ends = [end for _, end in shots(path)]
     assert ends == [*found[1:], sum(lengths) / 10]
+
+
+def test_a_turned_video_has_its_shots(tmp_path):
+    path = write_scenes(tmp_path / "a.mp4", [20, 15], rotation=180)
+    assert shots(path) == [(0.0, 2.0), (2.0, 3.5)]
 
 
 def test_times_of_shots_are_those_of_the_packets(tmp_path):

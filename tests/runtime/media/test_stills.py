@@ -165,10 +165,49 @@ def test_brands_tell_pictures_from_videos(tmp_path, major, compatible, tracks, i
         find_still(path)
 
 
-def test_what_follows_the_brands_is_none_of_them(tmp_path):
-    path = with_brands(tmp_path / "file", "isom", "iso2")
-    path.write_bytes(path.read_bytes() + struct.pack(">I4s", 8, b"avif"))
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [b"ftypisom\0\0\0\0iso2", b"avif"],  # of which the second is none of the brands
+        [b"freeavif\0\0\0\0avif"],  # which says nothing of brands
+    ],
+)
+def test_brands_stand_in_their_box_alone(tmp_path, boxes):
+    path = tmp_path / "file"
+    path.write_bytes(b"".join((4 + len(box)).to_bytes(4) + box for box in boxes))
     assert find_still(path) is None
+
+
+def test_two_letters_are_no_picture(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"P7 is a title")
+    assert find_still(tmp_path / "a.mp4") is None
+
+
+def test_that_memory_is_short_is_no_fault_of_a_picture(tmp_path, monkeypatch):
+    def lack(self):
+        raise MemoryError
+
+    coloured().save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lack)
+    with pytest.raises(MemoryError):
+        read_still(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b"BM"])
+def test_a_picture_that_is_damaged_is_called_one(tmp_path, content):
+    path = tmp_path / "a.png"
+    if content == b"BM":
+        coloured().save(path, format="bmp")
+        content = path.read_bytes()[:30]
+    path.write_bytes(content + bytes(20))
+    with pytest.raises(MediaError, match="is a picture that cannot be read"):
+        find_still(path)
+
+
+def test_an_avif_needs_no_plugin(tmp_path, monkeypatch):
+    monkeypatch.setattr(stills, "find_spec", lambda name: None)
+    coloured().save(tmp_path / "a.avif")
+    assert find_still(tmp_path / "a.avif") == stills.Still(None)
 
 
 @pytest.mark.parametrize("form", ["gif", "png"])
