@@ -176,4 +176,4 @@ def test_halves_share_no_clip(calibration):
     first, second = calibration.calibrates, calibration.judges
     assert isinstance(first, Half)
     assert not any((one == other).all() for one in first.frames for other in second.frames)
-    assert not any((one == other).all() for one in first.tokens for other in second.tokens)
+    assert not any((one == other).all() for one in first.tokens.ids for other in second.tokens.ids)

@@ -293,8 +293,9 @@ def reset_pipe():
 
 
 def test_verify_says_what_it_checked(bundle):
-    first, *graphs = invoke(verify, bundle, "--engine", "onnx").splitlines()
+    first, inputs, *graphs = invoke(verify, bundle, "--engine", "onnx").splitlines()
     assert first == f"{bundle}: 6 files intact."
+    assert inputs == "Texts and pictures become the tokens and pixels the model was exported with."
     for line, name in zip(graphs, ("captions", "clips"), strict=True):
         assert line.startswith(f"{name} in ONNX Runtime ")
         assert "(cpu) (asked for by name): differ by " in line

@@ -62,7 +62,7 @@ def test_an_unknown_schema_version_is_one_line(with_bundle, bundle, tmp_path):
     )
     line, _ = failure(*with_bundle(copy))
     assert line.startswith(
-        f"{copy}/manifest.json has schema_version 99, this version reads {SCHEMA_VERSION}."
+        f"{copy}/manifest.json has schema_version 99, this version reads 2 and {SCHEMA_VERSION}."
     )
 
 
