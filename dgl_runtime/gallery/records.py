@@ -144,11 +144,12 @@ class Records:
         """Whether this span of a video with this content is there, to the last bit."""
         query = """SELECT 1 FROM clips JOIN videos ON videos.id = video_id
             WHERE content_sha256 = ? AND start_s = ? AND end_s = ?"""
-        return bool(self.rows(query, (content_sha256, float(start_s), float(end_s))))
+        return bool(self.rows(query, (content_sha256, start_s, end_s)))
 
     def dead_rows(self) -> NDArray[np.int64]:
         """Rows of the vector files that belong to no clip any more, ascending."""
-        return np.array(self.rows("SELECT row FROM dead_rows ORDER BY row"), np.int64).reshape(-1)
+        found = self.rows("SELECT row FROM dead_rows ORDER BY row")
+        return np.array([row for (row,) in found], np.int64)
 
     def known(self, state: FileState, cutting: str) -> Known:
         """What is known of a file, if it has not changed since it was placed."""

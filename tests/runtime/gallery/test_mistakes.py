@@ -111,6 +111,16 @@ def test_compaction_keeps_each_clip_with_its_own_row(tmp_path):
             np.testing.assert_array_equal(found.frame_weights, rows_of(1, first)[1][0])
 
 
+def test_a_gallery_is_compacted_as_often_as_there_is_room_to_take_back(gallery):
+    for start_s in range(3):
+        for name in "ab":
+            clip = Clip(f"/v/{name}.mp4", f"{start_s}{name}" * 32, start_s, start_s + 1, 9.0)
+            gallery.ingest([clip], *rows_of(1))
+        gallery.remove(["/v/b.mp4"])
+        gallery.compact()
+        assert gallery.embeddings().shape[0] == len(gallery)
+
+
 @pytest.mark.parametrize(("dropped", "compacts"), [(3, False), (4, True)])
 def test_a_gallery_is_compacted_from_a_quarter_of_dead_rows_on(gallery, dropped, compacts):
     for number in range(3):
@@ -148,6 +158,16 @@ def test_a_gallery_of_no_batches_is_read(tmp_path):
     with Gallery.open(gallery_of(tmp_path / "g", 0)) as gallery:
         assert len(gallery) == 0
         assert gallery.facts.typical_length_s is None
+
+
+def test_the_typical_length_is_that_of_the_clips_that_came_last(gallery):
+    for number, length_s in enumerate((2.0, 5.0)):
+        clips = [
+            Clip("/v/a.mp4", f"{number}" * 64, start_s, start_s + length_s, 999.0)
+            for start_s in range(100)
+        ]
+        gallery.ingest(clips, *rows_of(100))
+        assert gallery.facts.typical_length_s == length_s
 
 
 def test_files_are_those_of_one_content_in_the_order_they_came(gallery):
