@@ -8,6 +8,7 @@ import pytest
 
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery import gallery as gallery_module
+from dgl_runtime.gallery.clips import FileState
 from dgl_runtime.gallery.gallery import Gallery
 from tests.helpers.made_galleries import (
     MADE,
@@ -155,10 +156,17 @@ def test_a_folder_that_is_no_gallery_is_refused_and_left_alone(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_cannot_append_and_a_closed_gallery_cannot_search(tmp_path):
+def test_a_reader_changes_nothing_and_a_closed_gallery_cannot_search(tmp_path):
     folder = gallery_of(tmp_path, 1)
     with Gallery.open(folder) as reader:
-        for act in (lambda: reader.ingest(*batch(1)), reader.compact):
+        for act in (
+            lambda: reader.ingest(*batch(1)),
+            lambda: reader.place(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
+            lambda: reader.finish("a" * 64, "all"),
+            lambda: reader.remove(["/v/a.mp4"]),
+            lambda: reader.take_metadata(tmp_path / "no.csv", print),
+            reader.compact,
+        ):
             with pytest.raises(GalleryError, match=r"is not open for writing. Open it with"):
                 act()
     reader.close()

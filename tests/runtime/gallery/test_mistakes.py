@@ -160,6 +160,20 @@ def test_a_gallery_of_no_batches_is_read(tmp_path):
         assert gallery.facts.typical_length_s is None
 
 
+def test_every_change_has_a_version_that_its_writer_knows(gallery):
+    version = gallery.facts.version
+    for change in (
+        lambda: gallery.ingest(*batch(0)),
+        lambda: gallery.place(FileState("/v/a.mp4", 1, 7), f"{0:064x}", 60.0),
+        lambda: gallery.finish(f"{0:064x}", "all"),
+        lambda: gallery.remove(["/v/a.mp4"]),
+    ):
+        change()
+        with Gallery.open(gallery.folder) as reader:
+            assert version < gallery.facts.version == reader.facts.version
+        version = gallery.facts.version
+
+
 def test_the_typical_length_is_that_of_the_clips_that_came_last(gallery):
     for number, length_s in enumerate((2.0, 5.0)):
         clips = [
