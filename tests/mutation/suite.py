@@ -270,6 +270,8 @@ class Suite:
         ):  # one file changes within a second: only what was compiled before is read
             os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
             sys.dont_write_bytecode = True
+        # multiprocessing's children would begin with the command line of this process.
+        vars(sys.modules["__main__"]).pop("__file__", None)
         here = {str(ROOT), str(ROOT / "tests"), ""}
         sys.path[:] = [str(self.tree), *(part for part in sys.path if part not in here)]
         temporary = self.scratch / "temporary"
