@@ -1,5 +1,8 @@
+import io
 import os
+import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -34,6 +37,32 @@ def undisturbed(bundle, many, tmp_path_factory):
     gallery = tmp_path_factory.mktemp("undisturbed") / "gallery"
     assert add(bundle, gallery, many, window_s=0.5).broken == ()
     return contents(gallery)
+
+
+# ---- what is told ----------------------------------------------------------------------------
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_how_far_it_is(bundle, tmp_path, monkeypatch):
+    folder, gallery = tmp_path / "videos", tmp_path / "gallery"
+    for number in range(2):
+        write_video(folder / f"{number}.mp4", 20 + number)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    add(bundle, gallery, folder, window_s=1.0)
+    assert screen.getvalue() == ""
+    write_video(folder / "2.mp4", 30)
+    (folder / "3.mp4").touch()
+    add(bundle, gallery, folder, window_s=1.0, show_progress=True)
+    last = screen.getvalue().rpartition("\r")[2]
+    assert " 4/4 " in last
+    assert re.search(r"clips=3, clips/s=\d+\.\d, there=4, broken=1\]", last)
 
 
 # ---- broken videos ---------------------------------------------------------------------------
