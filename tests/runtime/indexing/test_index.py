@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,14 @@ def test_a_terminal_shows_how_far_it_is(bundle, tmp_path, monkeypatch):
     last = screen.getvalue().rpartition("\r")[2]
     assert " 4/4 " in last
     assert re.search(r"clips=3, clips/s=\d+\.\d, there=4, broken=1\]", last)
+
+
+def test_encoding_and_waiting_are_parts_of_a_run(bundle, tmp_path):
+    path, begun = write_video(tmp_path / "a.mp4", 30), time.perf_counter()
+    report = add(bundle, tmp_path / "gallery", path, window_s=0.5)
+    parts = report.encoding_s, report.waiting_s
+    assert min(parts) > 0
+    assert sum(parts) < time.perf_counter() - begun
 
 
 # ---- broken videos ---------------------------------------------------------------------------
