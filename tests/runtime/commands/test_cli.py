@@ -16,7 +16,7 @@ from tests.helpers.commands import as_a_user, failure, invoke, run, start
 from tests.helpers.indexed import assert_same, contents
 from tests.helpers.odd_videos import damage, write_audio, write_video
 
-LOG_BYTES = 150_000  # of SQLite's log, which some batches fill
+LOG_BYTES = 120_000  # of SQLite's log, which some batches fill
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
