@@ -30,7 +30,7 @@ VIDEO = ("tests/runtime/media/*.py",)
 PREVIEW = ("tests/runtime/media/test_preview.py", "tests/runtime/serve/test_media.py")
 SERVE = ("tests/runtime/serve/*.py",)
 BUNDLE = ("tests/runtime/bundle/test_bundle.py", "tests/runtime/encoder/test_self_check.py")
-FOLD = ("tests/export/test_fold*.py", "tests/golden/test_folded_golden.py")
+FOLD = ("tests/export/test_fold.py", "tests/export/test_another_encoder.py")
 DOCUMENTED = "tests/export/test_documented_bounds.py"
 TABLES = ("tests/runtime/tables/test_tables.py", "tests/runtime/gallery/test_metadata.py")
 DATASETS = (
@@ -53,9 +53,24 @@ TESTS_OF = {
         "tests/runtime/gallery/test_search.py",
         "tests/runtime/gallery/test_nearest.py",
     ),
-    "dgl_runtime/bundle/manifest.py": BUNDLE,
+    "dgl_runtime/gallery/vectors.py": (
+        "tests/runtime/gallery/test_damage.py",
+        "tests/runtime/gallery/test_nearest.py",
+        "tests/runtime/gallery/test_search.py",
+        "tests/runtime/gallery/test_stores.py",
+    ),
+    "dgl_runtime/bundle/manifest.py": ("tests/runtime/bundle/test_manifest.py", *BUNDLE),
+    "dgl_runtime/bundle/cleaning.py": (
+        "tests/runtime/bundle/test_cleaning.py",
+        "tests/runtime/bundle/test_tokenizer.py",
+    ),
+    "dgl_runtime/bundle/golden.py": BUNDLE,
     "dgl_runtime/bundle/folder.py": BUNDLE,
     "dgl_runtime/encoder/self_check.py": BUNDLE,
+    "dgl_runtime/encoder/input_check.py": (
+        "tests/runtime/encoder/test_input_check.py",
+        "tests/export/test_parity.py",
+    ),
     "dgl_runtime/search/metrics.py": ("tests/runtime/search/test_metrics.py",),
     "dgl_runtime/search/querybank.py": ("tests/runtime/search/test_querybank.py",),
     "dgl_runtime/bundle/tokenizer.py": (
@@ -77,6 +92,7 @@ TESTS_OF = {
     "dgl_runtime/media/orientation.py": VIDEO,
     "dgl_runtime/media/packet_index.py": VIDEO,
     "dgl_runtime/media/packet_pass.py": VIDEO,
+    "dgl_runtime/media/pixels.py": ("tests/runtime/media/test_pixels.py",),
     "dgl_runtime/media/preview.py": PREVIEW,
     "dgl_runtime/media/preview_sound.py": PREVIEW,
     "dgl_runtime/media/reach.py": VIDEO,
@@ -99,7 +115,7 @@ TESTS_OF = {
     "dgl_runtime/indexing/index.py": INDEXING,
     "dgl_runtime/indexing/ledger.py": INDEXING,
     "dgl_runtime/indexing/sought.py": INDEXING,
-    "dgl_export/parity.py": ("tests/export/test_parity*.py", "tests/export/test_bundle_writer.py"),
+    "dgl_export/parity.py": ("tests/export/test_parity.py",),
     "dgl_export/quality.py": (
         "tests/export/test_quality*.py",
         "tests/export/test_halves.py",
@@ -112,6 +128,9 @@ TESTS_OF = {
     ),
     "dgl_export/fold.py": FOLD,
     "dgl_export/folded_block.py": FOLD,
+    "dgl_export/folded_captions.py": FOLD,
+    "dgl_export/folded_clips.py": FOLD,
+    "dgl_export/plain.py": FOLD,
     "dgl_export/lower.py": (
         "tests/export/test_halves.py",
         "tests/export/test_lower*.py",
@@ -119,9 +138,12 @@ TESTS_OF = {
         DOCUMENTED,
     ),
     "dgl_train/training/contrastive.py": (
-        "tests/train/training/test_contrastive*.py",
-        "tests/train/training/test_step.py",
-        "tests/train/training/test_processes.py",
+        "tests/train/training/test_contrastive.py",
+        "tests/train/training/test_losses.py",
+    ),
+    "dgl_train/training/losses.py": (
+        "tests/train/training/test_contrastive.py",
+        "tests/train/training/test_losses.py",
     ),
     "dgl_train/evaluation/evaluate.py": ("tests/train/evaluation/test_evaluate.py",),
     "dgl_train/data/datasets.py": DATASETS,

@@ -219,6 +219,7 @@ def test_golden_clips_differ_and_their_frames_do_but_compress_well():
     assert len({frame.tobytes() for frame in clips.reshape(6, -1)}) == 6
     blocks = clips.reshape(3, 2, 3, 4, 4, 4, 4)
     np.testing.assert_array_equal(blocks, blocks[:, :, :, :, :1, :, :1].repeat(4, 4).repeat(4, 6))
+    assert (np.ptp(blocks, axis=(3, 5)) > 20).all(), "no frame has one colour"
     assert clips.min() < 20
     assert clips.max() > 235
     assert np.abs(clips[:, 1].astype(int) - clips[:, 0]).max() <= 120, "a drift, not another clip"

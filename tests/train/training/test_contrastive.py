@@ -1,7 +1,9 @@
 """The loss of a batch by hand, and what its gradient reaches; whole and in parts, see test_step.py."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -105,6 +107,51 @@ def test_a_scaled_loss_gives_scaled_gradients_and_is_told_unscaled(micro_batch_s
         torch.testing.assert_close(gradients(scaled)[name], 1024 * gradient, msg=name)
 
 
+class OfTwo(Processes):
+    """One of two processes, here two threads."""
+
+    def __init__(self, rank, slots, meet):
+        self.count, self.rank, self.slots, self.meet = 2, rank, slots, meet
+
+    def _all(self, tensor):
+        self.slots[self.rank] = tensor.detach().clone()
+        self.meet.wait(timeout=60)
+        both = list(self.slots)
+        self.meet.wait(timeout=60)
+        return both
+
+    def gather(self, tensor):
+        return torch.cat(self._all(tensor))
+
+    def sum(self, tensor):
+        tensor.copy_(torch.stack(self._all(tensor)).sum(dim=0))
+
+
+@pytest.mark.parametrize("method", ["dgl-linear", "full"])
+def test_two_processes_have_the_loss_and_the_gradients_of_one(method):
+    """Their shares differ in what has a reverse; torchrun starts real ones in test_processes.py."""
+    has_reverse = torch.tensor([True, False, False, True])
+    batch, (whole, *both) = batch_of(4, has_reverse=has_reverse), [model_of(method) for _ in "abc"]
+    for model in both:
+        model.unread = torch.nn.Parameter(torch.zeros(1))
+    loss = backward(whole, batch)
+    slots, meet = [None, None], Barrier(2)
+
+    def share(rank):
+        own = slice(2 * rank, 2 * rank + 2)
+        part = PairBatch(batch.tokens[own], batch.frames[own], has_reverse[own])
+        return backward_contrastive(both[rank], part, processes=OfTwo(rank, slots, meet))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(share, (0, 1))) == pytest.approx([loss, loss], rel=1e-6)
+    for model in both:
+        assert model.unread.grad is None
+        for name, gradient in gradients(whole).items():
+            limit = 1e-5 * float(gradient.abs().max()) + 1e-9
+            found = gradients(model)[name]
+            torch.testing.assert_close(found, gradient, rtol=0, atol=limit, msg=name)
+
+
 class Watched(FrameMeanModel):
     """A model that notes how many clips it encodes at once, and whether gradients are kept."""
 
@@ -118,19 +165,23 @@ class Watched(FrameMeanModel):
 
 
 @pytest.mark.parametrize(
-    ("micro_batch_size", "calls"),
+    ("parts", "calls"),
     [
-        (0, [(5, True)]),
-        (5, [(5, True)]),
-        (9, [(5, True)]),
-        (2, [(2, False), (2, False), (1, False), (2, True), (2, True), (1, True)]),
+        ({}, [(5, True)]),
+        ({"micro_batch_size": 0}, [(5, True)]),
+        ({"micro_batch_size": 5}, [(5, True)]),
+        ({"micro_batch_size": 9}, [(5, True)]),
+        (
+            {"micro_batch_size": 2},
+            [(2, False), (2, False), (1, False), (2, True), (2, True), (1, True)],
+        ),
     ],
 )
-def test_no_more_clips_than_asked_for_are_in_memory_at_once(micro_batch_size, calls):
+def test_no_more_clips_than_asked_for_are_in_memory_at_once(parts, calls):
     model = Watched(tiny_backbone())
     for parameter in model.parameters():
         parameter.requires_grad_()
-    backward(model, batch_of(5), micro_batch_size=micro_batch_size)
+    backward(model, batch_of(5), **parts)
     assert model.calls == calls
 
 

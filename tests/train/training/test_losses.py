@@ -52,6 +52,8 @@ def test_a_recipe_may_name_another_loss_than_the_backbone_s():
 def test_the_sigmoid_loss_without_a_bias_is_refused():
     with pytest.raises(ConfigError, match=r"loss is 'sigmoid', which needs .* a bias .*'tiny' was"):
         choose_loss("sigmoid", FrameMeanModel(tiny_backbone()))
+    with pytest.raises(ValueError, match=r"^the sigmoid loss needs a bias, and these logits have none"):
+        sigmoid_loss(torch.eye(2), torch.eye(2), Logits(torch.tensor(1.0)))
 
 
 @pytest.mark.parametrize("micro_batch_size", [0, 2])
@@ -84,3 +86,14 @@ def test_the_sigmoid_loss_has_the_gradient_of_the_whole_batch(micro_batch_size):
             torch.testing.assert_close(
                 parameter.grad, times * gradient, rtol=0, atol=limit, msg=name
             )
+
+
+def test_a_bias_that_the_loss_does_not_read_is_not_moved():
+    """A backbone of the sigmoid loss, all of it trained, by the softmax loss."""
+    model = sigmoid_model()
+    tokens = torch.from_numpy(model.tokenizer(["a cat", "two dogs"]).ids)
+    frames = torch.zeros(2, 2, 3, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
+    frames[1] = 255
+    backward_contrastive(model, PairBatch(tokens, frames), processes=Processes())
+    assert model.logit_bias.grad == 0
+    assert model.backbone.vision.projection.grad.abs().sum() > 0
