@@ -74,13 +74,13 @@ def test_defaults_of_a_backbone_alone():
     ]
     help_of = {option.name: option.help for option in export.params}
     assert help_of["num_frames"].endswith(f"default as trained, or {DEFAULT_FRAMES}.")
-    assert help_of["max_words"].endswith(f"default as trained, or {ZERO_SHOT_WORDS}.")
+    assert help_of["max_tokens"].endswith(f"default as trained, or {ZERO_SHOT_WORDS}.")
 
 
 def test_limits_of_what_may_be_given():
-    (words,) = [option for option in export.params if option.name == "max_words"]
+    (words,) = [option for option in export.params if option.name == "max_tokens"]
     assert isinstance(words.type, click.IntRange)
-    assert numbers(r"between (\d+) and (\d+) with `--max-words`") == [
+    assert numbers(r"between (\d+) and (\d+) with `--max-tokens`") == [
         words.type.min,
         words.type.max,
     ]
