@@ -12,7 +12,7 @@ from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_model
 from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 
-ZERO_SHOT_WORDS = 32  # of a backbone alone, unless it reads shorter captions
+ZERO_SHOT_TOKENS = 32  # of a backbone alone, unless it reads shorter captions
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def untuned_request(name: str, pretrained: str) -> ExportRequest:
         model=model,
         method="zero-shot",
         num_frames=DEFAULT_FRAMES,
-        max_tokens=min(ZERO_SHOT_WORDS, model.longest_text),
+        max_tokens=min(ZERO_SHOT_TOKENS, model.longest_text),
         checkpoint=name,
         checkpoint_sha256=model.digest(),
     )
