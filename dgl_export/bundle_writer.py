@@ -16,7 +16,7 @@ from dgl_export.graph_files import load_graph
 from dgl_export.lower import lower
 from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
-from dgl_export.to_onnx import write_captions, write_clips
+from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
 from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, sha256_of
 from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
@@ -53,10 +53,10 @@ def write_bundle(
     """
     require_ready(out, target)
     context = request.model.longest_text
-    if request.max_words > context:
+    if request.max_tokens > context:
         raise ExportError(
-            f"max_words is {request.max_words}, but the backbone reads captions of {context} tokens "
-            f"at most. Give --max-words {context} or less."
+            f"max_tokens is {request.max_tokens}, but the backbone reads captions of {context} tokens "
+            f"at most. Give --max-tokens {context} or less."
         )
     making = out.parent / f".{out.name}.{os.getpid()}"
     missing = [folder for folder in out.absolute().parents if not folder.exists()]
@@ -100,15 +100,15 @@ def _fill(
     require_inputs(golden, inputs.frames, Tokenizer.load(folder / TOKENIZER, inputs.texts))
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
-    captions, clips = encoders.graphs
+    text_encoder, clip_encoder = encoders.graphs
     return Manifest(
         schema_version=SCHEMA_VERSION,
         format=target.form,
         precision=target.precision,
         embed_dim=request.model.embed_dim,
         inputs=inputs,
-        captions=captions,
-        clips=clips,
+        text_encoder=text_encoder,
+        clip_encoder=clip_encoder,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         parity=encoders.parity,
         quality=encoders.quality,
@@ -177,8 +177,8 @@ def _write_float32(request: ExportRequest, golden: Golden, folder: Path) -> list
     tokens, frames = torch.from_numpy(golden.tokens[:2]), torch.from_numpy(golden.frames[:2])
     frames, any_length = _several(frames), request.inputs.texts.pad_to is None
     return [
-        write_captions(folded.captions, tokens, folder, any_length=any_length),
-        write_clips(folded.clips, frames, folder, any_frames=folded.any_frames),
+        write_text_encoder(folded.text_encoder, tokens, folder, any_length=any_length),
+        write_clip_encoder(folded.clip_encoder, frames, folder, any_frames=folded.any_frames),
     ]
 
 

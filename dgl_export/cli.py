@@ -51,7 +51,9 @@ def _moved(context: click.Context, parameter: click.Parameter, bundle: str | Non
     "--num-frames", type=click.IntRange(1), help="Frames per clip; default as trained, or 12."
 )
 @click.option(
-    "--max-words", type=click.IntRange(3, 77), help="Tokens per caption; default as trained, or 32."
+    "--max-tokens",
+    type=click.IntRange(3, 77),
+    help="Tokens per caption; default as trained, or 32.",
 )
 def export(
     ckpt: Path | None,
@@ -64,7 +66,7 @@ def export(
     backbone: str | None,
     pretrained: str,
     num_frames: int | None,
-    max_words: int | None,
+    max_tokens: int | None,
 ) -> None:
     """Fold a tuned model into two encoders and write them as a bundle, behind gates.
 
@@ -108,7 +110,7 @@ def export(
     request = replace(
         request,
         num_frames=num_frames or request.num_frames,
-        max_words=max_words or request.max_words,
+        max_tokens=max_tokens or request.max_tokens,
     )
     calibration = None
     if calibrate is not None:

@@ -22,9 +22,9 @@ from functools import singledispatch
 import torch
 from torch import nn
 
-from dgl_export.folded_captions import CaptionEncoder
-from dgl_export.folded_clips import ClipEncoder, FrameMeanEncoder, Pixels
-from dgl_export.plain import PlainCaptions, PlainClips
+from dgl_export.folded_clip_encoder import ClipEncoder, FrameMeanEncoder, Pixels
+from dgl_export.folded_text_encoder import TextEncoder
+from dgl_export.plain import PlainClipEncoder, PlainTextEncoder
 from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.clip import ClipText, ClipVision
 from dgl_train.model.dgl import DglModel
@@ -37,8 +37,8 @@ from dgl_train.model.prompts import Prompts
 class FoldedModel:
     """The two encoders of a bundle."""
 
-    captions: nn.Module  # tokens int32 [B, L] -> unit-norm embeddings float32 [B, E]
-    clips: nn.Module  # pixels [B, F, 3, S, S] -> the same, and frame weights [B, F]
+    text_encoder: nn.Module  # tokens int32 [B, L] -> unit-norm embeddings float32 [B, E]
+    clip_encoder: nn.Module  # pixels [B, F, 3, S, S] -> the same, and frame weights [B, F]
     any_frames: bool = True  # whether clips may have any number of frames
 
 
@@ -59,8 +59,8 @@ def fold(model: DualEncoder, *, uint8: bool = True) -> FoldedModel:
     """
     _check_numbers(model)
     folded = fold_model(model, uint8)
-    folded.captions.eval()
-    folded.clips.eval()
+    folded.text_encoder.eval()
+    folded.clip_encoder.eval()
     return folded
 
 
@@ -129,13 +129,13 @@ def fold_text(text: nn.Module, prompts: Prompts | None, start_id: int | None) ->
         start_id: Of the token that every text starts with.
     """
     _refuse(text, prompts)
-    return PlainCaptions(text)
+    return PlainTextEncoder(text)
 
 
 @fold_text.register
-def _(text: ClipText, prompts: Prompts | None, start_id: int) -> CaptionEncoder:
+def _(text: ClipText, prompts: Prompts | None, start_id: int) -> TextEncoder:
     none = torch.empty(len(text.blocks), 0, text.width)
-    return CaptionEncoder(text, none if prompts is None else prompts.captions, start_id)
+    return TextEncoder(text, none if prompts is None else prompts.captions, start_id)
 
 
 @singledispatch
@@ -148,7 +148,7 @@ def fold_vision(vision: nn.Module, prompts: Prompts | None, pixels: Pixels) -> n
         pixels: What the graph is given.
     """
     _refuse(vision, prompts)
-    return PlainClips(vision, pixels)
+    return PlainClipEncoder(vision, pixels)
 
 
 @fold_vision.register

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgl_export.folded_clips import Pixels
+from dgl_export.folded_clip_encoder import Pixels
 
 
-class PlainCaptions(nn.Module):
+class PlainTextEncoder(nn.Module):
     """Any text encoder: tokens int32 [B, L] -> unit-norm embeddings float32 [B, E]."""
 
     def __init__(self, text: nn.Module) -> None:
@@ -19,7 +19,7 @@ class PlainCaptions(nn.Module):
         return F.normalize(self.text(tokens.long()), dim=-1)
 
 
-class PlainClips(nn.Module):
+class PlainClipEncoder(nn.Module):
     """Any image encoder, frame by frame: [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F]."""
 
     factor: Tensor

@@ -12,7 +12,7 @@ from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_model
 from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 
-ZERO_SHOT_WORDS = 32  # of a backbone alone, unless it reads shorter captions
+ZERO_SHOT_TOKENS = 32  # of a backbone alone, unless it reads shorter captions
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ExportRequest:
     model: DualEncoder
     method: str
     num_frames: int
-    max_words: int
+    max_tokens: int
     checkpoint: str
     checkpoint_sha256: str
 
@@ -34,7 +34,7 @@ class ExportRequest:
     @property
     def tokenizer(self) -> Tokenizer:
         """What reads the model's captions."""
-        texts = replace(self.model.inputs.texts, max_tokens=self.max_words)
+        texts = replace(self.model.inputs.texts, max_tokens=self.max_tokens)
         return self.model.tokenizer.fed_as(texts)
 
     @property
@@ -54,7 +54,7 @@ def tuned_request(ckpt: Path, *, zero_shot: bool = False) -> ExportRequest:
         model=untuned_model(tuned) if zero_shot else tuned.model,
         method="zero-shot" if zero_shot else tuned.settings.method,
         num_frames=tuned.settings.num_frames,
-        max_words=tuned.settings.max_words,
+        max_tokens=tuned.settings.max_tokens,
         checkpoint=str(ckpt),
         checkpoint_sha256=sha256_of(checkpoint_file(ckpt)),
     )
@@ -71,7 +71,7 @@ def untuned_request(name: str, pretrained: str) -> ExportRequest:
         model=model,
         method="zero-shot",
         num_frames=DEFAULT_FRAMES,
-        max_words=min(ZERO_SHOT_WORDS, model.longest_text),
+        max_tokens=min(ZERO_SHOT_TOKENS, model.longest_text),
         checkpoint=name,
         checkpoint_sha256=model.digest(),
     )

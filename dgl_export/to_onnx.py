@@ -17,19 +17,21 @@ from dgl_runtime.plain_path import plain_path
 OPSET = 18
 
 
-def write_captions(
+def write_text_encoder(
     encoder: nn.Module, tokens: Tensor, folder: Path, *, any_length: bool = True
 ) -> Graph:
-    """Write ``caption.onnx``: tokens int32 [batch, length] -> embedding float32 [batch, E]."""
+    """Write ``text_encoder.onnx``: tokens int32 [batch, length] -> embedding float32 [batch, E]."""
     free = {0: "batch", 1: "length"} if any_length else {0: "batch"}
-    return _write(encoder, ("tokens", tokens), ("embedding",), free, folder / "caption.onnx")
+    return _write(encoder, ("tokens", tokens), ("embedding",), free, folder / "text_encoder.onnx")
 
 
-def write_clips(encoder: nn.Module, frames: Tensor, folder: Path, *, any_frames: bool) -> Graph:
-    """Write ``clip.onnx``: frames [batch, F, 3, S, S] -> embedding [batch, E], frame_weights [batch, F]."""
+def write_clip_encoder(
+    encoder: nn.Module, frames: Tensor, folder: Path, *, any_frames: bool
+) -> Graph:
+    """Write ``clip_encoder.onnx``: frames [batch, F, 3, S, S] -> embedding [batch, E], weights [batch, F]."""
     free = {0: "batch", 1: "frames"} if any_frames else {0: "batch"}
     outputs = ("embedding", "frame_weights")
-    return _write(encoder, ("frames", frames), outputs, free, folder / "clip.onnx")
+    return _write(encoder, ("frames", frames), outputs, free, folder / "clip_encoder.onnx")
 
 
 def _write(

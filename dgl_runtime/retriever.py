@@ -21,7 +21,7 @@ from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.gallery.shared import Shared
 from dgl_runtime.indexing.index import BATCH, IndexReport, default_jobs, index_videos
 from dgl_runtime.indexing.sought import look_for_videos
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.names import find_path
 from dgl_runtime.search.example import read_example
 from dgl_runtime.search.find import Refinement, bank_hubness, find_moments
@@ -92,7 +92,7 @@ class Retriever:
         return self.encoder.tokenizer
 
     @property
-    def caption_engine(self) -> Engine:
+    def text_engine(self) -> Engine:
         """The loaded text encoder."""
         return self.encoder.text_engine
 
@@ -195,7 +195,7 @@ class Retriever:
         if at_s is not None and window_s is None:
             with self._gallery.look() as gallery:
                 window_s = gallery.facts.typical_length_s
-        return read_example(self.encoder, Path(path), Cutting(window_s, around_s=at_s))
+        return read_example(self.encoder, Path(path), Segmentation(window_s, around_s=at_s))
 
     def hubness(self, texts: Sequence[str]) -> Float32:
         """How near each clip of the gallery is to a bank of texts, float32 [rows].
@@ -265,8 +265,8 @@ class Retriever:
         folder = self.gallery_folder
         if folder is None:
             raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
-        cutting = Cutting(window_s, stride_s, at_shots)
-        cutting.require_installed()
+        segmentation = Segmentation(window_s, stride_s, at_shots)
+        segmentation.require_installed()
         paths = [paths] if isinstance(paths, str | Path) else paths
         sought = look_for_videos(
             [find_path(Path(path)) for path in paths],
@@ -276,14 +276,14 @@ class Retriever:
         frames = self.encoder.input_spec.frames
         with (
             self._open_to_write(folder) as gallery,
-            DecodePool(cutting, frames, jobs=jobs or default_jobs()) as pool,
+            DecodePool(segmentation, frames, jobs=jobs or default_jobs()) as pool,
         ):
             try:
                 return index_videos(
                     self.encoder,
                     gallery,
                     sought,
-                    cutting,
+                    segmentation,
                     pool,
                     batch=batch,
                     show_progress=show_progress,

@@ -22,7 +22,7 @@ def main(folder: Path, engine_name: str) -> None:
     bundle = Bundle(folder)
     manifest = bundle.manifest
     engine = open_engine(
-        bundle.graph_path(manifest.clips), device="cuda", threads=0, engine=engine_name
+        bundle.graph_path(manifest.clip_encoder), device="cuda", threads=0, engine=engine_name
     )
     spec = manifest.inputs.frames
     shape = (4, spec.num_frames, 3, spec.size, spec.size)

@@ -23,7 +23,7 @@ from dgl_train.model.dgl import DglModel
 from dgl_train.model.prompts import LinearPrompts, PromptCounts
 from tests.helpers.odd_videos import write_video
 
-NUM_FRAMES, MAX_WORDS = 4, 32
+NUM_FRAMES, MAX_TOKENS = 4, 32
 
 
 def tiny_model(seed: int) -> DglModel:
@@ -47,7 +47,7 @@ def make_fixtures(folder: Path) -> None:
     """Fill a folder with ``bundle``, ``int8_bundle``, ``other_bundle``, ``videos`` and ``gallery``."""
     request, other = (
         ExportRequest(
-            tiny_model(seed), "dgl-linear", NUM_FRAMES, MAX_WORDS, "made for tests", "0" * 64
+            tiny_model(seed), "dgl-linear", NUM_FRAMES, MAX_TOKENS, "made for tests", "0" * 64
         )
         for seed in (0, 1)
     )

@@ -81,7 +81,7 @@ TESTS_OF = {
     "dgl_runtime/media/boxes.py": VIDEO,
     "dgl_runtime/media/clock.py": VIDEO,
     "dgl_runtime/media/container.py": VIDEO,
-    "dgl_runtime/media/cutting.py": (
+    "dgl_runtime/media/segmentation.py": (
         *VIDEO,
         "tests/runtime/decoding/test_decode_pool.py",
         *GALLERY,

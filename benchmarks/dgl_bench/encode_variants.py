@@ -24,7 +24,7 @@ from dgl_export.fold import FoldedModel, fold
 from dgl_export.formats import Target, write_graph
 from dgl_export.lower import lower
 from dgl_export.parity import drifting_patterns
-from dgl_export.to_onnx import write_captions, write_clips
+from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
 from dgl_runtime.bundle.manifest import Graph, Quality
 from dgl_runtime.encoder.rebuild import write_engines
 from dgl_runtime.engines.engine import Engine
@@ -99,8 +99,8 @@ def make_subject(backbone: Backbone, method: str, num_frames: int, folder: Path)
     say(f"{method}: ONNX export")
     inputs, model = make_inputs(backbone, num_frames), make_model(backbone, method, num_frames)
     folded, facts = fold(model), backbone.facts
-    query = work_of(folded.captions, inputs.tokens)
-    work = {QUERY: query, CLIP: work_of(folded.clips, inputs.frames)}
+    query = work_of(folded.text_encoder, inputs.tokens)
+    work = {QUERY: query, CLIP: work_of(folded.clip_encoder, inputs.frames)}
     longest = min(PADDED_LENGTH, facts.inputs.texts.max_tokens)
     wanted = backbone.inputs_of(num_frames, longest)
     calibration = made_calibration(wanted.frames, facts.tokenizer.fed_as(wanted.texts))
@@ -146,8 +146,8 @@ def export(folded: FoldedModel, method: str, inputs: Inputs, folder: Path) -> li
     frames = inputs.frames.repeat(2, repeats, 1, 1, 1)
     with redirect_stdout(sys.stderr):
         return [
-            write_captions(folded.captions.cpu(), inputs.tokens.repeat(2, 1), folder),
-            write_clips(folded.clips.cpu(), frames, folder, any_frames=any_frames),
+            write_text_encoder(folded.text_encoder.cpu(), inputs.tokens.repeat(2, 1), folder),
+            write_clip_encoder(folded.clip_encoder.cpu(), frames, folder, any_frames=any_frames),
         ]
 
 
@@ -183,7 +183,7 @@ def torch_variants(subject: Subject, modes: list[str], device: str) -> Iterator[
     """Torch as trained, folded, and compiled in each mode; on a GPU in fp16 and bf16 too."""
     # Copies: all methods share one backbone, which stays where it is.
     folded, model = deepcopy(subject.folded), deepcopy(subject.model).to(device)
-    captions, clips = folded.captions.to(device), folded.clips.to(device)
+    captions, clips = folded.text_encoder.to(device), folded.clip_encoder.to(device)
 
     def calls(captions: Encode, clips: Encode, low: torch.dtype | None, padded: bool) -> Calls:
         run = partial(_run_torch, device=device, low=low)

@@ -23,7 +23,7 @@ import json, sys, time
 from dgl_runtime import Retriever
 bundle, videos, gallery, jobs, threads, window = sys.argv[1:]
 with Retriever(bundle, gallery, threads=int(threads)) as retriever:
-    retriever.chosen("clips")  # loaded, and chosen among engines, before the clock starts
+    retriever.chosen("clip_encoder")  # loaded, and chosen among engines, before the clock starts
     done = retriever.add_videos([videos], window_s=float(window), jobs=int(jobs))
 print(json.dumps([done.clips_added, done.encoding_s, done.waiting_s, time.process_time()]))
 """

@@ -23,7 +23,7 @@ from dgl_train.shapes import clips as shapes
 
 CLIP_S = shapes.NUM_FRAMES / shapes.FPS
 FOUND_FROM = 0.5  # temporal intersection over union with the planted moment
-CUTTINGS: dict[str, dict[str, Any]] = {
+SEGMENTATIONS: dict[str, dict[str, Any]] = {
     "whole": {},
     "windows of 2 s": {"window_s": CLIP_S},
     "windows of 2 s, every 1 s": {"window_s": CLIP_S, "stride_s": CLIP_S / 2},
@@ -57,7 +57,7 @@ def moments(
     """
     with TemporaryDirectory() as folder:
         planted = plant(Path(folder), videos, clips, seed)
-        rows = [_search(Path(folder), planted, bundle, name) for name in CUTTINGS]
+        rows = [_search(Path(folder), planted, bundle, name) for name in SEGMENTATIONS]
     return Report(
         name="moments",
         title="Planted moments",
@@ -89,10 +89,10 @@ def plant(folder: Path, videos: int, clips_a_video: int, seed: int) -> list[Plan
 
 
 def _search(folder: Path, planted: Sequence[Planted], bundle: Path, name: str) -> Row:
-    """What one cutting finds, in percent of the sentences."""
+    """What one segmentation finds, in percent of the sentences."""
     started = time.perf_counter()
     with Retriever(bundle, folder / name.replace(" ", "-")) as retriever:
-        retriever.add_videos([folder / "videos"], show_progress=True, **CUTTINGS[name])
+        retriever.add_videos([folder / "videos"], show_progress=True, **SEGMENTATIONS[name])
         index_s = time.perf_counter() - started
         hits = [retriever.search(one.sentence, 5) for one in planted]
         clips = len(retriever.gallery)
@@ -101,7 +101,7 @@ def _search(folder: Path, planted: Sequence[Planted], bundle: Path, name: str) -
     overlaps = [[iou(one, hit) for hit in best] for one, best in pairs]
     right = [[value >= FOUND_FROM for value in row] for row in overlaps]
     return {
-        "cutting": name,
+        "segmentation": name,
         "clips": clips,
         "video R@1": _recall(in_video, 1),
         "video R@5": _recall(in_video, 5),

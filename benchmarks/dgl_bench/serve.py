@@ -209,7 +209,7 @@ def make_gallery(
     with Retriever(bundle, gallery, threads=threads, engine=engine) as retriever:
         retriever.add_videos([folder / "video.mp4"], window_s=_VIDEO.duration_s / REAL_CLIPS)
         retriever.embed_texts(["warm up"])
-        said = retriever.chosen("captions").engine.description
+        said = retriever.text_engine.description
     with Gallery.open(gallery, writable=True) as opened:
         rows = max(clips - len(opened), 0)
         rng = np.random.default_rng(0)

@@ -53,12 +53,12 @@ def cold_start(bundle, name, device, threads):
         return open_engine(path, device=device, threads=threads_, engine=name, precision=graph.precision)
 
     tokens = retriever.tokenizer([{QUERY!r}]).ids
-    engine = load(manifest.captions)
+    engine = load(manifest.text_encoder)
     engine.run({{"tokens": tokens}})
     answered = time.perf_counter()
     frames = manifest.inputs.frames
     size = (1, frames.num_frames, 3, frames.size, frames.size)
-    load(manifest.clips).run({{"frames": np.zeros(size, np.uint8)}})
+    load(manifest.clip_encoder).run({{"frames": np.zeros(size, np.uint8)}})
     ends = (imported, opened, answered, time.perf_counter())
     steps = [end - start for end, start in zip(ends, (began, *ends))]
     return {{"engine": engine.description, **dict(zip({STEPS!r}, steps))}}

@@ -68,7 +68,7 @@ def train(
         name="train",
         title="Time and memory of a training step",
         tables=[Table("A training step", [row_of(*one) for one in measured.items()])],
-        settings={"max_words": recipe.max_words, "warm_up": WARM_UP},
+        settings={"max_tokens": recipe.max_tokens, "warm_up": WARM_UP},
         notes=[
             "Every measurement has a fresh process; every round measures every method once, in turn. Seconds: "
             "median (p10 to p90) over the steps of all rounds.",
@@ -144,7 +144,7 @@ def _random_batch(recipe: "Recipe", model: "DualEncoder", device: "torch.device"
 
     rng, bare = np.random.default_rng(SEED), model.tokenizer([""]).ids[0]
     size, side = recipe.batch_size, model.inputs.frames.size
-    tokens = rng.integers(1, _SOME_WORDS, (size, recipe.max_words), dtype=np.int32)
+    tokens = rng.integers(1, _SOME_WORDS, (size, recipe.max_tokens), dtype=np.int32)
     tokens[:, 0], tokens[:, -1] = bare[0], bare[-1]
     shape = (size, recipe.num_frames, 3, side, side)
     frames = rng.integers(0, 256, shape, dtype=np.uint8)

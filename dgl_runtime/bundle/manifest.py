@@ -19,6 +19,7 @@ from dgl_runtime.typed_fields import typed
 
 SCHEMA_VERSION = 3
 FORMATS = ("onnx", "openvino", "trt", "trt-rtx")
+GRAPHS = TEXT_ENCODER, CLIP_ENCODER = "text_encoder", "clip_encoder"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 # Smallest cosine to the trained model's embedding that a lower precision may have anywhere.
 MIN_COSINE = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99, "fp8": 0.99}
@@ -87,8 +88,8 @@ class Manifest:
     precision: str  # one of PRECISIONS
     embed_dim: int
     inputs: InputSpec
-    captions: Graph
-    clips: Graph
+    text_encoder: Graph
+    clip_encoder: Graph
     files: dict[str, str]  # file name -> sha256
     parity: Parity
     quality: Quality | None  # None for fp32, which parity proves equal
@@ -125,8 +126,8 @@ class Manifest:
                     **{
                         **data,
                         "inputs": _inputs(data["inputs"]),
-                        "captions": _graph(data["captions"]),
-                        "clips": _graph(data["clips"]),
+                        TEXT_ENCODER: _graph(data[TEXT_ENCODER]),
+                        CLIP_ENCODER: _graph(data[CLIP_ENCODER]),
                         "parity": typed(Parity(**data["parity"])),
                         "quality": _quality(data["quality"]),
                         "source": typed(Source(**data["source"])),
@@ -160,8 +161,9 @@ def from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
         "frames": {**asdict(frames), "sampling": sampling},
         "texts": asdict(clip_texts(rest.pop("max_words"))),
     }
+    graphs = {TEXT_ENCODER: rest.pop("captions"), CLIP_ENCODER: rest.pop("clips")}
     moved = {name: rest.pop(name) for name in _MOVED_INTO_SOURCE}
-    return {**rest, "inputs": inputs, "source": {**moved, **rest["source"]}}
+    return {**rest, **graphs, "inputs": inputs, "source": {**moved, **rest["source"]}}
 
 
 def _graph(data: dict[str, Any]) -> Graph:
@@ -193,8 +195,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     for name, digest in manifest.files.items():
         if Path(name).name != name or not isinstance(digest, str):
             yield f"files has {name!r}: {digest!r}, expected the name of a file in the bundle: its sha256"
-    yield from _graph_faults("captions", manifest.captions, manifest)
-    yield from _graph_faults("clips", manifest.clips, manifest)
+    yield from _graph_faults(TEXT_ENCODER, manifest.text_encoder, manifest)
+    yield from _graph_faults(CLIP_ENCODER, manifest.clip_encoder, manifest)
 
 
 def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
@@ -208,7 +210,7 @@ def _graph_faults(name: str, graph: Graph, manifest: Manifest) -> Iterator[str]:
     # name -> dtype and dimensions; those that are texts are free, under any name
     inputs: Expected = {"tokens": ("int32", ["batch", "length"])}
     outputs: Expected = {"embedding": ("float32", ["batch", manifest.embed_dim])}
-    if name == "clips":
+    if name == CLIP_ENCODER:
         inputs = {"frames": ("uint8", ["batch", "frames", 3, size, size])}
         outputs["frame_weights"] = ("float32", ["batch", "frames"])
     for side, found, expected in (

@@ -134,7 +134,7 @@ def index(
             if report is not None:
                 _write_report(report, broken)
             if metadata is not None:
-                _take_metadata(metadata, gallery)
+                _upsert_metadata(metadata, gallery)
             return done
 
         if not watch:
@@ -180,11 +180,11 @@ def _write_report(path: Path, broken: Mapping[str, str]) -> None:
         writer.writerows(broken.items())
 
 
-def _take_metadata(path: Path, gallery: Path) -> None:
+def _upsert_metadata(path: Path, gallery: Path) -> None:
     from dgl_runtime.gallery.gallery import Gallery
 
     with Gallery.open(gallery, writable=True) as opened:
-        taken = opened.take_metadata(path, report_note)
+        taken = opened.upsert_metadata(path, report_note)
     if taken.unmatched:
         shown = ", ".join(taken.unmatched[:3])
         more = f" and {len(taken.unmatched) - 3} more" if len(taken.unmatched) > 3 else ""

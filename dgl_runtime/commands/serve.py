@@ -107,7 +107,7 @@ def serve(
             encoders[path] = Encoder(path, device=device, engine=engine, threads=threads)
         served.append(ServedGallery(name, folder, encoders[path], bank))
         served[-1].refresh()
-        encoders[path].chosen("captions")  # what is wrong with it shows now
+        _ = encoders[path].text_engine  # what is wrong with it shows now
     listener = listen(address)
     room = room_left()
     guard = GuardSettings(hosts, token, upload_bytes=max_upload * 2**20, requests=room.requests)

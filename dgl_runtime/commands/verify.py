@@ -28,9 +28,10 @@ def verify(bundle: Path, as_json: bool, device: str, engine: str, threads: int) 
 
     Example: dgl-verify bundle --device cuda --engine onnx
     """
+    from dgl_runtime.bundle.manifest import GRAPHS
     from dgl_runtime.encoder.encoder import Encoder
     from dgl_runtime.encoder.input_check import check_inputs
-    from dgl_runtime.encoder.self_check import GRAPHS, check_graph
+    from dgl_runtime.encoder.self_check import check_graph
 
     encoder = Encoder(bundle, device=device, engine=engine, threads=threads)
     opened = encoder.bundle

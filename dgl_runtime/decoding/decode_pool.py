@@ -22,8 +22,8 @@ from dgl_runtime.decoding.read_video import (
     every_clip,
 )
 from dgl_runtime.decoding.workers import Worker, Workers
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span
 
 __all__ = ["Clips", "DecodePool", "Done", "Found", "Job", "Limits", "Seen"]
@@ -43,7 +43,7 @@ class DecodePool:
 
     def __init__(
         self,
-        cutting: Cutting,
+        segmentation: Segmentation,
         frame_spec: FrameSpec | None,
         *,
         jobs: int,
@@ -52,12 +52,12 @@ class DecodePool:
         """Prepare; processes start when they are needed.
 
         Args:
-            cutting: How videos are cut into clips.
+            segmentation: How videos are cut into clips.
             frame_spec: As of ``read_video``.
             jobs: Processes, 1 or more.
             limits: Of one video.
         """
-        self._cutting, self._frame_spec = cutting, frame_spec
+        self._segmentation, self._frame_spec = segmentation, frame_spec
         self._workers = Workers[_Look](jobs, limits or Limits())
 
     def __enter__(self) -> Self:
@@ -94,7 +94,11 @@ class DecodePool:
                     yield found
 
     def _begin(self, job: Job, *, asks: bool) -> None:
-        asked = {"path": str(job.path), "content": job.content, "cutting": str(self._cutting)}
+        asked = {
+            "path": str(job.path),
+            "content": job.content,
+            "segmentation": str(self._segmentation),
+        }
         look = _Look(job, job.content)
         spec = self._frame_spec and asdict(self._frame_spec)
         self._workers.begin(look, {**asked, "frames": spec, "asks": asks})
@@ -104,11 +108,13 @@ class DecodePool:
     ) -> Found | None:
         look, process, path = worker.task, worker.process, worker.task.job.path
         try:
-            message = process.hear()
+            message = process.receive()
             if "clips" in message:
                 assert look.seen is not None
                 numbers = tuple(message["clips"])
-                return Clips(look.seen, numbers, self._pixels(process.receive(), len(numbers)))
+                return Clips(
+                    look.seen, numbers, self._pixels(process.receive_bytes(), len(numbers))
+                )
         except LostWorkerError as loss:
             self._workers.dismiss(worker)
             fault = f"{path} {loss}. {loss.remedy}"
@@ -116,12 +122,12 @@ class DecodePool:
         if "hashed" in message:
             assert is_known is not None
             look.content = message["hashed"]
-            process.say(is_known(message["hashed"]))
+            process.send(is_known(message["hashed"]))
         elif "content" in message:
             spans = tuple(Span(start_s, end_s) for start_s, end_s in message["spans"])
             look.content, duration_s = message["content"], message["duration_s"]
             look.seen = Seen(path, message["content"], duration_s, spans, tuple(message["remarks"]))
-            process.say(list(choose(look.seen)))
+            process.send(list(choose(look.seen)))
             return look.seen
         elif "done" in message:
             self._workers.release(worker)

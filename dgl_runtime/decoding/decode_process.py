@@ -94,7 +94,7 @@ class DecodeProcess:
         """Whether it was not ended by somebody while it had nothing to do."""
         return self.process.poll() is None
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         """Send; that the process is not there any more shows when it is heard."""
         self._is_heard()
         if isinstance(message, dict) and "path" in message:
@@ -103,7 +103,7 @@ class DecodeProcess:
         with suppress(OSError):
             self.line.send_bytes(json.dumps(message).encode())
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         """Wait for the next message; it may be a mere sign of life.
 
         Raises:
@@ -114,7 +114,7 @@ class DecodeProcess:
             if not self._reads_on():
                 raise self._late()
             return {"alive": True}
-        message: dict[str, Any] = json.loads(self.receive())
+        message: dict[str, Any] = json.loads(self.receive_bytes())
         self._is_heard()
         return message
 
@@ -133,7 +133,7 @@ class DecodeProcess:
         most = max(_READ_AGAIN * self._size, _READ_AT_LEAST)
         return before < self._read and self._read_since <= most
 
-    def receive(self) -> bytes:
+    def receive_bytes(self) -> bytes:
         """The bytes that follow a message.
 
         Raises:
@@ -188,11 +188,11 @@ class DecodeProcess:
             LostWorkerError: It has to be closed.
             MediaError: The video's fault.
         """
-        self.say(job)
+        self.send(job)
         made = None
-        while "done" not in (message := self.hear()):
+        while "done" not in (message := self.receive()):
             if "bytes" in message:
-                made = self.receive()
+                made = self.receive_bytes()
         if message["done"] is not None:
             raise MediaError(message["done"])
         return made

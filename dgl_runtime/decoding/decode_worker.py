@@ -3,7 +3,7 @@
 Apart, because a damaged video may crash a decoder, hang it, or make it take all memory. It talks with
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.
 
-    parent: {"path", "content", "cutting", "frames", "asks"}
+    parent: {"path", "content", "segmentation", "frames", "asks"}
                                                         a video; content null: hash it; frames null: no
                                                         clips, but decode every frame
     worker: {"hashed"}                                  the content, if it is to ask before it opens the file
@@ -39,9 +39,9 @@ from PIL import Image
 
 from dgl_runtime.decoding.read_video import Clips, Seen, read_video
 from dgl_runtime.errors import DglError, MediaError
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.preview import picture, write_preview
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.stills import MOST_PIXELS
 
 _SIGN_EVERY_S = 1.0
@@ -54,7 +54,7 @@ class Line:
     connection: Connection
     last: float = 0.0
 
-    def say(self, message: dict[str, object]) -> None:
+    def send(self, message: dict[str, object]) -> None:
         """Send one message."""
         self.connection.send_bytes(json.dumps(message).encode())
         self.last = time.monotonic()
@@ -67,9 +67,9 @@ class Line:
     def sign(self) -> None:
         """Show that work goes on, but not all the time."""
         if time.monotonic() - self.last > _SIGN_EVERY_S:
-            self.say({"alive": True})
+            self.send({"alive": True})
 
-    def hear(self) -> Any:  # noqa: ANN401 - JSON
+    def receive(self) -> Any:  # noqa: ANN401 - JSON
         """Wait for the parent.
 
         Raises:
@@ -86,7 +86,7 @@ def work(line: Line, look_into: LookInto) -> None:
     """Look into one video after another, until the parent hangs up."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            job, fault, is_unreadable = line.hear(), None, False
+            job, fault, is_unreadable = line.receive(), None, False
             try:
                 look_into(line, job)
             except MediaError as error:
@@ -99,14 +99,14 @@ def work(line: Line, look_into: LookInto) -> None:
                 raise
             except Exception as error:  # of whatever library: the video's fault, not the run's
                 fault = f"{job['path']} cannot be read ({type(error).__name__}: {error})."
-            line.say({"done": fault and " ".join(fault.split()), "unreadable": is_unreadable})
+            line.send({"done": fault and " ".join(fault.split()), "unreadable": is_unreadable})
 
 
 def _look_into(line: Line, job: dict[str, Any]) -> None:
     path = Path(job["path"])
     if "picture" in job:
         made = picture(path, **job["picture"])
-        line.say({"bytes": True})
+        line.send({"bytes": True})
         line.connection.send_bytes(made)
     elif "preview" in job:
         write_preview(path, **job["preview"], sign=line.sign)
@@ -118,15 +118,15 @@ def _read(line: Line, path: Path, job: dict[str, Any]) -> None:
     """Tell what a video holds, ask what to read, and send it."""
 
     def is_known(content: str) -> bool:
-        line.say({"hashed": content})
-        known: bool = line.hear()
+        line.send({"hashed": content})
+        known: bool = line.receive()
         return known
 
     reading = read_video(
         path,
-        Cutting.from_text(job["cutting"]),
+        Segmentation.from_text(job["segmentation"]),
         job["frames"] and FrameSpec.from_json(job["frames"]),
-        lambda seen: line.hear(),
+        lambda seen: line.receive(),
         content=job["content"],
         is_known=is_known if job["asks"] else None,
         sign=line.sign,
@@ -135,9 +135,9 @@ def _read(line: Line, path: Path, job: dict[str, Any]) -> None:
         if isinstance(found, Seen):
             spans = [[span.start_s, span.end_s] for span in found.spans]
             seen = {"content": found.content, "duration_s": found.duration_s, "spans": spans}
-            line.say({**seen, "remarks": found.remarks})
+            line.send({**seen, "remarks": found.remarks})
         elif isinstance(found, Clips):
-            line.say({"clips": found.numbers})
+            line.send({"clips": found.numbers})
             line.connection.send_bytes(found.frames.data.cast("B"))
         elif found.fault is not None:
             raise MediaError(found.fault)

@@ -17,10 +17,10 @@ from dgl_runtime.decoding.decode_process import LostWorkerError
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.container import media_faults, one_line
 from dgl_runtime.media.content_hash import content_hash
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.packet_index import PacketIndex, read_index
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import Span
 
@@ -92,7 +92,7 @@ def every_clip(seen: Seen) -> Sequence[int]:
 
 def read_video(
     path: Path,
-    segmentation: Cutting,
+    segmentation: Segmentation,
     frame_spec: FrameSpec | None,
     choose: Choose = every_clip,
     *,
@@ -207,7 +207,7 @@ class Reader(Protocol):
 class ReadHere:
     """Reads without processes: for few videos, tests, and schedulers with processes of their own."""
 
-    def __init__(self, segmentation: Cutting, frame_spec: FrameSpec | None) -> None:
+    def __init__(self, segmentation: Segmentation, frame_spec: FrameSpec | None) -> None:
         """Prepare; the arguments are those of ``read_video``."""
         self._segmentation, self._frame_spec = segmentation, frame_spec
         self._is_stopped = False

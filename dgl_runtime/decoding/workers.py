@@ -78,7 +78,7 @@ class Workers(Generic[Task]):
         """
         process = self._free_process()
         self._busy.append(Worker(process, task))
-        process.say(asked)
+        process.send(asked)
 
     def speaking(self) -> list[Worker[Task]]:
         """Wait for some to say something; those that have said nothing for too long are among them."""

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.bundle.manifest import CLIP_ENCODER, TEXT_ENCODER
 from dgl_runtime.encoder.remembered import ChoiceMemory, Remembered
 from dgl_runtime.encoder.self_check import check_graph, graph_of
 from dgl_runtime.engines import engine_file
@@ -27,7 +28,7 @@ from dgl_runtime.errors import BundleError, DglError, EngineError
 _ROUNDS, _LEAST_ROUNDS, _BUDGET_S = 10, 3, 3.0
 _PAUSE_S = 0.02  # thread pools spin on for some milliseconds; the next engine needs the cores
 _LOG = logging.getLogger(__name__)
-_UNITS = {"captions": "a query", "clips": "a clip"}
+_UNITS = {TEXT_ENCODER: "a query", CLIP_ENCODER: "a clip"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def open_graph(bundle: Bundle, name: str, candidate: Candidate, threads: int) ->
 def one_input(bundle: Bundle, name: str) -> dict[str, NDArray[Any]]:
     """One golden query without its padding, or one golden clip."""
     golden = bundle.golden
-    if name == "captions":
+    if name == TEXT_ENCODER:
         return {"tokens": golden.tokens[:1, : golden.lengths[0]]}
     return {"frames": golden.frames[:1]}
 

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.bundle.manifest import GRAPHS
 from dgl_runtime.encoder.choice import one_input, open_graph, time_in_turn
-from dgl_runtime.encoder.self_check import GRAPHS, check_graph
+from dgl_runtime.encoder.self_check import check_graph
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.hardware import NvidiaGpu, cpu_abilities, cuda_of_driver, nvidia_gpus

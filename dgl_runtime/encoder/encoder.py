@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import TOKENIZER, Bundle
 from dgl_runtime.bundle.input_spec import InputSpec
+from dgl_runtime.bundle.manifest import CLIP_ENCODER, GRAPHS, TEXT_ENCODER
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.encoder.choice import Chosen, choose
 from dgl_runtime.encoder.input_check import check_inputs
-from dgl_runtime.encoder.self_check import GRAPHS, check_graph
+from dgl_runtime.encoder.self_check import check_graph
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.device_arrays import lies_on_device
 from dgl_runtime.engines.engine import Engine
@@ -128,12 +129,12 @@ class Encoder:
     @property
     def text_engine(self) -> Engine:
         """The loaded text encoder."""
-        return self.chosen("captions").engine
+        return self.chosen(TEXT_ENCODER).engine
 
     @property
     def clip_engine(self) -> Engine:
         """The loaded clip encoder."""
-        return self.chosen("clips").engine
+        return self.chosen(CLIP_ENCODER).engine
 
     @property
     def engine(self) -> str:
@@ -197,7 +198,7 @@ class Encoder:
             if not len(frames):
                 no_weights = np.empty(frames.shape[:2], np.float32)
                 return ClipEmbeddings(np.empty((0, self.embed_dim), np.float32), no_weights)
-        elif self.chosen("clips").candidate.device == "cpu":
+        elif self.chosen(CLIP_ENCODER).candidate.device == "cpu":
             raise EngineError(
                 f"frames lie on a CUDA device, {self.clip_engine.description} takes them from the host. "
                 "Copy them there, or open the bundle with device='cuda'."
@@ -206,7 +207,7 @@ class Encoder:
         return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
 
     def _check_frames(self, frames: NDArray[np.generic]) -> None:
-        (spec,) = self.bundle.manifest.clips.inputs
+        (spec,) = self.bundle.manifest.clip_encoder.inputs
         fits = frames.ndim == len(spec.shape) and all(
             isinstance(want, str) or want == got
             for want, got in zip(spec.shape, frames.shape, strict=True)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgl_runtime.bundle.folder import MANIFEST, Bundle
-from dgl_runtime.bundle.manifest import Graph
+from dgl_runtime.bundle.manifest import GRAPHS, Graph
 from dgl_runtime.encoder.choice import open_graph
-from dgl_runtime.encoder.self_check import GRAPHS, check_graph
+from dgl_runtime.encoder.self_check import check_graph
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.engine_file import FOLDER, Profile, move_engine, save_engines
 from dgl_runtime.engines.tensorrt_build import described_engine, why_not_run
@@ -57,12 +57,12 @@ def rebuild(bundle: Path, library: str) -> list[Path]:
     """
     opened = Bundle(bundle)
     manifest = opened.manifest
-    for graph in (manifest.captions, manifest.clips):
+    for graph in (manifest.text_encoder, manifest.clip_encoder):
         opened.graph_path(graph)  # checks the hashes
     with _same_bundle(opened) as making:
         paths = write_engines(
             making.folder,
-            (manifest.captions, manifest.clips),
+            (manifest.text_encoder, manifest.clip_encoder),
             max_tokens=manifest.inputs.texts.max_tokens,
             num_frames=manifest.inputs.frames.num_frames,
             library=library,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import Bundle
-from dgl_runtime.bundle.manifest import MIN_COSINE, Graph
+from dgl_runtime.bundle.manifest import MIN_COSINE, TEXT_ENCODER, Graph
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import BundleError
 
@@ -14,7 +14,6 @@ from dgl_runtime.errors import BundleError
 MAX_ABS = 1e-4
 # Frame weights are a softmax, which stays in float32 in every precision.
 WEIGHTS_SUM_ATOL = 1e-3
-GRAPHS = ("captions", "clips")
 Float32 = NDArray[np.float32]
 
 
@@ -37,13 +36,13 @@ def cosines(ours: Float32, golden: Float32) -> Float32:
 
 def graph_of(bundle: Bundle, name: str) -> Graph:
     """The manifest's entry of one of ``GRAPHS``."""
-    return bundle.manifest.captions if name == "captions" else bundle.manifest.clips
+    return bundle.manifest.text_encoder if name == TEXT_ENCODER else bundle.manifest.clip_encoder
 
 
 def golden_inputs(bundle: Bundle, name: str) -> dict[str, NDArray[np.generic]]:
     """What the self-check gives one of ``GRAPHS``."""
     golden = bundle.golden
-    return {"tokens": golden.tokens} if name == "captions" else {"frames": golden.frames}
+    return {"tokens": golden.tokens} if name == TEXT_ENCODER else {"frames": golden.frames}
 
 
 def check_graph(engine: Engine, bundle: Bundle, name: str) -> Difference:
@@ -58,7 +57,7 @@ def check_graph(engine: Engine, bundle: Bundle, name: str) -> Difference:
     """
     golden = bundle.golden
     found = engine.run(golden_inputs(bundle, name))
-    expected = golden.caption_embeddings if name == "captions" else golden.clip_embeddings
+    expected = golden.caption_embeddings if name == TEXT_ENCODER else golden.clip_embeddings
     ours = np.asarray(found["embedding"], np.float32)
     difference = Difference(
         float(np.abs(ours - expected).max()), float(cosines(ours, expected).min())

@@ -82,7 +82,7 @@ class Known:
 
     content_sha256: str | None = None
     num_clips: int = 0
-    is_complete: bool = False  # indexed to its end with the cutting that was asked for
+    is_complete: bool = False  # indexed to its end with the segmentation that was asked for
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A gallery: clip embeddings and the clip each belongs to, in a folder that survives a crash.
 
-A writer asks what is known (``plan``), says which file holds which video (``place``), asks which clips are
+A writer asks what is known (``plan``), says which file holds which video (``upsert``), asks which clips are
 ``missing``, adds these (``ingest``) and says that a video is through (``finish``).
 """
 
@@ -182,14 +182,14 @@ class Gallery:
         """Whether a reader that opens it now would see the same state."""
         return self._records.newest_version() == self.facts.version
 
-    def plan(self, files: Iterable[FileState], cutting: str) -> list[Known]:
+    def plan(self, files: Iterable[FileState], segmentation: str) -> list[Known]:
         """What is known of files: those that are complete need not be opened.
 
         Args:
             files: As they are now.
-            cutting: How their videos are to be cut into clips, as :meth:`finish` is told.
+            segmentation: How their videos are to be cut into clips, as :meth:`finish` is told.
         """
-        return [self._records.known(file, cutting) for file in files]
+        return [self._records.known(file, segmentation) for file in files]
 
     def missing(self, clips: Sequence[Clip]) -> list[int]:
         """Numbers of the clips that the gallery lacks; clips are the same if content and span are."""
@@ -266,14 +266,15 @@ class Gallery:
 
     # ---- writing ------------------------------------------------------------------------------
 
-    def place(self, file: FileState, content_sha256: str, duration_s: float) -> None:
-        """Say which content a file holds now; clips of a content that is in no file are dropped.
+    def upsert(self, file: FileState, content_sha256: str, duration_s: float) -> None:
+        """Insert a file or update it: which content it holds now.
 
+        Clips of a content that is in no file are dropped.
         A file that was renamed is placed under its new name, and the old one removed.
         """
         self._require_writable()
         with self._changing:
-            self._drop(self._records.place(file, content_sha256, duration_s))
+            self._drop(self._records.upsert(file, content_sha256, duration_s))
 
     def ingest(self, clips: Sequence[Clip], embeddings: Float32, frame_weights: Float32) -> None:
         """Add clips in one atomic, durable step: after a crash all of them are there, or none.
@@ -297,7 +298,7 @@ class Gallery:
             first = self.facts.num_rows
             rows = np.arange(first, first + len(clips))
             try:
-                self._store.write(rows, embeddings, frame_weights)
+                self._store.upsert(rows, embeddings, frame_weights)
                 self._records.append(clips, first)
             except BaseException as error:
                 self._settle()
@@ -309,11 +310,11 @@ class Gallery:
                 ) from error
             self._take_in(has_dropped=False)
 
-    def finish(self, content_sha256: str, cutting: str) -> None:
-        """Say that a video was indexed to its end with this cutting."""
+    def finish(self, content_sha256: str, segmentation: str) -> None:
+        """Say that a video was indexed to its end with this segmentation."""
         self._require_writable()
         with self._changing:
-            self._records.finish(content_sha256, cutting)
+            self._records.finish(content_sha256, segmentation)
             self._take_in(has_dropped=False)
 
     def remove(self, paths: Iterable[str]) -> None:
@@ -322,7 +323,7 @@ class Gallery:
         with self._changing:
             self._drop(self._records.remove(paths))
 
-    def take_metadata(self, path: Path, tell: Callable[[str], None]) -> "MetadataReport":
+    def upsert_metadata(self, path: Path, tell: Callable[[str], None]) -> "MetadataReport":
         """Take a table into the gallery; a video it names loses what was known of it before.
 
         Args:
@@ -379,7 +380,7 @@ class Gallery:
         """Follow the records, which have dropped the clips of some rows."""
         self._take_in(has_dropped=bool(rows))
         if rows:
-            self._store.drop(np.array(rows, np.int64))
+            self._store.remove(np.array(rows, np.int64))
 
     def _settle(self) -> None:
         """Take in what the records say, whatever stopped a change, and drop what they do not know."""

@@ -151,14 +151,14 @@ class Records:
         found = self.rows("SELECT row FROM dead_rows ORDER BY row")
         return np.array([row for (row,) in found], np.int64)
 
-    def known(self, state: FileState, cutting: str) -> Known:
+    def known(self, state: FileState, segmentation: str) -> Known:
         """What is known of a file, if it has not changed since it was placed."""
         query = """SELECT content_sha256,
                 (SELECT count(*) FROM clips WHERE clips.video_id = videos.id),
                 EXISTS (SELECT 1 FROM cuts WHERE cuts.video_id = videos.id AND cutting = ?)
             FROM files JOIN videos ON videos.id = video_id
             WHERE path = ? AND size = ? AND mtime_ns = ?"""
-        values = (cutting, os.fsencode(state.path), state.size, state.mtime_ns)
+        values = (segmentation, os.fsencode(state.path), state.size, state.mtime_ns)
         for content, num_clips, is_complete in self.rows(query, values):
             return Known(content, num_clips, bool(is_complete))
         return Known()
@@ -265,7 +265,7 @@ class Records:
                 f"{expected}. Open it again."
             )
 
-    def place(self, state: FileState, content_sha256: str, duration_s: float) -> list[int]:
+    def upsert(self, state: FileState, content_sha256: str, duration_s: float) -> list[int]:
         """Say what a file holds now; a video that is in no file any more loses its clips.
 
         Returns:
@@ -283,13 +283,13 @@ class Records:
             )
             return _drop_videos_without_files(connection, held)
 
-    def finish(self, content_sha256: str, cutting: str) -> None:
-        """Say that a video was indexed to its end with this cutting."""
+    def finish(self, content_sha256: str, segmentation: str) -> None:
+        """Say that a video was indexed to its end with this segmentation."""
         with self.change() as connection:
             connection.execute(
                 """INSERT INTO cuts SELECT id, ? FROM videos WHERE content_sha256 = ?
                 ON CONFLICT DO NOTHING""",
-                (cutting, content_sha256),
+                (segmentation, content_sha256),
             )
 
     def remove(self, paths: Iterable[str]) -> list[int]:

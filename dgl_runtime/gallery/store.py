@@ -37,8 +37,8 @@ class VectorStore(Protocol):
             OSError: They cannot be read or, to ``clean``, written.
         """
 
-    def write(self, keys: Int64, embeddings: Float32, frame_weights: Float32) -> None:
-        """Keep vectors such that they survive a power cut; written again they are replaced.
+    def upsert(self, keys: Int64, embeddings: Float32, frame_weights: Float32) -> None:
+        """Insert vectors, or replace them, such that they survive a power cut.
 
         Args:
             keys: Ascending by one, int64 [N], none of which counts yet.
@@ -49,7 +49,7 @@ class VectorStore(Protocol):
             OSError: There is no room, or no way to the store.
         """
 
-    def drop(self, keys: Int64) -> None:
+    def remove(self, keys: Int64) -> None:
         """Let go of clips that are no more; a store that gets room back dearly may wait to be compacted."""
 
     def compact(self, living: Mask) -> int:

@@ -108,7 +108,7 @@ class LocalVectors:
 
     # ---- writing ------------------------------------------------------------------------------
 
-    def write(self, keys: Int64, embeddings: Float32, frame_weights: Float32) -> None:
+    def upsert(self, keys: Int64, embeddings: Float32, frame_weights: Float32) -> None:
         """Write and sync rows behind those that count."""
         header, first = self._now, int(keys[0])
         assert first >= header.num_rows, f"row {first} counts already"
@@ -116,7 +116,7 @@ class LocalVectors:
             path = path_of(self._folder, name, header.generation)
             _write_at(path, 4 * first * width, rows.astype("<f4").tobytes())
 
-    def drop(self, keys: Int64) -> None:
+    def remove(self, keys: Int64) -> None:
         """Nothing: rows are taken back together, by :meth:`compact`."""
 
     def compact(self, living: Mask) -> int:

@@ -19,7 +19,7 @@ from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder
 from dgl_runtime.gallery.gallery import Clip, Gallery
 from dgl_runtime.indexing.ledger import BrokenVideo, Ledger, clips_of
 from dgl_runtime.indexing.sought import Sought
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 
 BATCH = 8  # clips that are encoded together: enough for a CPU
 _AHEAD = 64  # clips that wait to be encoded, or twice a batch
@@ -44,7 +44,7 @@ def index_videos(
     encoder: Encoder,
     gallery: Gallery,
     sought: Sought,
-    segmentation: Cutting,
+    segmentation: Segmentation,
     reader: Reader,
     *,
     batch: int = BATCH,

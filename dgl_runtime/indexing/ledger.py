@@ -16,7 +16,7 @@ from dgl_runtime.encoder.encoder import ClipEmbeddings
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
 from dgl_runtime.indexing.sought import Sought, is_gone
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -50,7 +50,7 @@ class Ledger:
         remarks: On videos that were read although something is odd about them.
     """
 
-    def __init__(self, gallery: Gallery, segmentation: Cutting) -> None:
+    def __init__(self, gallery: Gallery, segmentation: Segmentation) -> None:
         """Begin; the gallery is open for writing."""
         self.added = self.present = 0
         self.broken: list[BrokenVideo] = []
@@ -89,7 +89,7 @@ class Ledger:
         """Which clips of a video to read: those that are not there and that no other brings."""
         if (state := self._states.get(seen.path)) is not None:
             # Before the clips come: those of what the file held before are wrong from now on.
-            self._gallery.place(state, seen.content, seen.duration_s)
+            self._gallery.upsert(state, seen.content, seen.duration_s)
         clips = clips_of(seen)
         free = [number for number, clip in enumerate(clips) if clip.key not in self._promised]
         absent = [free[n] for n in self._gallery.missing([clips[number] for number in free])]

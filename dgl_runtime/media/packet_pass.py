@@ -126,7 +126,7 @@ def read_pass(path: Path) -> Pass:
             step_s=float(1 / rate) if rate else _DEFAULT_STEP_S,
             stated_s=stated_s,
             all_s=all_s,
-            begins_s=_begins_s(container),
+            begins_s=_begins_s(path, container),
             may_jump=bool(container.format.flags & cast("int", Flags.ts_discont.value)),
             # AVI numbers its chunks in file order; where the codec reorders frames, that is not pts.
             may_lie=container.format.name == "avi" and film.codec_context.has_b_frames,
@@ -146,11 +146,17 @@ def _stated(container: InputContainer, film: VideoStream) -> tuple[float | None,
     return stated_s if is_own else None, all_s
 
 
-def _begins_s(container: InputContainer) -> float | None:
-    # An avi counts from 0 in order of decoding, whatever is shown first.
-    if container.start_time is None or container.format.name == "avi":
+def _begins_s(path: Path, container: InputContainer) -> float | None:
+    if (
+        container.format.name == "avi"
+    ):  # counts from 0 in order of decoding, whatever is shown first
         return None
-    return container.start_time / 1_000_000
+    begins = cast("int | None", container.start_time)
+    if begins is not None:
+        return begins / 1_000_000
+    # FFmpeg looks at the first packets and does not say where these are reordered pictures alone.
+    heard, _ = read_others(path)
+    return float(heard.min()) if heard.size else None
 
 
 def _film(films: Sequence[VideoStream], packets: dict[int, Packets]) -> VideoStream:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dgl_runtime.decoding.decode_process import Limits
 from dgl_runtime.errors import DglError, MediaError
 from dgl_runtime.gallery.gallery import Clip, FileState, Found
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span, frame_times
 from dgl_runtime.search.example import read_example
 from dgl_runtime.serve.answers import (
@@ -376,9 +376,9 @@ def _embed_upload(
         copy.flush()
         with gallery.look() as snapshot:
             length_s = snapshot.gallery.facts.typical_length_s
-        cutting = Cutting(None if at_s is None else length_s, around_s=at_s)
+        segmentation = Segmentation(None if at_s is None else length_s, around_s=at_s)
         try:
-            embedded = read_example(gallery.encoder, Path(copy.name), cutting, _UPLOAD_LIMITS)
+            embedded = read_example(gallery.encoder, Path(copy.name), segmentation, _UPLOAD_LIMITS)
         except MediaError as error:
             text = str(error).replace(copy.name, "the upload")
             raise HTTPException(422, text) from error

@@ -159,7 +159,7 @@ def _warn_of_cut_captions(verified: "Verified", backbone: "Backbone", recipe: "R
     from dgl_train.data.cut_captions import warn_of_cut_captions
 
     captions = [clip.caption for clip in verified.clips]
-    inputs = backbone.inputs_of(recipe.num_frames, recipe.max_words)
+    inputs = backbone.inputs_of(recipe.num_frames, recipe.max_tokens)
     tokenizer = backbone.facts.tokenizer.fed_as(inputs.texts)
     if warning := warn_of_cut_captions(captions, tokenizer):
         click.echo(warning, err=True)

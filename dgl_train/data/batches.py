@@ -175,7 +175,7 @@ def _describe(form: FrameFormat) -> dict[str, object]:
 def _hear(workers: "Workers[_Place]", worker: "Worker[_Place]") -> None:
     batch, row = worker.task
     try:
-        message = worker.process.hear()
+        message = worker.process.receive()
         if "frames" in message:
             worker.process.receive_into(batch.frames[row].numpy().data.cast("B"))
     except LostWorkerError as loss:

@@ -11,7 +11,7 @@ def warn_of_cut_captions(captions: Sequence[str], tokenizer: Tokenizer) -> str |
     if not count:
         return None
     return (
-        f"Warning: {count:,} of {len(captions):,} captions are longer than max_words, "
+        f"Warning: {count:,} of {len(captions):,} captions are longer than max_tokens, "
         f"{tokenizer.spec.max_tokens} tokens, "
         "and only their beginning is read."
     )

@@ -30,7 +30,7 @@ class Reader:
         seeds = job["seeds"]
         look = Look(Path(job["path"]), Span(*job["span"]), None if seeds is None else tuple(seeds))
         frames = read_frames(look, self._form(line, job["form"]))
-        line.say({"frames": True})
+        line.send({"frames": True})
         line.pour(frames.data.cast("B"))
 
     def _form(self, line: Line, told: dict[str, Any]) -> FrameFormat:
@@ -39,7 +39,9 @@ class Reader:
             return form
         folder, limit_gb = told["cache"]
         if (folder, limit_gb) not in self.caches:
-            kept = FrameCache(Path(folder), limit_gb, tell=lambda text: line.say({"warning": text}))
+            kept = FrameCache(
+                Path(folder), limit_gb, tell=lambda text: line.send({"warning": text})
+            )
             self.caches[folder, limit_gb] = kept
         return replace(form, cache=self.caches[folder, limit_gb])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dgl_runtime.decoding.decode_pool import DecodePool
 from dgl_runtime.decoding.read_video import Done, Job, Reader, ReadHere, read_video
 from dgl_runtime.errors import ConfigError, MediaError
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.names import form_hint, similar_path
 from dgl_train.data.captioned_clip import CaptionedClip
 from dgl_train.data.read_processes import lost_at
@@ -106,7 +106,7 @@ def write_dropped(path: Path, faults: Mapping[Path, str]) -> None:
 
 def examine_video(path: Path) -> Finding:
     """Decode a whole video, here."""
-    *_, done = read_video(path, Cutting(), None, content=_NO_CONTENT)
+    *_, done = read_video(path, Segmentation(), None, content=_NO_CONTENT)
     assert isinstance(done, Done)
     return _finding(done)
 
@@ -176,9 +176,11 @@ def _examined(
     # What is no regular file has no content, and may not even be read.
     wanted = [Job(video, _NO_CONTENT if state is None else None) for video, state in states.items()]
     with ExitStack() as opened:
-        reader: Reader = ReadHere(Cutting(), None)
+        reader: Reader = ReadHere(Segmentation(), None)
         if jobs > 1 and len(wanted) >= _FEW:
-            reader = opened.enter_context(DecodePool(Cutting(), None, jobs=min(jobs, len(wanted))))
+            reader = opened.enter_context(
+                DecodePool(Segmentation(), None, jobs=min(jobs, len(wanted)))
+            )
         crashed: list[Job] = []
         for is_last in (False, True):  # a crash may be chance once
             for found in reader.read(

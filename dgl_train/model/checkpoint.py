@@ -24,6 +24,7 @@ from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import (
+    RENAMED,
     ModelSettings,
     TunedModel,
     build_model,
@@ -131,7 +132,8 @@ def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
             "Give a checkpoint that dgl-train wrote."
         )
     try:
-        fields = json.loads(header["settings"])
+        saved = json.loads(header["settings"])
+        fields = {RENAMED.get(name, name): value for name, value in saved.items()}
         settings = ModelSettings(**{**fields, "counts": PromptCounts(**fields["counts"])})
         source = BackboneSource(**json.loads(header["backbone"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -221,7 +223,7 @@ def _research_linear(
     table = state["visual_prompt_embedding"][0]  # [K, blocks * D], block is the slow axis
     rows = table.shape[0]
     counts = PromptCounts(num_globals, rows, 2 * rows)
-    settings = ModelSettings("dgl-linear", counts, num_frames=12, max_words=32)
+    settings = ModelSettings("dgl-linear", counts, num_frames=12, max_tokens=32)
     prompts = make_prompts(backbone, settings)
     prompts.load_state_dict(
         {
@@ -241,7 +243,7 @@ def _research_transformer(
     table = state["unified_prompt_embedding.weight"]  # [2C + K*F, blocks * D]
     counts = PromptCounts(num_globals)
     num_frames = (table.shape[0] - counts.caption_prompts) // counts.frame_prompts
-    settings = ModelSettings("dgl-transformer", counts, num_frames=num_frames, max_words=32)
+    settings = ModelSettings("dgl-transformer", counts, num_frames=num_frames, max_tokens=32)
     prompts = make_prompts(backbone, settings)
     mixer = "PromptTransformer.resblocks.0."
     tensors = {
@@ -261,6 +263,6 @@ def _research_transformer(
 def _research_tuned(
     backbone: Backbone, prompts: PromptGenerator, settings: ModelSettings
 ) -> TunedModel:
-    inputs = backbone.inputs_of(settings.num_frames, settings.max_words)
+    inputs = backbone.inputs_of(settings.num_frames, settings.max_tokens)
     model = DglModel(backbone, prompts, inputs=inputs)
     return TunedModel(model, settings, backbone.digest())

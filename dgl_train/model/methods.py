@@ -21,19 +21,20 @@ from dgl_train.model.prompts import (
 PROMPT_METHODS = ("dgl-linear", "dgl-transformer", "unshared")
 METHODS = (*PROMPT_METHODS, *ALTERNATIVES)
 PROJECTIONS = ("visual-to-text", "text-to-visual")
+RENAMED = {"max_words": "max_tokens"}  # settings of recipes and checkpoints of earlier versions
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """What is needed, beside the tensors, to build a tuned model and feed it.
 
-    The alternatives read ``method``, ``num_frames`` and ``max_words`` alone.
+    The alternatives read ``method``, ``num_frames`` and ``max_tokens`` alone.
     """
 
     method: str
     counts: PromptCounts
     num_frames: int
-    max_words: int
+    max_tokens: int
     visual_output: str = VISUAL_OUTPUTS[0]
     projection: str = PROJECTIONS[0]
     frame_positions: bool = False
@@ -66,7 +67,7 @@ def build_model(
     if recompute_blocks:
         for tower in require_towers(backbone, "recompute_blocks"):
             tower.recompute_blocks = True
-    inputs = backbone.inputs_of(settings.num_frames, settings.max_words)
+    inputs = backbone.inputs_of(settings.num_frames, settings.max_tokens)
     if settings.method in ALTERNATIVES:
         ALTERNATIVES[settings.method](backbone)
         return TunedModel(FrameMeanModel(backbone, inputs), settings, sha256)

@@ -17,7 +17,7 @@ from typing import Any
 from dgl_runtime.errors import ConfigError
 from dgl_train.model.backbones.backbone import LOSSES, OWN_LOSS
 from dgl_train.model.dgl import VISUAL_OUTPUTS
-from dgl_train.model.methods import METHODS, PROJECTIONS
+from dgl_train.model.methods import METHODS, PROJECTIONS, RENAMED
 
 AS_PATHS = "surrogateescape"
 """How recipes are read and written: a path in one may hold bytes that are no UTF-8."""
@@ -78,7 +78,7 @@ class Recipe:
     reversed_negatives: bool = _switch()
     loss: str = _one_of((OWN_LOSS, *LOSSES))
     num_frames: int = _whole(1)
-    max_words: int = _whole(3)
+    max_tokens: int = _whole(3)
     batch_size: int = _whole(2)
     micro_batch_size: int = _whole(0)
     precision: str = _one_of(PRECISIONS)
@@ -136,7 +136,8 @@ def read_recipe(
         if not equals:
             faults.append(f"{override!r} is not of the form key=value")
             continue
-        settings[key.strip()] = _parse_override(key.strip(), text.strip())
+        key = RENAMED.get(key.strip(), key.strip())
+        settings[key] = _parse_override(key, text.strip())
     return _make_recipe(settings, faults, f"recipe {' + '.join(map(str, layers))}")
 
 
@@ -154,9 +155,10 @@ def _recipe_text(name_or_path: str | Path) -> str:
 
 def _parse(text: str, name: str | Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name} is not valid TOML: {error}.") from error
+    return {RENAMED.get(key, key): value for key, value in settings.items()}
 
 
 def _parse_override(key: str, text: str) -> Any:  # noqa: ANN401

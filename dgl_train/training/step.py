@@ -43,10 +43,10 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
         ConfigError: If settings do not go together, or the backbone cannot take such captions.
     """
     longest = backbone.facts.inputs.texts.max_tokens
-    if recipe.max_words > longest:
+    if recipe.max_tokens > longest:
         raise ConfigError(
-            f"max_words is {recipe.max_words}, but backbone {backbone.facts.source.name!r} reads "
-            f"captions of {longest} tokens at most. Lower max_words."
+            f"max_tokens is {recipe.max_tokens}, but backbone {backbone.facts.source.name!r} reads "
+            f"captions of {longest} tokens at most. Lower max_tokens."
         )
     sees_order = recipe.method in PROMPT_METHODS and (
         recipe.method == "dgl-transformer" or recipe.frame_positions
@@ -60,7 +60,7 @@ def make_model(recipe: Recipe, backbone: Backbone) -> TunedModel:
         recipe.method,
         PromptCounts(recipe.global_prompts, recipe.frame_prompts, recipe.caption_prompts),
         recipe.num_frames,
-        recipe.max_words,
+        recipe.max_tokens,
         recipe.visual_output,
         recipe.projection,
         recipe.frame_positions,

@@ -213,4 +213,4 @@ def test_weights_count_read_rows_of_the_embedding_only(backbone):
     rows = 2 * 10 * width  # of the token and the position table
     floats = blocks * block + 2 * width + width * embed_dim + rows
     tokens = encode_variants.make_inputs(backbone, 3).tokens
-    assert encode_variants.work_of(folded.captions, tokens).weights == floats
+    assert encode_variants.work_of(folded.text_encoder, tokens).weights == floats

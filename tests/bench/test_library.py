@@ -5,14 +5,14 @@ import shutil
 import pytest
 
 from dgl_bench.index import WINDOW_S, index
-from dgl_bench.moments import CUTTINGS, moments
+from dgl_bench.moments import SEGMENTATIONS, moments
 from dgl_bench.serve import serve, soak
 
 
-def test_moments_are_planted_and_looked_for_in_every_cutting(bundle, measured):
+def test_moments_are_planted_and_looked_for_in_every_segmentation(bundle, measured):
     pytest.importorskip("scenedetect")
     _, (found,) = measured(moments, bundle, "--videos", 3, "--clips", 4)
-    assert [one["cutting"] for one in found] == list(CUTTINGS)
+    assert [one["segmentation"] for one in found] == list(SEGMENTATIONS)
     whole, windows = found[0], found[1]
     assert (whole["clips"], windows["clips"]) == (3, 12)
     # A quarter of the video is no match for all of it.

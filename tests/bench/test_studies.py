@@ -19,7 +19,7 @@ from studies import experiments, operators, quality
 from tests.helpers.odd_videos import write_video
 from tests.helpers.tiny import write_tiny_backbone
 
-SETTINGS = ("num_frames=2", "max_words=24", "epochs=1", "batch_size=16", "num_workers=0")
+SETTINGS = ("num_frames=2", "max_tokens=24", "epochs=1", "batch_size=16", "num_workers=0")
 
 
 def test_operators_account_for_each_engine_s_time(backbone_folder, small_peaks, measured):

@@ -22,10 +22,10 @@ def recipe(backbone_folder):
 def test_every_method_is_measured_and_written(backbone_folder, measured):
     options = ["--backbone", backbone_folder, "--methods", ",".join([*METHODS, "vpt"])]
     options += ["--batch-size", 2, "--num-frames", 3, "--steps", 2, "--rounds", 1]
-    options += ["--threads", 1, "--device", "cpu", "--set", "max_words=12"]
+    options += ["--threads", 1, "--device", "cpu", "--set", "max_tokens=12"]
     settings, (rows,) = measured(train, *options)
     assert settings["backbone"] == "backbone"  # a folder's path is nobody's business
-    assert settings["max_words"] == 12
+    assert settings["max_tokens"] == 12
     assert [one["method"] for one in rows] == [*METHODS, "vpt"]
     linear, transformer, vpt = rows
     assert 0 < vpt["trained"] < linear["trained"] < transformer["trained"]

@@ -3,7 +3,7 @@ import torch
 
 from dgl_export.fold import fold
 from dgl_export.parity import drifting_patterns
-from dgl_export.to_onnx import write_captions, write_clips
+from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
@@ -32,6 +32,6 @@ def float32(backbone, tmp_path_factory):
     tokens = torch.from_numpy(clip_tokenizer(20)(["a cat", "two dogs run"]).ids)
     frames = torch.from_numpy(drifting_patterns(2, NUM_FRAMES, 16))
     return folder, [
-        write_captions(folded.captions, tokens, folder),
-        write_clips(folded.clips, frames, folder, any_frames=True),
+        write_text_encoder(folded.text_encoder, tokens, folder),
+        write_clip_encoder(folded.clip_encoder, frames, folder, any_frames=True),
     ]

@@ -27,7 +27,7 @@ from dgl_train.training.step import TrainingStep
 from tests.helpers import toy_encoder
 from tests.helpers.tiny import WORDS
 
-SETTINGS = {"num_frames": 2, "max_words": toy_encoder.LENGTH, "batch_size": 8, "num_workers": 0}
+SETTINGS = {"num_frames": 2, "max_tokens": toy_encoder.LENGTH, "batch_size": 8, "num_workers": 0}
 SETTINGS |= {"epochs": 30, "learning_rate": 0.02, "save_every_steps": 10}
 
 
@@ -115,7 +115,7 @@ def test_the_bundle_says_what_it_wants_and_passes_its_checks(bundle):
     manifest = Bundle(bundle).manifest
     assert manifest.inputs.frames == toy_encoder.FRAMES
     assert manifest.inputs.texts == toy_encoder.TEXTS
-    assert manifest.captions.inputs[0].shape == ("batch", toy_encoder.LENGTH)
+    assert manifest.text_encoder.inputs[0].shape == ("batch", toy_encoder.LENGTH)
     assert manifest.parity.max_abs < 1e-6
     done = run(verify, bundle)
     assert done.exit_code == 0, done.output

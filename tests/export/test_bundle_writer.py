@@ -69,17 +69,17 @@ def test_the_manifest_says_what_was_exported(bundle, exported):
     assert (source.checkpoint, source.checkpoint_sha256) == ("a checkpoint", "0" * 64)
     for name, digest in manifest.files.items():
         assert digest == sha256((bundle.folder / name).read_bytes()).hexdigest()
-    assert [graph.file for graph in (manifest.captions, manifest.clips)] == [
-        "caption.onnx",
-        "clip.onnx",
+    assert [graph.file for graph in (manifest.text_encoder, manifest.clip_encoder)] == [
+        "text_encoder.onnx",
+        "clip_encoder.onnx",
     ]
 
 
 def test_graphs_are_free_where_the_method_is(bundle, exported):
     frames = NUM_FRAMES if exported in BOUND_TO_FRAMES else "frames"
-    assert bundle.manifest.clips.inputs[0].shape[:2] == ("batch", frames)
-    assert bundle.manifest.captions.inputs[0].shape == ("batch", "length")
-    assert bundle.manifest.clips.inputs[0].dtype == "uint8"
+    assert bundle.manifest.clip_encoder.inputs[0].shape[:2] == ("batch", frames)
+    assert bundle.manifest.text_encoder.inputs[0].shape == ("batch", "length")
+    assert bundle.manifest.clip_encoder.inputs[0].dtype == "uint8"
     assert {file.name for file in bundle.folder.iterdir()} == {
         *bundle.manifest.files,
         "manifest.json",
@@ -87,7 +87,7 @@ def test_graphs_are_free_where_the_method_is(bundle, exported):
 
 
 def test_graphs_tell_nothing_of_the_machine_that_made_them(bundle):
-    for graph in (bundle.manifest.captions, bundle.manifest.clips):
+    for graph in (bundle.manifest.text_encoder, bundle.manifest.clip_encoder):
         assert b".py" not in bundle.path(graph.file).read_bytes()
 
 
@@ -95,7 +95,7 @@ def test_onnx_runtime_fuses_what_it_should(bundle, tmp_path):
     """Attention stays as two matrix products with the scale inside, see docs/decisions.md."""
     import onnxruntime as ort
 
-    for graph in (bundle.manifest.captions, bundle.manifest.clips):
+    for graph in (bundle.manifest.text_encoder, bundle.manifest.clip_encoder):
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / graph.file)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -133,7 +133,7 @@ def test_a_wrong_graph_does_not_pass_the_gate(backbone, tmp_path, monkeypatch):
 
     def wrong_fold(model, **settings):
         folded = original(model, **settings)
-        folded.clips.projection[:, 0] *= 1.01
+        folded.clip_encoder.projection[:, 0] *= 1.01
         return folded
 
     original = bundle_writer.fold
@@ -162,8 +162,8 @@ def test_a_full_disk_leaves_nothing(backbone, tmp_path, limit):
 
 
 def test_captions_longer_than_the_backbone_reads_are_refused(backbone, tmp_path):
-    request = replace(request_for(make_model(backbone, "zero-shot"), "zero-shot"), max_words=25)
-    with pytest.raises(ExportError, match=r"max_words is 25, .* captions of 24 tokens"):
+    request = replace(request_for(make_model(backbone, "zero-shot"), "zero-shot"), max_tokens=25)
+    with pytest.raises(ExportError, match=r"max_tokens is 25, .* captions of 24 tokens"):
         write_bundle(request, tmp_path / "bundle")
 
 
@@ -190,7 +190,11 @@ def spoil(float32, monkeypatch):
 
 @pytest.mark.parametrize(
     ("file", "output"),
-    [("caption.onnx", "embedding"), ("clip.onnx", "embedding"), ("clip.onnx", "frame_weights")],
+    [
+        ("text_encoder.onnx", "embedding"),
+        ("clip_encoder.onnx", "embedding"),
+        ("clip_encoder.onnx", "frame_weights"),
+    ],
 )
 @pytest.mark.parametrize(("number", "told"), [(5e-5, "differ by 5.*e-05"), (np.nan, "nan")])
 def test_no_bundle_comes_of_graphs_that_give_other_numbers_or_none(
@@ -219,7 +223,7 @@ def test_a_model_that_holds_what_is_no_number_is_refused(backbone, tmp_path, pat
 def test_openvino_in_float32_has_to_pass_the_gate_itself(backbone, spoil, tmp_path, monkeypatch):
     """A conversion that stores weights in 16 bits, as OpenVINO's does unless it is told not to."""
     openvino = pytest.importorskip("openvino")
-    spoil("clip.onnx", "embedding", 0.0)
+    spoil("clip_encoder.onnx", "embedding", 0.0)
     real = openvino.save_model
     monkeypatch.setattr(openvino, "save_model", lambda model, path, **_: real(model, path))
     request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
@@ -232,7 +236,7 @@ def test_a_lower_precision_that_gives_no_number_for_any_golden_input_is_refused(
     backbone, spoil, tmp_path, monkeypatch
 ):
     """Here for long captions alone, of which the captions that judge have none."""
-    spoil("clip.onnx", "embedding", 0.0)
+    spoil("clip_encoder.onnx", "embedding", 0.0)
     real = lowering.to_dynamic
 
     def no_number_far_from_the_start(model, keep):
@@ -259,13 +263,13 @@ def test_a_lower_precision_that_gives_no_number_for_any_golden_input_is_refused(
 def test_one_frame_is_exported_free_as_several_are(backbone, tmp_path):
     request = replace(request_for(make_model(backbone, "zero-shot"), "zero-shot"), num_frames=1)
     manifest = write_bundle(request, tmp_path / "bundle")
-    assert manifest.clips.inputs[0].shape[:2] == ("batch", "frames")
+    assert manifest.clip_encoder.inputs[0].shape[:2] == ("batch", "frames")
     assert Bundle(tmp_path / "bundle").golden.frames.shape[1] == 1
 
 
 def test_captions_may_be_as_long_as_the_backbone_reads(backbone, spoil, tmp_path):
-    spoil("clip.onnx", "embedding", 0.0)
+    spoil("clip_encoder.onnx", "embedding", 0.0)
     request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
-    manifest = write_bundle(replace(request, max_words=24), tmp_path / "bundle")
+    manifest = write_bundle(replace(request, max_tokens=24), tmp_path / "bundle")
     longest = Bundle(tmp_path / "bundle").golden.tokens.shape[1]
     assert manifest.inputs.texts.max_tokens == longest == 24

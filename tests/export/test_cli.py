@@ -45,8 +45,8 @@ def test_a_run_becomes_a_bundle(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--num-frames", 5, "--max-words", 10), (5, 10)),
-        (("--zero-shot", "--max-words", 24), (NUM_FRAMES, 24)),
+        (("--num-frames", 5, "--max-tokens", 10), (5, 10)),
+        (("--zero-shot", "--max-tokens", 24), (NUM_FRAMES, 24)),
     ],
 )
 def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
@@ -61,7 +61,7 @@ def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
     ("options", "expected"),
     [
         ((), (12, 24)),  # as many words as the backbone reads
-        (("--num-frames", 5, "--max-words", 20), (5, 20)),
+        (("--num-frames", 5, "--max-tokens", 20), (5, 20)),
     ],
 )
 def test_frames_and_words_of_a_backbone_alone(checkpoint, tmp_path, options, expected):

@@ -9,7 +9,7 @@ from dgl_export import lower, quality
 from dgl_export.calibration import FEWEST
 from dgl_export.cli import export
 from dgl_export.formats import WRITTEN
-from dgl_export.request import DEFAULT_FRAMES, ZERO_SHOT_WORDS
+from dgl_export.request import DEFAULT_FRAMES, ZERO_SHOT_TOKENS
 from dgl_runtime.bundle.manifest import MIN_COSINE, PRECISIONS
 from dgl_runtime.encoder.rebuild import CAPTION_BATCH, CLIP_BATCH, SHORTEST
 from tests import ROOT
@@ -70,17 +70,17 @@ def test_formats_and_precisions():
 def test_defaults_of_a_backbone_alone():
     assert numbers(r"reads (\d+) frames of a clip and (\d+) tokens of a caption") == [
         DEFAULT_FRAMES,
-        ZERO_SHOT_WORDS,
+        ZERO_SHOT_TOKENS,
     ]
     help_of = {option.name: option.help for option in export.params}
     assert help_of["num_frames"].endswith(f"default as trained, or {DEFAULT_FRAMES}.")
-    assert help_of["max_words"].endswith(f"default as trained, or {ZERO_SHOT_WORDS}.")
+    assert help_of["max_tokens"].endswith(f"default as trained, or {ZERO_SHOT_TOKENS}.")
 
 
 def test_limits_of_what_may_be_given():
-    (words,) = [option for option in export.params if option.name == "max_words"]
+    (words,) = [option for option in export.params if option.name == "max_tokens"]
     assert isinstance(words.type, click.IntRange)
-    assert numbers(r"between (\d+) and (\d+) with `--max-words`") == [
+    assert numbers(r"between (\d+) and (\d+) with `--max-tokens`") == [
         words.type.min,
         words.type.max,
     ]

@@ -44,14 +44,14 @@ def random_frames(batch, num_frames=NUM_FRAMES):
 def test_captions(model, folded, batch, length):
     tokens = random_tokens(batch, length)
     gold = model.encode_captions(tokens.long())
-    torch.testing.assert_close(folded.captions(tokens), gold, rtol=0, atol=2e-6)
+    torch.testing.assert_close(folded.text_encoder(tokens), gold, rtol=0, atol=2e-6)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 4])
 def test_clips_and_their_frame_weights(model, folded, batch):
     frames = random_frames(batch)
-    embeddings, weights = folded.clips(frames)
+    embeddings, weights = folded.clip_encoder(frames)
     torch.testing.assert_close(embeddings, model.encode_clips(frames), rtol=0, atol=2e-6)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(batch))
     if isinstance(model, DglModel) and model.prompts.counts.global_prompts:
@@ -66,15 +66,15 @@ def test_methods_free_of_frames_fold_at_any_number_of_them(model, method, folded
     for num_frames in (1, 7):
         frames = random_frames(2, num_frames)
         gold = model.encode_clips(frames)
-        torch.testing.assert_close(folded.clips(frames)[0], gold, rtol=0, atol=2e-6)
+        torch.testing.assert_close(folded.clip_encoder(frames)[0], gold, rtol=0, atol=2e-6)
 
 
 @torch.no_grad()
 def test_padding_and_batch_change_nothing(folded):
     tokens = random_tokens(3, 12)
-    together = folded.captions(tokens)
+    together = folded.text_encoder(tokens)
     for row, gold in zip(tokens, together, strict=True):
-        alone = folded.captions(row[None, : row.argmax() + 1])[0]
+        alone = folded.text_encoder(row[None, : row.argmax() + 1])[0]
         torch.testing.assert_close(alone, gold, rtol=0, atol=2e-6)
 
 
@@ -97,10 +97,10 @@ def test_towers_of_different_depth(vision_layers, text_layers):
     model = DglModel(backbone, make_prompts(backbone, settings)).eval()
     folded, frames, tokens = fold(model), random_frames(2), random_tokens(2, 8)
     torch.testing.assert_close(
-        folded.clips(frames)[0], model.encode_clips(frames), rtol=0, atol=2e-6
+        folded.clip_encoder(frames)[0], model.encode_clips(frames), rtol=0, atol=2e-6
     )
     gold = model.encode_captions(tokens.long())
-    torch.testing.assert_close(folded.captions(tokens), gold, rtol=0, atol=2e-6)
+    torch.testing.assert_close(folded.text_encoder(tokens), gold, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("output", ["mean-globals", "mean-frames", "mean-all", "global-local"])

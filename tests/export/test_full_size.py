@@ -6,7 +6,7 @@ import torch
 
 from dgl_export.fold import fold
 from dgl_export.parity import run_captions, run_clips
-from dgl_export.to_onnx import write_captions, write_clips
+from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
 from dgl_runtime.engines.opening import open_engine
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
@@ -26,7 +26,7 @@ def backbone():
 
 def make_model(backbone, method):
     torch.manual_seed(1)
-    settings = ModelSettings(method, PromptCounts(), NUM_FRAMES, max_words=32)
+    settings = ModelSettings(method, PromptCounts(), NUM_FRAMES, max_tokens=32)
     return DglModel(backbone, make_prompts(backbone, settings)).eval()
 
 
@@ -53,9 +53,11 @@ def encode_both(backbone, method, folder, count):
         torch.from_numpy(np.concatenate(list(random_clips(2)))),
     )
     folded = fold(model)
-    captions = write_captions(folded.captions, torch.from_numpy(tokens[:2]), folder)
-    clips = write_clips(folded.clips, example, folder, any_frames=method == "dgl-linear")
-    caption_engine = open_engine(folder / captions.file, device="cpu", threads=2)
+    captions = write_text_encoder(folded.text_encoder, torch.from_numpy(tokens[:2]), folder)
+    clips = write_clip_encoder(
+        folded.clip_encoder, example, folder, any_frames=method == "dgl-linear"
+    )
+    text_engine = open_engine(folder / captions.file, device="cpu", threads=2)
     clip_engine = open_engine(folder / clips.file, device="cpu", threads=2)
     with torch.no_grad():
         gold = [model.encode_captions(torch.from_numpy(tokens).long()).numpy()]
@@ -64,7 +66,7 @@ def encode_both(backbone, method, folder, count):
                 [model.encode_clips(torch.from_numpy(c)).numpy() for c in random_clips(count)]
             )
         ]
-    ours = [run_captions(caption_engine, tokens)]
+    ours = [run_captions(text_engine, tokens)]
     ours += [np.concatenate([run_clips(clip_engine, clip)[0] for clip in random_clips(count)])]
     return ours, gold
 
@@ -76,8 +78,8 @@ def test_folded_encoders_equal_the_trained_model(backbone, method):
     folded = fold(model)
     tokens = torch.from_numpy(random_captions(8))
     clips = torch.from_numpy(np.concatenate(list(random_clips(3))))
-    captions_off = folded.captions(tokens) - model.encode_captions(tokens.long())
-    clips_off = folded.clips(clips)[0] - model.encode_clips(clips)
+    captions_off = folded.text_encoder(tokens) - model.encode_captions(tokens.long())
+    clips_off = folded.clip_encoder(clips)[0] - model.encode_clips(clips)
     assert max(captions_off.abs().max(), clips_off.abs().max()) <= 2e-6
 
 

@@ -70,7 +70,7 @@ def test_the_manifest_says_what_it_costs(lowered):
 
 
 def test_most_matrix_products_have_the_precision(lowered):
-    for graph in (lowered.manifest.captions, lowered.manifest.clips):
+    for graph in (lowered.manifest.text_encoder, lowered.manifest.clip_encoder):
         assert graph.precision == lowered.manifest.precision
         assert graph.low_precision_nodes >= 8
 
@@ -83,7 +83,9 @@ def test_the_golden_outputs_are_those_of_the_graphs(lowered):
         pytest.skip("ONNX Runtime has no bf16 on CPUs")
     else:
         engine = {}
-    captions = open_engine(lowered.graph_path(manifest.captions), device="cpu", threads=1, **engine)
+    captions = open_engine(
+        lowered.graph_path(manifest.text_encoder), device="cpu", threads=1, **engine
+    )
     ours = captions.run({"tokens": lowered.golden.tokens})["embedding"]
     assert np.abs(ours - lowered.golden.caption_embeddings).max() < 2e-3
     assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
@@ -92,7 +94,7 @@ def test_the_golden_outputs_are_those_of_the_graphs(lowered):
 def test_what_must_stay_float32_does(lowered):
     if lowered.manifest.format == "openvino":
         pytest.skip("an OpenVINO model is no ONNX file")
-    for graph in (lowered.manifest.captions, lowered.manifest.clips):
+    for graph in (lowered.manifest.text_encoder, lowered.manifest.clip_encoder):
         model = onnx.load(lowered.path(graph.file))
         inferred = onnx.shape_inference.infer_shapes(model).graph
         types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
@@ -111,8 +113,10 @@ def test_a_lower_precision_makes_smaller_files(lowered, whole):
     def weights(bundle, graph):
         return bundle.path(getattr(bundle.manifest, graph).weights).stat().st_size
 
-    assert weights(lowered, "clips") < 0.75 * weights(whole, "clips")
-    assert weights(lowered, "captions") < 0.6 * weights(whole, "captions")  # mostly its token table
+    assert weights(lowered, "clip_encoder") < 0.75 * weights(whole, "clip_encoder")
+    assert weights(lowered, "text_encoder") < 0.6 * weights(
+        whole, "text_encoder"
+    )  # mostly its token table
 
 
 def test_float32_openvino_equals_the_trained_model(request_, tmp_path):
@@ -120,7 +124,7 @@ def test_float32_openvino_equals_the_trained_model(request_, tmp_path):
     manifest = write_bundle(request_, tmp_path / "bundle", Target("openvino", "fp32"))
     assert manifest.parity.max_abs < 2e-6
     assert manifest.quality is None
-    assert manifest.captions.file == "caption.xml"
+    assert manifest.text_encoder.file == "text_encoder.xml"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -130,7 +134,7 @@ def test_a_gate_that_is_missed_names_the_worst_layers_and_leaves_nothing(
     monkeypatch.setitem(MIN_COSINE, precision, 1.0)
     with pytest.raises(ExportError, match=r"smallest cosine .* \(at least 1.0 needed\)") as caught:
         write_bundle(request_, tmp_path / "bundle", Target("onnx", precision), calibration)
-    assert "Worst layers: caption.onnx " in str(caught.value)
+    assert "Worst layers: text_encoder.onnx " in str(caught.value)
     assert "blocks." in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -146,7 +150,7 @@ def test_layers_that_lose_most_are_kept_until_the_half_that_calibrates_is_close_
     assert len(after.captions.kept) + len(after.clips.kept) >= 2
     for now, then in ((after.captions, before.captions), (after.clips, before.clips)):
         assert now.low_precision_nodes == then.low_precision_nodes - len(now.kept)
-    kept = json.loads((tmp_path / "some/manifest.json").read_text())["captions"]["kept"]
+    kept = json.loads((tmp_path / "some/manifest.json").read_text())["text_encoder"]["kept"]
     assert tuple(kept) == after.captions.kept
 
 

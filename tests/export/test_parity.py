@@ -64,8 +64,10 @@ def measured(folder, golden, captions=None, clips=None, place=None, change=None)
     )
     return measure(
         golden,
-        lookup_engine(folder / "caption.onnx", "tokens", embedding=texts),
-        lookup_engine(folder / "clip.onnx", "frames", embedding=videos, frame_weights=weights),
+        lookup_engine(folder / "text_encoder.onnx", "tokens", embedding=texts),
+        lookup_engine(
+            folder / "clip_encoder.onnx", "frames", embedding=videos, frame_weights=weights
+        ),
     )
 
 
@@ -148,8 +150,10 @@ def test_clips_that_collapse_to_one_do_not_agree():
 def test_lower_precisions_are_checked_against_what_they_gave(golden, tmp_path):
     captions, clips, weights = unit(5, 8, seed=2), unit(4, 8, seed=3), unit(4, 3, seed=4) ** 2
     engines = (
-        lookup_engine(tmp_path / "caption.onnx", "tokens", embedding=captions),
-        lookup_engine(tmp_path / "clip.onnx", "frames", embedding=clips, frame_weights=weights),
+        lookup_engine(tmp_path / "text_encoder.onnx", "tokens", embedding=captions),
+        lookup_engine(
+            tmp_path / "clip_encoder.onnx", "frames", embedding=clips, frame_weights=weights
+        ),
     )
     again = rerun(golden, *engines)
     for found, expected in (

@@ -133,8 +133,8 @@ def test_a_half_is_embedded_whole_and_in_order(tmp_path):
     frames = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1, 1).repeat(3, axis=2)
     captions, clips = np.arange(35.0)[:, None], -np.arange(5.0)[:, None]
     engines = (
-        lookup_engine(tmp_path / "caption.onnx", "tokens", embedding=captions),
-        lookup_engine(tmp_path / "clip.onnx", "frames", embedding=clips),
+        lookup_engine(tmp_path / "text_encoder.onnx", "tokens", embedding=captions),
+        lookup_engine(tmp_path / "clip_encoder.onnx", "frames", embedding=clips),
     )
     embedded = embed_half(engines, Half(Tokens(tokens, np.full(35, 2)), frames, None))
     np.testing.assert_array_equal(embedded.captions, captions)
@@ -145,10 +145,11 @@ def test_a_half_is_embedded_whole_and_in_order(tmp_path):
 def test_a_refusal_names_every_bound_that_is_missed():
     measured = Quality(0.5, 0.9, 0.5, 80.0, 40.0, num_captions=100, num_clips=8)
     with pytest.raises(ExportError) as caught:
-        require(measured, "fp16", "caption.onnx blocks.0.fc (3.00%)")
+        require(measured, "fp16", "text_encoder.onnx blocks.0.fc (3.00%)")
     assert str(caught.value).startswith(
         "quality gate: fp16 gives smallest cosine 0.5000 (at least 0.999 needed); the same first clip for "
         "50.0% of captions (at least 99% needed); R@1 falls from 80.0 to 40.0 (at most 2.0 less), on 100 "
-        "captions and 8 clips held out. Worst layers: caption.onnx blocks.0.fc (3.00%). Nothing was written."
+        "captions and 8 clips held out. Worst layers: text_encoder.onnx blocks.0.fc (3.00%). "
+        "Nothing was written."
     )
     require(UNHARMED, "fp16", "")

@@ -83,7 +83,7 @@ def test_our_code_uses_only_what_the_real_modules_have(bindings, libraries, tmp_
         "cleared": ["BuilderFlag.TF32"],
     }
     assert found["refused"] == (
-        f"tensorrt {version} cannot read caption.onnx: node node_7 (Strange): Plugin not found."
+        f"tensorrt {version} cannot read text_encoder.onnx: node node_7 (Strange): Plugin not found."
     )
     assert found["ran"]
 

@@ -34,7 +34,7 @@ from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import BOUND_TO_FRAMES, NUM_FRAMES, make_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs dgl-retrieval[trt-rtx]")
-MAX_WORDS = 20
+MAX_TOKENS = 20
 EXAMPLES = {
     "tokens": np.random.default_rng(0).integers(1, 400, (2, 8)).astype(np.int32),
     "frames": np.random.default_rng(0)
@@ -44,7 +44,7 @@ EXAMPLES = {
 
 
 def request_for(method):
-    about = (method, NUM_FRAMES, MAX_WORDS, "a checkpoint", "0" * 64)
+    about = (method, NUM_FRAMES, MAX_TOKENS, "a checkpoint", "0" * 64)
     return ExportRequest(make_model(tiny_backbone(), method), *about)
 
 
@@ -71,14 +71,14 @@ def bundle(method, export):
     return export(method)
 
 
-@pytest.fixture(params=["captions", "clips"])
+@pytest.fixture(params=["text_encoder", "clip_encoder"])
 def graph(request, bundle):
     """A graph's file, its input and profiles."""
     manifest = bundle.manifest
     described = getattr(manifest, request.param)
     profiles = (
-        caption_profiles(described, MAX_WORDS)
-        if request.param == "captions"
+        caption_profiles(described, MAX_TOKENS)
+        if request.param == "text_encoder"
         else clip_profiles(described, NUM_FRAMES)
     )
     return bundle.folder / described.file, described.inputs[0].name, profiles
@@ -87,7 +87,7 @@ def graph(request, bundle):
 def test_rebuild_writes_engines_that_the_runtime_accepts(bundle, tmp_path):
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
     paths = rebuild(folder, "trt-rtx")
-    graphs = [bundle.manifest.captions, bundle.manifest.clips]
+    graphs = [bundle.manifest.text_encoder, bundle.manifest.clip_encoder]
     expected = [engine_path(folder / one.file, "trt-rtx", trt.__version__, None) for one in graphs]
     assert paths == expected
     for path, described in zip(paths, graphs, strict=True):
@@ -97,7 +97,7 @@ def test_rebuild_writes_engines_that_the_runtime_accepts(bundle, tmp_path):
         assert (info.precision, info.gpu, info.compute_capability) == ("fp32", "", "")
         assert len(engine) > 10_000
     assert sorted(path.suffix for path in (folder / "engines").iterdir()) == [".engine"] * 2 + [".json"] * 2  # fmt: skip  # noqa: E501
-    Bundle(folder).graph_path(bundle.manifest.clips)  # still the bundle it was
+    Bundle(folder).graph_path(bundle.manifest.clip_encoder)  # still the bundle it was
 
 
 def test_building_again_replaces_the_engines(bundle, tmp_path):
@@ -115,12 +115,12 @@ def test_a_bundle_of_a_lower_precision_holds_its_engines(export, method, precisi
         write_bundle(request, tmp_path / "low", Target("trt-rtx", precision), calibration)
     write_bundle(request, tmp_path / "fp32", Target("trt-rtx", "fp32"))
     low, whole = (
-        engine_path(tmp_path / name / "caption.onnx", "trt-rtx", trt.__version__, None)
+        engine_path(tmp_path / name / "text_encoder.onnx", "trt-rtx", trt.__version__, None)
         for name in ("low", "fp32")
     )
     share = 0.9 if precision == "int8" else 0.75  # the tiny graph is mostly code
     assert low.stat().st_size < share * whole.stat().st_size
-    info, _ = read_engine(low, tmp_path / "low/caption.onnx", None)
+    info, _ = read_engine(low, tmp_path / "low/text_encoder.onnx", None)
     assert info.precision == precision
     assert len(list((tmp_path / "low/engines").iterdir())) == 4
 
@@ -148,14 +148,14 @@ def test_where_there_is_a_gpu_an_engine_is_kept_if_it_passes_the_self_check(
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
     if error:
         with pytest.raises(
-            ExportError, match=r"are not kept: .* in a GPU, captions results differ"
+            ExportError, match=r"are not kept: .* in a GPU, text_encoder results differ"
         ):
             rebuild(folder, "trt-rtx")
         assert not (folder / "engines").exists()
     else:
         assert all(path.exists() for path in rebuild(folder, "trt-rtx"))
         on_cuda = Candidate("trt-rtx", "cuda")
-        assert asked == [("captions", on_cuda), ("clips", on_cuda)]
+        assert asked == [("text_encoder", on_cuda), ("clip_encoder", on_cuda)]
     assert list(folder.glob(".*")) == []
 
 
@@ -169,22 +169,22 @@ def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
 def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
     tokenizer = Retriever(bundle.folder).tokenizer
     texts = ["", "a dog", "word " * 99]
-    profiles = caption_profiles(bundle.manifest.captions, MAX_WORDS)
+    profiles = caption_profiles(bundle.manifest.text_encoder, MAX_TOKENS)
     for shape in [tokenizer([text]).ids.shape for text in texts]:
         assert profiles[0].covers(shape)
     assert profiles[1].covers(tokenizer(texts[2:] * 64).ids.shape)
-    assert profiles[1].maximum == (64, MAX_WORDS)
+    assert profiles[1].maximum == (64, MAX_TOKENS)
 
 
-@pytest.mark.parametrize(("max_words", "usual"), [(8, 8), (32, 16), (77, 16)])
-def test_captions_may_be_as_long_as_the_bundle_says(bundle, max_words, usual):
-    one, many = caption_profiles(bundle.manifest.captions, max_words)
-    assert one == Profile((1, 2), (1, usual), (1, max_words))
-    assert many == Profile((1, 2), (8, usual), (64, max_words))
+@pytest.mark.parametrize(("max_tokens", "usual"), [(8, 8), (32, 16), (77, 16)])
+def test_captions_may_be_as_long_as_the_bundle_says(bundle, max_tokens, usual):
+    one, many = caption_profiles(bundle.manifest.text_encoder, max_tokens)
+    assert one == Profile((1, 2), (1, usual), (1, max_tokens))
+    assert many == Profile((1, 2), (8, usual), (64, max_tokens))
 
 
 def test_captions_of_one_length_have_that_one(bundle):
-    captions = bundle.manifest.captions
+    captions = bundle.manifest.text_encoder
     fixed = replace(captions, inputs=(replace(captions.inputs[0], shape=("batch", 64)),))
     one, many = caption_profiles(fixed, 64)
     assert one == Profile((1, 64), (1, 64), (1, 64))
@@ -192,7 +192,7 @@ def test_captions_of_one_length_have_that_one(bundle):
 
 
 def test_frames_are_free_where_the_graph_is(bundle):
-    (profile,) = clip_profiles(bundle.manifest.clips, NUM_FRAMES)
+    (profile,) = clip_profiles(bundle.manifest.clip_encoder, NUM_FRAMES)
     fewest = NUM_FRAMES if bundle.manifest.source.method in BOUND_TO_FRAMES else 1
     assert profile == Profile((1, fewest, 3, 16, 16), (4, 3, 3, 16, 16), (16, 3, 3, 16, 16))
 
@@ -207,7 +207,7 @@ def test_engines_of_tensorrt_are_kept_for_each_gpu(export, tmp_path, monkeypatch
     key = f"tensorrt-{trt.__version__}-nvidia-fake-1-sm86"
     assert names == [f"caption.{key}.engine", f"clip.{key}.engine"]
     path = folder / "engines" / names[0]
-    info, _ = read_engine(path, folder / "caption.onnx", Gpu("NVIDIA Fake 1", "8.6"))
+    info, _ = read_engine(path, folder / "text_encoder.onnx", Gpu("NVIDIA Fake 1", "8.6"))
     assert (info.gpu, info.compute_capability) == ("NVIDIA Fake 1", "8.6")
 
 
@@ -274,9 +274,9 @@ def test_a_damaged_graph_is_refused(tmp_path, content):
 
 
 def test_a_graph_without_its_weights_is_refused(bundle, tmp_path):
-    shutil.copy(bundle.folder / "caption.onnx", tmp_path)
+    shutil.copy(bundle.folder / "text_encoder.onnx", tmp_path)
     message = refusal(
-        tmp_path / "caption.onnx", *caption_profiles(bundle.manifest.captions, MAX_WORDS)
+        tmp_path / "text_encoder.onnx", *caption_profiles(bundle.manifest.text_encoder, MAX_TOKENS)
     )
     assert "Failed to import initializer" in message
 
@@ -296,7 +296,7 @@ def test_a_second_graph_that_fails_leaves_no_engine_of_the_first(bundle, tmp_pat
 
 def test_a_damaged_bundle_is_refused_before_anything_is_built(bundle, tmp_path):
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
-    (folder / "clip.onnx.data").write_bytes(b"")
+    (folder / "clip_encoder.onnx.data").write_bytes(b"")
     with pytest.raises(BundleError, match=r"clip\.onnx\.data has sha256"):
         rebuild(folder, "trt-rtx")
     assert not (folder / "engines").exists()
@@ -332,7 +332,7 @@ def test_an_engine_built_here_gives_what_onnx_runtime_gives(bundle, tmp_path, en
     require_on_gpu(engine)
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
     rebuild(folder, engine)
-    for file, name in (("caption.onnx", "tokens"), ("clip.onnx", "frames")):
+    for file, name in (("text_encoder.onnx", "tokens"), ("clip_encoder.onnx", "frames")):
         gold = open_engine(folder / file, device="cpu", threads=1).run({name: EXAMPLES[name]})
         ours = open_engine(folder / file, device="cuda", threads=0, engine=engine)
         for _ in range(4):  # plain, captured, launched
@@ -349,7 +349,7 @@ def test_frames_on_the_gpu_give_what_frames_on_the_host_give(bundle, tmp_path, e
     require_on_gpu(engine)
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
     rebuild(Path(folder), engine)
-    ours = open_engine(folder / "clip.onnx", device="cuda", threads=0, engine=engine)
+    ours = open_engine(folder / "clip_encoder.onnx", device="cuda", threads=0, engine=engine)
     host = ours.run({"frames": EXAMPLES["frames"]})
     device = ours.run({"frames": torch.from_numpy(EXAMPLES["frames"]).cuda()})
     np.testing.assert_array_equal(host["embedding"], device["embedding"])

@@ -57,13 +57,13 @@ def with_context(folder, context):
     return folder
 
 
-@pytest.mark.parametrize(("context", "max_words"), [(77, 32), (33, 32), (24, 24)])
+@pytest.mark.parametrize(("context", "max_tokens"), [(77, 32), (33, 32), (24, 24)])
 def test_a_backbone_alone_sees_12_frames_and_reads_32_words_or_what_it_can(
-    tmp_path, context, max_words
+    tmp_path, context, max_tokens
 ):
     name = str(with_context(tmp_path / "backbone", context))
     request = untuned_request(name, "")
-    assert (request.num_frames, request.max_words) == (12, max_words)
+    assert (request.num_frames, request.max_tokens) == (12, max_tokens)
     assert (request.method, request.checkpoint) == ("zero-shot", name)
     assert isinstance(request.model, FrameMeanModel)
     backbone = load_backbone(BackboneSource(name))
@@ -85,7 +85,7 @@ def test_a_run_is_exported_as_it_was_trained_or_its_untuned_backbone_is(
 ):
     request = tuned_request(run, zero_shot=zero_shot)
     assert request.method == ("zero-shot" if zero_shot else "lora")
-    assert (request.num_frames, request.max_words) == (NUM_FRAMES, WORDS)
+    assert (request.num_frames, request.max_tokens) == (NUM_FRAMES, WORDS)
     assert request.checkpoint == str(run)
     digest = sha256((run / "best.safetensors").read_bytes()).hexdigest()
     assert request.checkpoint_sha256 == digest

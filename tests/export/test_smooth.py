@@ -10,7 +10,7 @@ from dgl_export.fold import fold
 from dgl_export.observe import layer_errors, linear_layers, observe, weights_of
 from dgl_export.quantize import Quantizer
 from dgl_export.smooth import smooth
-from dgl_export.to_onnx import write_clips
+from dgl_export.to_onnx import write_clip_encoder
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.specs import frame_spec
 from tests.helpers.tiny import tiny_backbone
@@ -36,7 +36,7 @@ def with_outliers(feeds, tmp_path_factory):
     folded = fold(model)
     folder = tmp_path_factory.mktemp("outliers")
     frames = torch.from_numpy(feeds[0]["frames"])
-    graph = write_clips(folded.clips, frames, folder, any_frames=True)
+    graph = write_clip_encoder(folded.clip_encoder, frames, folder, any_frames=True)
     return onnx.load(folder / graph.file)
 
 

@@ -21,7 +21,7 @@ def changed_bundle(bundle, folder, *, golden=None, precision=None, **manifest):
         fields["files"][GOLDEN] = sha256_of(copy / GOLDEN)
     if precision is not None:
         fields["precision"] = precision
-        for graph in ("captions", "clips"):
+        for graph in ("text_encoder", "clip_encoder"):
             fields[graph]["precision"] = precision
     (copy / MANIFEST).write_text(json.dumps(fields))
     return copy

@@ -15,7 +15,7 @@ from dgl_train.recipes.recipe import read_recipe, write_recipe
 def tuned_model(backbone, seed=0):
     """DGL-linear with prompts as strong as trained ones."""
     torch.manual_seed(seed)
-    settings = ModelSettings("dgl-linear", PromptCounts(2, 2, 4), num_frames=2, max_words=24)
+    settings = ModelSettings("dgl-linear", PromptCounts(2, 2, 4), num_frames=2, max_tokens=24)
     tuned = build_model(backbone, settings)
     with torch.no_grad():
         for tensor in trained_parameters(tuned.model).values():

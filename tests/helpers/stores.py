@@ -72,10 +72,10 @@ class MemoryStore:
             keys = self.shelf.keys(self.name)
             self.shelf.keep(self.name, [key for key in keys if key < header.num_rows])
 
-    def write(self, keys, embeddings, frame_weights):
+    def upsert(self, keys, embeddings, frame_weights):
         self.shelf.write(self.name, keys.tolist(), embeddings, frame_weights)
 
-    def drop(self, keys):
+    def remove(self, keys):
         there = self.shelf.keys(self.name)
         self.shelf.keep(self.name, sorted(set(there) - set(keys.tolist())))
 

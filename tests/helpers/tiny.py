@@ -18,7 +18,7 @@ FRAME_SIZE = 16
 # What dgl-train is given where runs go through the command line.
 SETTINGS = {
     "num_frames": 2,
-    "max_words": 24,
+    "max_tokens": 24,
     "batch_size": 4,
     "epochs": 1,
     "num_workers": 0,
@@ -87,7 +87,7 @@ def tiny_recipe(**changes):
     plain = replace(
         read_recipe("default"),
         num_frames=2,
-        max_words=24,
+        max_tokens=24,
         batch_size=3,
         epochs=2,
         learning_rate=0.01,

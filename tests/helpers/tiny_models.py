@@ -29,7 +29,7 @@ BOUND_TO_FRAMES = ("dgl-transformer", "no global prompts", "frame positions")
 def make_tuned(name, backbone=None):
     """A tuned model whose trained tensors are as strong as trained ones."""
     method, counts, others = SETTINGS[name]
-    settings = ModelSettings(method, counts, NUM_FRAMES, max_words=20, **others)
+    settings = ModelSettings(method, counts, NUM_FRAMES, max_tokens=20, **others)
     torch.manual_seed(0)
     tuned = build_model(backbone or tiny_backbone(), settings)
     with torch.no_grad():

@@ -10,7 +10,6 @@ from tests.house.test_links import PAGES
 from tests.house.test_structure import FLOORS
 
 WIDTH = 100
-PROSE = [page for page in PAGES if page.name != "decisions.md"]
 
 
 def prose(text):
@@ -23,7 +22,7 @@ def prose(text):
             yield number, line
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_prose_is_wrapped(page):
     lines = prose(page.read_text("utf-8"))
     assert [number for number, line in lines if len(line) > WIDTH and " " in line.strip()] == []

@@ -53,7 +53,7 @@ def test_frames_of_pycuda_give_what_frames_on_the_host_give(
     bundle, pycuda, tmp_path, monkeypatch, capsys
 ):
     folder = shutil.copytree(bundle, tmp_path / "bundle")
-    clips = Bundle(folder).manifest.clips
+    clips = Bundle(folder).manifest.clip_encoder
     size = clips.inputs[0].shape[-1]
     profile = Profile((1, 1, 3, size, size), (4, 4, 3, size, size), (4, 4, 3, size, size))
     tensors = (clips.inputs, clips.outputs)

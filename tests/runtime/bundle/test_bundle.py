@@ -10,10 +10,10 @@ from dgl_runtime.errors import BundleError
 from tests.helpers.changed_bundles import changed_bundle
 
 FILES = (
-    "caption.onnx",
-    "caption.onnx.data",
-    "clip.onnx",
-    "clip.onnx.data",
+    "text_encoder.onnx",
+    "text_encoder.onnx.data",
+    "clip_encoder.onnx",
+    "clip_encoder.onnx.data",
     "golden.npz",
     "tokenizer.json",
 )
@@ -40,7 +40,7 @@ def test_every_file_of_a_whole_bundle_is_given(bundle):
     opened = Bundle(str(bundle))
     for name in opened.manifest.files:
         assert opened.path(name) == bundle / name
-    for graph in (opened.manifest.captions, opened.manifest.clips):
+    for graph in (opened.manifest.text_encoder, opened.manifest.clip_encoder):
         assert opened.graph_path(graph) == bundle / graph.file
     assert opened.path(TOKENIZER).is_file()
     assert opened.golden.frames.dtype == np.uint8
@@ -51,10 +51,10 @@ def test_a_file_is_hashed_when_it_is_first_used_and_no_more(bundle):
     opened = Bundle(bundle)
     with mock.patch("dgl_runtime.bundle.folder.sha256_of", wraps=sha256_of) as hashed:
         for _ in range(2):
-            opened.graph_path(opened.manifest.clips)
+            opened.graph_path(opened.manifest.clip_encoder)
             assert opened.golden is opened.golden
     used = [call.args[0].name for call in hashed.mock_calls]
-    assert used == ["clip.onnx.data", "clip.onnx", "golden.npz"]
+    assert used == ["clip_encoder.onnx.data", "clip_encoder.onnx", "golden.npz"]
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
@@ -73,13 +73,13 @@ def test_a_flipped_byte_names_the_file_and_both_hashes(copy, name, place):
     )
 
 
-@pytest.mark.parametrize("name", ["clip.onnx", "clip.onnx.data"])
+@pytest.mark.parametrize("name", ["clip_encoder.onnx", "clip_encoder.onnx.data"])
 def test_a_graph_is_refused_with_its_weights(copy, name):
     (copy / name).write_bytes(b"short")
     opened = Bundle(copy)
     with pytest.raises(BundleError, match=rf"{name} has sha256"):
-        opened.graph_path(opened.manifest.clips)
-    opened.graph_path(opened.manifest.captions)
+        opened.graph_path(opened.manifest.clip_encoder)
+    opened.graph_path(opened.manifest.text_encoder)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])

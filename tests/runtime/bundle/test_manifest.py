@@ -56,7 +56,7 @@ def test_a_manifest_names_what_a_runtime_has_to_know(bundle):
     assert (manifest.inputs.frames.num_frames, manifest.inputs.frames.size) == (4, 32)
     assert manifest.inputs.texts == text_spec(32)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
-    assert manifest.clips.inputs[0].shape == ("batch", "frames", 3, 32, 32)
+    assert manifest.clip_encoder.inputs[0].shape == ("batch", "frames", 3, 32, 32)
     assert manifest.parity.max_abs < 1e-5
     assert manifest.parity.rank_agreement == 1
 
@@ -107,7 +107,7 @@ def test_an_unknown_schema_version_is_named_first(write, values, version):
 @pytest.mark.parametrize(
     "where",
     [
-        *((), ("captions",), ("clips", "inputs", 0), ("parity",), ("source",)),
+        *((), ("text_encoder",), ("clip_encoder", "inputs", 0), ("parity",), ("source",)),
         *(("inputs",), ("inputs", "frames"), ("inputs", "texts")),
     ],
 )
@@ -129,12 +129,12 @@ def test_a_missing_and_an_unknown_field_are_named(write, values, where):
     ("name", "value"),
     [
         ("files", None),
-        ("files", ["clip.onnx"]),
+        ("files", ["clip_encoder.onnx"]),
         ("inputs", None),
         ("inputs", {"frames": [], "texts": {}}),
         ("embed_dim", 32.5),
-        ("captions", []),
-        ("clips", "clip.onnx"),
+        ("text_encoder", []),
+        ("clip_encoder", "clip_encoder.onnx"),
         ("source", None),
         ("quality", []),
         ("quality", {**dict.fromkeys(MEASURED, 1), "num_clips": 0.5}),
@@ -159,9 +159,9 @@ def test_a_field_of_another_type_is_refused(write, values, name, value):
         (("inputs", "texts", "pad_to"), "32"),
         (("inputs", "texts", "pad_id"), None),
         (("inputs", "texts", "end_id"), 0.5),
-        (("captions", "file"), None),
-        (("captions", "low_precision_nodes"), 0.5),
-        (("clips", "inputs", 0, "dtype"), 3),
+        (("text_encoder", "file"), None),
+        (("text_encoder", "low_precision_nodes"), 0.5),
+        (("clip_encoder", "inputs", 0, "dtype"), 3),
     ],
 )
 def test_a_field_of_another_type_inside_is_named(write, values, where, value):
@@ -178,10 +178,14 @@ def test_a_field_of_another_type_inside_is_named(write, values, where, value):
     [
         (("format",), "tflite", r"format is 'tflite', known are onnx, openvino, trt, trt-rtx"),
         (("precision",), "int4", r"precision is 'int4', known are fp32, fp16, bf16, int8, fp8"),
-        (("precision",), "int8", r"captions is fp32, precision is int8"),
-        (("clips", "precision"), "fp16", r"clips is fp16, precision is fp32"),
+        (("precision",), "int8", r"text_encoder is fp32, precision is int8"),
+        (("clip_encoder", "precision"), "fp16", r"clip_encoder is fp16, precision is fp32"),
         (("embed_dim",), 0, r"embed_dim is 0, it must be 1 or more"),
-        (("embed_dim",), 16, r"captions\.outputs has embedding float32 \['batch', 32\], expected"),
+        (
+            ("embed_dim",),
+            16,
+            r"text_encoder\.outputs has embedding float32 \['batch', 32\], expected",
+        ),
         ((*FRAMES, "num_frames"), 0, r"num_frames is 0, it must be 1"),
         ((*FRAMES, "size"), 0, r"size is 0, it must be 1"),
         (
@@ -191,7 +195,7 @@ def test_a_field_of_another_type_inside_is_named(write, values, where, value):
         ),
         ((*FRAMES, "interpolation"), "box", r"interpolation is 'box', known are bicubic, bilinear"),
         ((*FRAMES, "sampling"), "random", r"sampling is 'random', known are centers"),
-        ((*FRAMES, "size"), 64, r"clips\.inputs has frames .*, expected uint8 .* 3, 64, 64"),
+        ((*FRAMES, "size"), 64, r"clip_encoder\.inputs has frames .*, expected uint8 .* 3, 64, 64"),
         ((*TEXTS, "max_tokens"), 2, r"max_tokens is 2, it must be 3 or more"),
         (
             (*TEXTS, "clean"),
@@ -206,42 +210,58 @@ def test_a_field_of_another_type_inside_is_named(write, values, where, value):
         (SCALE, float("nan"), r"logit_scale is nan, it must be a positive number"),
         (SCALE, float("inf"), r"logit_scale is inf, it must be a positive number"),
         (SCALE, 0, r"logit_scale is 0, it must be a positive number"),
-        (("files", "clip.onnx"), 3, r"files has 'clip.onnx': 3, expected the name of a file"),
-        (("files", "../clip.onnx"), "0" * 64, r"files has '\.\./clip.onnx': '0+', expected"),
-        (("captions", "inputs"), [], r"captions\.inputs are \[\], expected \['tokens'\]"),
-        (("clips", "outputs", 0, "name"), "out", r"clips\.outputs are \['out', 'frame_weights'\]"),
         (
-            ("captions", "inputs", 0, "dtype"),
-            "int64",
-            r"captions\.inputs has tokens int64 .*, expected int32 \['batch', 'length'\]",
+            ("files", "clip_encoder.onnx"),
+            3,
+            r"files has 'clip_encoder.onnx': 3, expected the name of a file",
         ),
         (
-            ("clips", "inputs", 0, "shape"),
+            ("files", "../clip_encoder.onnx"),
+            "0" * 64,
+            r"files has '\.\./clip_encoder.onnx': '0+', expected",
+        ),
+        (("text_encoder", "inputs"), [], r"text_encoder\.inputs are \[\], expected \['tokens'\]"),
+        (
+            ("clip_encoder", "outputs", 0, "name"),
+            "out",
+            r"clip_encoder\.outputs are \['out', 'frame_weights'\]",
+        ),
+        (
+            ("text_encoder", "inputs", 0, "dtype"),
+            "int64",
+            r"text_encoder\.inputs has tokens int64 .*, expected int32 \['batch', 'length'\]",
+        ),
+        (
+            ("clip_encoder", "inputs", 0, "shape"),
             [1, 3, 32, 32],
-            r"clips\.inputs has frames uint8 \[1, 3, 32, 32\], expected uint8 "
+            r"clip_encoder\.inputs has frames uint8 \[1, 3, 32, 32\], expected uint8 "
             r"\['batch', 'frames', 3, 32, 32\]",
         ),
         (
-            ("clips", "outputs", 1, "shape"),
+            ("clip_encoder", "outputs", 1, "shape"),
             [4],
-            r"clips\.outputs has frame_weights float32 \[4\], expected float32 \['batch', 'frames'\]",
+            r"clip_encoder\.outputs has frame_weights float32 \[4\], expected float32 \['batch', 'frames'\]",
         ),
         (
-            ("clips", "outputs", 0, "shape"),
+            ("clip_encoder", "outputs", 0, "shape"),
             ["batch"],
-            r"clips\.outputs has embedding float32 \['batch'\], expected float32 \['batch', 32\]",
+            r"clip_encoder\.outputs has embedding float32 \['batch'\], expected float32 \['batch', 32\]",
         ),
         (
-            ("clips", "inputs", 0, "shape", 0),
+            ("clip_encoder", "inputs", 0, "shape", 0),
             None,
-            r"clips\.inputs has frames uint8 \[None, 'frames', 3, 32, 32",
+            r"clip_encoder\.inputs has frames uint8 \[None, 'frames', 3, 32, 32",
         ),
         (
-            ("clips", "inputs", 0, "shape", 1),
+            ("clip_encoder", "inputs", 0, "shape", 1),
             7,
-            r"clips\.inputs has frames uint8 \['batch', 7, 3, 32, 32\], ex",
+            r"clip_encoder\.inputs has frames uint8 \['batch', 7, 3, 32, 32\], ex",
         ),
-        (("clips", "inputs", 0, "shape", 0), 4, r"clips\.inputs has frames uint8 \[4, 'frames', 3"),
+        (
+            ("clip_encoder", "inputs", 0, "shape", 0),
+            4,
+            r"clip_encoder\.inputs has frames uint8 \[4, 'frames', 3",
+        ),
         ((*FRAMES, "mean"), ["a", "b", "c"], r"mean is \('a', 'b', 'c'\), expected 3 numbers"),
         ((*FRAMES, "mean"), [0.5, "b", 0.5], r"mean is \(0.5, 'b', 0.5\), expected 3 numbers"),
         ((*FRAMES, "std"), [1, 2], r"std is \(1, 2\), expected 3 numbers"),
@@ -259,9 +279,9 @@ def test_a_value_that_no_runtime_can_work_with_is_refused(write, values, where, 
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        (("clips", "inputs", 0, "shape", 1), 4),  # a graph with prompts for each frame
-        (("clips", "outputs", 1, "shape", 1), 4),
-        (("captions", "inputs", 0, "shape"), ["a", "b"]),
+        (("clip_encoder", "inputs", 0, "shape", 1), 4),  # a graph with prompts for each frame
+        (("clip_encoder", "outputs", 1, "shape", 1), 4),
+        (("text_encoder", "inputs", 0, "shape"), ["a", "b"]),
         (SCALE, 1),
         (SCALE, 0.5),
         ((*FRAMES, "mean"), [0, 0.5, 1]),

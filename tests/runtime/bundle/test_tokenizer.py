@@ -51,17 +51,17 @@ def test_no_texts_make_no_rows(tokenizer):
     assert tokens.ids.dtype == np.int32
 
 
-@pytest.mark.parametrize("max_words", [2, 3, 5, 32, 77])
-def test_long_texts_are_cut_and_keep_their_end(tokenizer, max_words):
-    (row,) = ids(tokenizer, ["dog cat " * 100], max_words)
+@pytest.mark.parametrize("max_tokens", [2, 3, 5, 32, 77])
+def test_long_texts_are_cut_and_keep_their_end(tokenizer, max_tokens):
+    (row,) = ids(tokenizer, ["dog cat " * 100], max_tokens)
     (whole,) = ids(tokenizer, ["dog cat " * 100], 1000)
-    assert len(row) == max_words
-    np.testing.assert_array_equal(row[:-1], whole[: max_words - 1])
+    assert len(row) == max_tokens
+    np.testing.assert_array_equal(row[:-1], whole[: max_tokens - 1])
     assert row[-1] == END
 
 
 @pytest.mark.parametrize(
-    ("text", "max_words", "words", "tokens", "tail"),
+    ("text", "max_tokens", "words", "tokens", "tail"),
     [
         ("a dog", 3, "1 of 2", "1 of 2", "a"),
         ("A  Dog JUMPS into the water", 5, "3 of 6", "3 of 6", "a dog jumps"),
@@ -73,10 +73,10 @@ def test_long_texts_are_cut_and_keep_their_end(tokenizer, max_words):
     ],
 )
 def test_a_text_that_is_cut_is_told_with_what_is_kept(
-    tokenizer, text, max_words, words, tokens, tail
+    tokenizer, text, max_tokens, words, tokens, tail
 ):
     shown = text if len(text) < 40 else text[:40] + "..."
-    cut = tokenizer.fed_as(text_spec(max_words))
+    cut = tokenizer.fed_as(text_spec(max_tokens))
     assert cut.tell_cut(text) == (
         f"{shown!r} is too long for this model, which reads its first {words} words ({tokens} tokens), "
         f"up to {tail!r}. Say it in fewer words."
@@ -88,10 +88,10 @@ def test_a_text_that_is_cut_is_told_with_what_is_kept(
 
 
 @settings(max_examples=50, deadline=None)
-@given(text=st.text(max_size=60), max_words=st.integers(3, 20))
-def test_what_is_told_is_what_is_cut(tokenizer, text, max_words):
-    (row,), (whole,) = ids(tokenizer, [text], max_words), ids(tokenizer, [text], 1000)
-    cut = tokenizer.fed_as(text_spec(max_words))
+@given(text=st.text(max_size=60), max_tokens=st.integers(3, 20))
+def test_what_is_told_is_what_is_cut(tokenizer, text, max_tokens):
+    (row,), (whole,) = ids(tokenizer, [text], max_tokens), ids(tokenizer, [text], 1000)
+    cut = tokenizer.fed_as(text_spec(max_tokens))
     assert (cut.tell_cut(text) is not None) == (len(row) < len(whole))
     assert cut.count_cut([text]) == (len(row) < len(whole))
 
@@ -131,12 +131,12 @@ def test_a_start_and_an_end_stand_where_the_model_wants_them(tokenizer, start_id
 
 
 @settings(max_examples=50, deadline=None)
-@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=4), max_words=st.integers(2, 20))
-def test_any_text_has_a_start_an_end_and_a_row_of_its_own(tokenizer, texts, max_words):
-    tokens = tokenizer.fed_as(text_spec(max_words))(texts)
-    assert 2 <= tokens.ids.shape[1] <= max_words
+@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=4), max_tokens=st.integers(2, 20))
+def test_any_text_has_a_start_an_end_and_a_row_of_its_own(tokenizer, texts, max_tokens):
+    tokens = tokenizer.fed_as(text_spec(max_tokens))(texts)
+    assert 2 <= tokens.ids.shape[1] <= max_tokens
     for row, length, text in zip(tokens.ids, tokens.lengths, texts, strict=True):
-        (alone,) = ids(tokenizer, [text], max_words)
+        (alone,) = ids(tokenizer, [text], max_tokens)
         assert len(alone) == length
         np.testing.assert_array_equal(row[: len(alone)], alone)
         assert not row[len(alone) :].any()

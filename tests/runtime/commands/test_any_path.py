@@ -63,7 +63,9 @@ def test_a_bundle_is_verified_in_every_engine(folder, engine):
     out, _ = works("verify", folder / "bundle", "--engine", engine)
     assert out.startswith(f"{click.format_filename(folder)}/bundle: ")
     assert (folder / "bundle").is_dir()
-    assert Bundle(folder / "bundle").path("clip.onnx").is_file()  # the way there is cleared, not it
+    assert (
+        Bundle(folder / "bundle").path("clip_encoder.onnx").is_file()
+    )  # the way there is cleared, not it
 
 
 def test_moments_are_found_and_shown(folder):

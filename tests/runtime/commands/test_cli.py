@@ -296,7 +296,7 @@ def test_verify_says_what_it_checked(bundle):
     first, inputs, *graphs = invoke(verify, bundle, "--engine", "onnx").splitlines()
     assert first == f"{bundle}: 6 files intact."
     assert inputs == "Texts and pictures become the tokens and pixels the model was exported with."
-    for line, name in zip(graphs, ("captions", "clips"), strict=True):
+    for line, name in zip(graphs, ("text_encoder", "clip_encoder"), strict=True):
         assert line.startswith(f"{name} in ONNX Runtime ")
         assert "(cpu) (asked for by name): differ by " in line
         assert line.endswith(", cosine 1.000000, from the exporting machine.")
@@ -306,7 +306,7 @@ def test_verify_tells_programs_the_same(bundle):
     found = json.loads(invoke(verify, bundle, "--device", "auto", "--json"))
     assert (found["bundle"], found["files"]) == (str(bundle), 6)
     captions, clips = found["graphs"]
-    assert (captions["graph"], clips["graph"]) == ("captions", "clips")
+    assert (captions["graph"], clips["graph"]) == ("text_encoder", "clip_encoder")
     for graph in (captions, clips):
         assert graph["device"] in ("cpu", "cuda")
         assert graph["engine"] in ("onnx", "openvino")

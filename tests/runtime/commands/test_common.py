@@ -45,7 +45,7 @@ def test_a_missing_bundle_is_one_line(with_bundle, tmp_path):
 
 def test_a_flipped_byte_is_one_line(with_bundle, bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    for name in ("caption.onnx.data", "clip.onnx.data"):
+    for name in ("text_encoder.onnx.data", "clip_encoder.onnx.data"):
         content = bytearray((copy / name).read_bytes())
         content[len(content) // 2] ^= 1
         (copy / name).write_bytes(content)

@@ -193,7 +193,7 @@ def test_a_bundle_is_checked_and_timed_in_each_engine(bundle, tmp_path, monkeypa
         if not installed.is_installed(engine):
             continue
         found = trials(document, engine, "cpu")
-        assert found.keys() == {"captions", "clips"}
+        assert found.keys() == {"text_encoder", "clip_encoder"}
         for trial in found.values():
             assert trial["works"]
             assert trial["error"] <= 1e-4

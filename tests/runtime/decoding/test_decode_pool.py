@@ -11,8 +11,8 @@ import pytest
 from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job, Seen
 from dgl_runtime.decoding.decode_process import DecodeProcess, Limits
 from dgl_runtime.errors import MediaError
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.preview import write_preview
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import Span
 from tests.helpers.odd_videos import numbers_of, write_video, write_video_with_tones
@@ -28,9 +28,9 @@ def videos(tmp_path_factory):
 
 
 def read_all(
-    videos, *, jobs=2, limits=None, cutting=None, choose=lambda seen: range(len(seen.spans))
+    videos, *, jobs=2, limits=None, segmentation=None, choose=lambda seen: range(len(seen.spans))
 ):
-    with DecodePool(cutting or Cutting(1.0), SPEC, jobs=jobs, limits=limits) as pool:
+    with DecodePool(segmentation or Segmentation(1.0), SPEC, jobs=jobs, limits=limits) as pool:
         return list(pool.read(map(Job, videos), choose))
 
 
@@ -107,7 +107,7 @@ def test_a_video_that_needs_too_much_memory_is_reported(tmp_path):
 
 
 def test_no_process_is_left_behind(videos):
-    with DecodePool(Cutting(), SPEC, jobs=3) as pool:
+    with DecodePool(Segmentation(), SPEC, jobs=3) as pool:
         reading = pool.read(map(Job, videos), lambda seen: [0])
         next(reading)
         processes = [process.process for process in pool._workers._all]
@@ -161,21 +161,21 @@ def test_a_preview_has_the_sound_of_its_moment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cutting", "expected"),
+    ("segmentation", "expected"),
     [
-        (Cutting(), [Span(0.0, 2.0)]),
-        (Cutting(1.0), [Span(0.0, 1.0), Span(1.0, 2.0)]),
-        (Cutting(1.0, 0.5), [Span(0.0, 1.0), Span(0.5, 1.5), Span(1.0, 2.0)]),
-        (Cutting(0.5, around_s=1.25), [Span(1.0, 1.5)]),
-        (Cutting(0.5, around_s=0.1), [Span(0.0, 0.35)]),
-        (Cutting(around_s=1.0), [Span(0.0, 2.0)]),
+        (Segmentation(), [Span(0.0, 2.0)]),
+        (Segmentation(1.0), [Span(0.0, 1.0), Span(1.0, 2.0)]),
+        (Segmentation(1.0, 0.5), [Span(0.0, 1.0), Span(0.5, 1.5), Span(1.0, 2.0)]),
+        (Segmentation(0.5, around_s=1.25), [Span(1.0, 1.5)]),
+        (Segmentation(0.5, around_s=0.1), [Span(0.0, 0.35)]),
+        (Segmentation(around_s=1.0), [Span(0.0, 2.0)]),
     ],
 )
-def test_cuttings_keep_their_meaning_as_texts(videos, cutting, expected):
-    assert Cutting.from_text(str(cutting)) == cutting
-    assert cutting.spans(videos[0], lambda: None) == (2.0, expected)
+def test_segmentations_keep_their_meaning_as_texts(videos, segmentation, expected):
+    assert Segmentation.from_text(str(segmentation)) == segmentation
+    assert segmentation.spans(videos[0], lambda: None) == (2.0, expected)
 
 
 def test_a_moment_after_the_end_is_refused(videos):
     with pytest.raises(MediaError, match="lasts 2 s, so it has no second 5"):
-        Cutting(1.0, around_s=5.0).spans(videos[0], lambda: None)
+        Segmentation(1.0, around_s=5.0).spans(videos[0], lambda: None)

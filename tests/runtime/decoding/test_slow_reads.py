@@ -11,7 +11,7 @@ import pytest
 
 from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job
 from dgl_runtime.decoding.decode_process import DecodeProcess, Limits, LostWorkerError
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from tests import ROOT
 from tests.helpers.odd_videos import write_video
 from tests.helpers.specs import frame_spec
@@ -48,7 +48,9 @@ def test_a_video_that_is_read_for_longer_than_a_silence_is_waited_for(tmp_path, 
     path = write_video(tmp_path / "film.slow.ts", 60, codec="mpeg2video", size=(320, 240))
     slow_share(100)
     begun = time.monotonic()
-    with DecodePool(Cutting(3.0), frame_spec(2, 32), jobs=1, limits=Limits(silent_s=1.0)) as pool:
+    with DecodePool(
+        Segmentation(3.0), frame_spec(2, 32), jobs=1, limits=Limits(silent_s=1.0)
+    ) as pool:
         found = list(pool.read([Job(path, content="known")], lambda seen: range(len(seen.spans))))
     assert time.monotonic() - begun > 3.0  # or it was not slow
     assert [one.fault for one in found if isinstance(one, Done)] == [None]
@@ -58,7 +60,9 @@ def test_a_video_that_is_read_for_longer_than_a_silence_is_waited_for(tmp_path, 
 def test_a_read_that_never_ends_is_given_up(tmp_path, slow_share):
     path = write_video(tmp_path / "film.slow.ts", 10)
     slow_share(60_000)
-    with DecodePool(Cutting(3.0), frame_spec(2, 32), jobs=1, limits=Limits(silent_s=2.0)) as pool:
+    with DecodePool(
+        Segmentation(3.0), frame_spec(2, 32), jobs=1, limits=Limits(silent_s=2.0)
+    ) as pool:
         (done,) = pool.read([Job(path, content="known")], lambda seen: [0])
     assert done.fault == (
         f"{path} took more than 2 s without any progress: nothing read, nothing shown. Play it to check, and "

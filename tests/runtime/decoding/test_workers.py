@@ -12,7 +12,7 @@ from dgl_runtime.decoding.decode_pool import Clips, DecodePool, Done, Job
 from dgl_runtime.decoding.decode_process import Limits
 from dgl_runtime.decoding.read_ahead import read_ahead
 from dgl_runtime.errors import MediaError
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from tests.helpers.odd_videos import write_video
 from tests.helpers.specs import frame_spec
 
@@ -28,7 +28,7 @@ def videos(tmp_path_factory):
 
 
 def test_a_process_killed_while_it_has_nothing_to_do_costs_no_video(videos, started_decoders):
-    with DecodePool(Cutting(1.0), frame_spec(4, 32), jobs=1) as pool:
+    with DecodePool(Segmentation(1.0), frame_spec(4, 32), jobs=1) as pool:
         for video in videos:
             found = list(pool.read([Job(video)], lambda seen: [0]))
             assert [one.fault for one in found if isinstance(one, Done)] == [None]
@@ -40,7 +40,7 @@ def test_a_process_killed_while_it_has_nothing_to_do_costs_no_video(videos, star
 def test_a_process_that_stops_in_the_middle_of_a_message_is_given_up(videos, started_decoders):
     """4 clips of 64 frames of 224 pixels do not fit into a socket: it is stopped as it sends them."""
     limits = Limits(silent_s=2.0)
-    with DecodePool(Cutting(1.0), frame_spec(64, 224), jobs=1, limits=limits) as pool:
+    with DecodePool(Segmentation(1.0), frame_spec(64, 224), jobs=1, limits=limits) as pool:
         reading = pool.read([Job(videos[0]), Job(videos[1])], lambda seen: range(4))
         next(reading)
         (first,) = started_decoders
@@ -62,7 +62,7 @@ def test_that_no_process_can_be_started_is_told_on_one_line(videos):
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, limits[1]))
         with (
-            DecodePool(Cutting(), frame_spec(4, 32), jobs=1) as pool,
+            DecodePool(Segmentation(), frame_spec(4, 32), jobs=1) as pool,
             pytest.raises(MediaError) as caught,
         ):
             list(pool.read([Job(videos[0])], lambda seen: [0]))

@@ -50,7 +50,7 @@ def openvino_engine():
     return pytest.importorskip("dgl_runtime.engines.openvino").OpenVinoEngine
 
 
-def chosen(bundle, name="captions", device="cpu", engine="auto", threads=1):
+def chosen(bundle, name="text_encoder", device="cpu", engine="auto", threads=1):
     return choice.choose(Bundle(bundle), name, device=device, engine=engine, threads=threads)
 
 
@@ -83,7 +83,7 @@ def forbid_measuring(monkeypatch):
 
 
 @openvino_too
-@pytest.mark.parametrize("name", ["captions", "clips"])
+@pytest.mark.parametrize("name", ["text_encoder", "clip_encoder"])
 @pytest.mark.parametrize("faster", [ONNX, OPENVINO])
 def test_the_faster_engine_is_chosen_and_both_times_are_told(
     bundle, monkeypatch, only, openvino_engine, faster, name
@@ -93,7 +93,7 @@ def test_the_faster_engine_is_chosen_and_both_times_are_told(
     found = chosen(bundle, name)
     assert found.candidate == faster
     (slower,) = {ONNX, OPENVINO} - {faster}
-    unit = {"captions": "a query", "clips": "a clip"}[name]
+    unit = {"text_encoder": "a query", "clip_encoder": "a clip"}[name]
     assert found.why.startswith("the fastest here: ")
     assert f" ms {unit}, " in found.why
     assert found.why.endswith(f" ms in {slower}")
@@ -105,7 +105,7 @@ def test_an_engine_that_fails_the_self_check_is_not_chosen_and_says_why(
 ):
     only("onnx", "openvino")
     spoiled(monkeypatch, openvino_engine)
-    found = chosen(bundle, "clips")
+    found = chosen(bundle, "clip_encoder")
     assert found.candidate == ONNX
     assert found.why.startswith("the one that works here; not openvino on cpu: bundle ")
     assert "fails its self-check: in OpenVINO" in found.why
@@ -121,7 +121,7 @@ def test_golden_results_that_no_engine_gives_are_the_bundles_fault(bundle, tmp_p
     folder = changed_bundle(bundle, tmp_path / "copy", golden=spoil)
     with pytest.raises(BundleError, match="fails its self-check: in ONNX Runtime"):
         chosen(folder)
-    assert chosen(folder, "clips").why.startswith("the fastest here")
+    assert chosen(folder, "clip_encoder").why.startswith("the fastest here")
 
 
 @openvino_too
@@ -129,7 +129,7 @@ def test_a_graph_that_no_engine_opens_lists_every_reason(bundle, tmp_path, only,
     only("onnx", "openvino")
     monkeypatch.setattr(Bundle, "graph_path", lambda self, graph: tmp_path / "empty.onnx")
     (tmp_path / "empty.onnx").touch()
-    with pytest.raises(EngineError, match=r"no engine runs the captions of bundle") as caught:
+    with pytest.raises(EngineError, match=r"no engine runs the text_encoder of bundle") as caught:
         chosen(bundle)
     assert "onnx on cpu: " in str(caught.value)
     assert "openvino on cpu: " in str(caught.value)
@@ -167,7 +167,7 @@ def test_device_auto_without_a_working_gpu_is_the_cpu_and_says_why(bundle, only,
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["captions", "clips"])
+@pytest.mark.parametrize("name", ["text_encoder", "clip_encoder"])
 def test_device_auto_with_a_gpu_is_cuda(bundle, name):
     assert chosen(bundle, name, device="auto", engine="onnx").candidate.device == "cuda"
 
@@ -249,7 +249,7 @@ class TestASecondStart:
 
     @pytest.mark.parametrize("change", ["graph", "threads", "version", "cpu", "engines"])
     def test_of_anything_else_is_measured(self, bundle, monkeypatch, only, change):
-        options = {"graph": {"name": "clips"}, "threads": {"threads": 2}}.get(change, {})
+        options = {"graph": {"name": "clip_encoder"}, "threads": {"threads": 2}}.get(change, {})
         if change == "version":
             monkeypatch.setattr("dgl_runtime.encoder.remembered.installed_version", str)
         elif change == "cpu":
@@ -360,13 +360,13 @@ def test_the_cache_folder_is_where_the_platform_has_it(
 def test_texts_alone_load_no_clip_graph(bundle, caplog):
     with caplog.at_level(logging.INFO, "dgl_runtime"):
         retriever = Retriever(bundle, threads=1)
-        assert retriever.engine == "captions: not loaded yet; clips: not loaded yet"
+        assert retriever.engine == "text_encoder: not loaded yet; clip_encoder: not loaded yet"
         retriever.embed_texts(["a dog"])
-    captions = retriever.chosen("captions")
-    assert retriever.engine == f"captions: {captions}; clips: not loaded yet"
+    captions = retriever.chosen("text_encoder")
+    assert retriever.engine == f"text_encoder: {captions}; clip_encoder: not loaded yet"
     assert captions.engine.description in retriever.engine
     assert captions.why in retriever.engine
-    assert caplog.messages == [f"captions: {captions}"]
+    assert caplog.messages == [f"text_encoder: {captions}"]
 
 
 @openvino_too

@@ -64,8 +64,8 @@ def test_a_retriever_answers_as_its_encoder(bundle, pictures):
     encoder = retriever.encoder
     for name in ("bundle", "num_frames", "frame_size", "tokenizer", "clip_engine", "engine"):
         assert getattr(retriever, name) == getattr(encoder, name), name
-    assert retriever.caption_engine is encoder.text_engine
-    assert retriever.chosen("clips") is encoder.chosen("clips")
+    assert retriever.text_engine is encoder.text_engine
+    assert retriever.chosen("clip_encoder") is encoder.chosen("clip_encoder")
     np.testing.assert_array_equal(
         retriever.embed_pictures(pictures), encoder.embed_pictures(pictures)
     )

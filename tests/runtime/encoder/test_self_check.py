@@ -25,7 +25,7 @@ def bundles(bundle, tmp_path_factory):
 def results(bundle, name):
     """The golden results of a graph, to change."""
     golden = bundle.golden
-    if name == "captions":
+    if name == "text_encoder":
         return {"embedding": golden.caption_embeddings.copy()}
     weights = golden.frame_weights.copy()
     return {"embedding": golden.clip_embeddings.copy(), "frame_weights": weights}
@@ -49,7 +49,7 @@ def turned(rows, cosine):
     return rows
 
 
-@pytest.mark.parametrize("name", ["captions", "clips"])
+@pytest.mark.parametrize("name", ["text_encoder", "clip_encoder"])
 def test_golden_results_pass_and_differ_by_nothing(bundles, name):
     for bundle in bundles.values():
         difference = check(bundle, name, results(bundle, name))
@@ -60,27 +60,27 @@ def test_golden_results_pass_and_differ_by_nothing(bundles, name):
 
 def test_each_graph_gets_its_inputs_and_its_entry_of_the_manifest(bundles):
     bundle = bundles["fp32"]
-    assert graph_of(bundle, "captions") is bundle.manifest.captions
-    assert graph_of(bundle, "clips") is bundle.manifest.clips
-    assert golden_inputs(bundle, "captions") == {"tokens": bundle.golden.tokens}
-    assert golden_inputs(bundle, "clips") == {"frames": bundle.golden.frames}
+    assert graph_of(bundle, "text_encoder") is bundle.manifest.text_encoder
+    assert graph_of(bundle, "clip_encoder") is bundle.manifest.clip_encoder
+    assert golden_inputs(bundle, "text_encoder") == {"tokens": bundle.golden.tokens}
+    assert golden_inputs(bundle, "clip_encoder") == {"frames": bundle.golden.frames}
 
 
 @pytest.mark.parametrize("of", ["embedding", "frame_weights"])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_float32_number_may_be_off_by_a_ten_thousandth(bundles, of, sign):
-    found = results(bundles["fp32"], "clips")
+    found = results(bundles["fp32"], "clip_encoder")
     found[of][-1, -1] += sign * 0.9e-4
-    difference = check(bundles["fp32"], "clips", found)
+    difference = check(bundles["fp32"], "clip_encoder", found)
     assert difference.max_abs == pytest.approx(0.9e-4 * (of == "embedding"), rel=0.01)
     found[of][-1, -1] += sign * 0.2e-4
     with pytest.raises(
-        BundleError, match=r"in an engine, clips results differ by 1\.10e-04, at most"
+        BundleError, match=r"in an engine, clip_encoder results differ by 1\.10e-04, at most"
     ):
-        check(bundles["fp32"], "clips", found)
+        check(bundles["fp32"], "clip_encoder", found)
 
 
-@pytest.mark.parametrize("name", ["captions", "clips"])
+@pytest.mark.parametrize("name", ["text_encoder", "clip_encoder"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_a_lower_precision_keeps_its_cosine(bundles, precision, name):
     bundle, bound = bundles[precision], PRECISIONS[precision]
@@ -94,23 +94,23 @@ def test_a_lower_precision_keeps_its_cosine(bundles, precision, name):
 
 
 def test_frame_weights_of_a_lower_precision_sum_to_one(bundles):
-    found = results(bundles["int8"], "clips")
+    found = results(bundles["int8"], "clip_encoder")
     found["frame_weights"][-1] *= 1.0009
-    check(bundles["int8"], "clips", found)
+    check(bundles["int8"], "clip_encoder", found)
     for factor in (1.0011, 0.9989, np.nan):
-        found = results(bundles["int8"], "clips")
+        found = results(bundles["int8"], "clip_encoder")
         found["frame_weights"][-1] *= factor
         with pytest.raises(BundleError, match="frame weights sum to 1 within"):
-            check(bundles["int8"], "clips", found)
+            check(bundles["int8"], "clip_encoder", found)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("of", ["embedding", "frame_weights"])
 def test_what_is_no_number_does_not_pass(bundles, precision, of):
-    found = results(bundles[precision], "clips")
+    found = results(bundles[precision], "clip_encoder")
     found[of][0, 0] = np.nan
     with pytest.raises(BundleError, match="fails its self-check"):
-        check(bundles[precision], "clips", found)
+        check(bundles[precision], "clip_encoder", found)
 
 
 def test_a_cosine_is_one_to_each_row_itself_and_less_to_one_that_is_no_unit_vector():

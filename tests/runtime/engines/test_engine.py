@@ -19,7 +19,7 @@ without_cuda = pytest.mark.skipif(
 
 @pytest.fixture
 def graph(bundle):
-    return bundle / "caption.onnx"
+    return bundle / "text_encoder.onnx"
 
 
 def test_a_graph_runs_on_the_cpu_and_says_so(graph):
@@ -88,7 +88,7 @@ class OnDevice:
 @pytest.fixture
 def bound(bundle, monkeypatch):
     """The clip graph run as on CUDA, and the streams that were waited for."""
-    engine = OnnxEngine(bundle / "clip.onnx", device="cpu", threads=1)
+    engine = OnnxEngine(bundle / "clip_encoder.onnx", device="cpu", threads=1)
     waited = []
     monkeypatch.setattr(
         OnnxEngine, "_wait_for", lambda self, array: waited.append(array.stream), raising=True
@@ -100,7 +100,9 @@ def bound(bundle, monkeypatch):
 
 def test_arrays_on_the_device_are_bound_by_address_after_their_stream(bundle, bound):
     run, waited = bound
-    expected = open_engine(bundle / "clip.onnx", device="cpu", threads=1).run({"frames": FRAMES})
+    expected = open_engine(bundle / "clip_encoder.onnx", device="cpu", threads=1).run(
+        {"frames": FRAMES}
+    )
     for frames in (FRAMES, OnDevice(FRAMES), OnDevice(FRAMES, stream=7)):
         found = run(frames)
         assert found.keys() == expected.keys()
@@ -118,12 +120,12 @@ def test_an_array_of_another_dtype_on_the_device_is_refused(bound):
 @pytest.mark.gpu
 def test_frames_on_a_gpu_give_what_the_hosts_give(bundle):
     torch = pytest.importorskip("torch")
-    engine = open_engine(bundle / "clip.onnx", device="cuda", threads=0)
+    engine = open_engine(bundle / "clip_encoder.onnx", device="cuda", threads=0)
     expected = engine.run({"frames": FRAMES})
     found = engine.run({"frames": torch.from_numpy(FRAMES).cuda()})
     for name, array in found.items():
         np.testing.assert_array_equal(array, expected[name])
-    cpu = open_engine(bundle / "clip.onnx", device="cpu", threads=1).run({"frames": FRAMES})
+    cpu = open_engine(bundle / "clip_encoder.onnx", device="cpu", threads=1).run({"frames": FRAMES})
     np.testing.assert_allclose(found["embedding"], cpu["embedding"], rtol=0, atol=1e-4)
 
 
@@ -167,18 +169,18 @@ def test_an_unknown_device_lists_the_known_ones(bundle, device):
 
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a" * 99])
 def test_a_damaged_graph_is_named(tmp_path, content):
-    (tmp_path / "caption.onnx").write_bytes(content)
+    (tmp_path / "text_encoder.onnx").write_bytes(content)
     with pytest.raises(EngineError, match=r"caption\.onnx does not load in ONNX Runtime"):
-        open_engine(tmp_path / "caption.onnx", device="cpu", threads=1)
+        open_engine(tmp_path / "text_encoder.onnx", device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("loss", ["missing", "short"])
 def test_a_graph_without_its_weights_is_named(bundle, tmp_path, loss):
-    for name in ("caption.onnx", "caption.onnx.data"):
+    for name in ("text_encoder.onnx", "text_encoder.onnx.data"):
         shutil.copy(bundle / name, tmp_path)
     if loss == "missing":
-        (tmp_path / "caption.onnx.data").unlink()
+        (tmp_path / "text_encoder.onnx.data").unlink()
     else:
-        os.truncate(tmp_path / "caption.onnx.data", 1000)
+        os.truncate(tmp_path / "text_encoder.onnx.data", 1000)
     with pytest.raises(EngineError, match=r"caption\.onnx does not load in ONNX Runtime"):
-        open_engine(tmp_path / "caption.onnx", device="cpu", threads=1)
+        open_engine(tmp_path / "text_encoder.onnx", device="cpu", threads=1)

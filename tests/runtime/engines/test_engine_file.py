@@ -54,7 +54,7 @@ def test_what_was_written_is_read(engine, graph):
 
 def test_a_missing_engine_says_that_there_is_none(graph):
     path = engine_path(graph, "tensorrt", "11.4", FAKE_GPU)
-    assert "caption.onnx there is none" in refusal(path, graph)
+    assert "text_encoder.onnx there is none" in refusal(path, graph)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_damaged_engine_is_refused(engine, graph, damage):
     assert "should have sha256" in refusal(engine, graph)
 
 
-@pytest.mark.parametrize("name", ["caption.onnx", "caption.onnx.data"])
+@pytest.mark.parametrize("name", ["text_encoder.onnx", "text_encoder.onnx.data"])
 def test_an_engine_of_another_graph_or_other_weights_is_refused(engine, graph, name):
     (graph.parent / name).write_bytes(b"other")
     assert "was built from a graph with sha256" in refusal(engine, graph)

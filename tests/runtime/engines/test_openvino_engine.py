@@ -14,7 +14,7 @@ openvino = pytest.importorskip("openvino")
 
 TOKENS = np.array([[320, 786, 49407], [518, 49407, 0]], np.int32)
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 32, 32), np.uint8)
-INPUTS = {"caption.onnx": {"tokens": TOKENS}, "clip.onnx": {"frames": FRAMES}}
+INPUTS = {"text_encoder.onnx": {"tokens": TOKENS}, "clip_encoder.onnx": {"frames": FRAMES}}
 HAS_BF16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -47,7 +47,7 @@ import os, signal, threading
 from pathlib import Path
 from dgl_runtime.engines.opening import open_engine
 
-engines = [open_engine(Path({str(bundle / "caption.onnx")!r}), device="cpu", threads=1,
+engines = [open_engine(Path({str(bundle / "text_encoder.onnx")!r}), device="cpu", threads=1,
                        engine="openvino")]
 thread = threading.Thread(target=engines.clear)
 thread.start()
@@ -78,16 +78,16 @@ def test_bfloat16_on_a_cpu_without_it_is_refused(bundle, monkeypatch):
 
     monkeypatch.setattr(openvino.Core, "get_property", without)
     with pytest.raises(EngineError, match=r"no bfloat16 \(it has FP32, INT8\); use a bundle of an"):
-        opened(bundle / "caption.onnx", precision="bf16")
+        opened(bundle / "text_encoder.onnx", precision="bf16")
 
 
 def test_a_precision_it_does_not_have_is_refused(bundle):
     with pytest.raises(EngineError, match="runs fp32, fp16, bf16, int8; the graph is fp8"):
-        opened(bundle / "caption.onnx", precision="fp8")
+        opened(bundle / "text_encoder.onnx", precision="fp8")
 
 
 def test_results_belong_to_the_caller(bundle):
-    engine = opened(bundle / "caption.onnx")
+    engine = opened(bundle / "text_encoder.onnx")
     first = engine.run({"tokens": TOKENS})["embedding"]
     kept = first.copy()
     engine.run({"tokens": TOKENS[::-1]})
@@ -97,7 +97,7 @@ def test_results_belong_to_the_caller(bundle):
 
 
 def test_inputs_of_any_layout_are_read_right(bundle):
-    engine = opened(bundle / "clip.onnx")
+    engine = opened(bundle / "clip_encoder.onnx")
     wide = np.repeat(FRAMES, 2, axis=-1)
     apart, read_only = wide[..., ::2], FRAMES.copy()
     read_only.flags.writeable = False
@@ -107,7 +107,7 @@ def test_inputs_of_any_layout_are_read_right(bundle):
 
 
 def test_what_it_cannot_run_is_one_line_with_the_shapes(bundle):
-    engine = opened(bundle / "clip.onnx")
+    engine = opened(bundle / "clip_encoder.onnx")
     with pytest.raises(EngineError, match=r"could not run the graph on frames \[2, 4, 3, 32\]"):
         engine.run({"frames": FRAMES[..., 0]})
     with pytest.raises(EngineError, match=r"could not run the graph on pictures"):
@@ -117,6 +117,6 @@ def test_what_it_cannot_run_is_one_line_with_the_shapes(bundle):
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
 def test_a_damaged_graph_is_named(tmp_path, content):
-    (tmp_path / "caption.onnx").write_bytes(content)
+    (tmp_path / "text_encoder.onnx").write_bytes(content)
     with pytest.raises(EngineError, match=r"caption\.onnx does not load in OpenVINO"):
-        opened(tmp_path / "caption.onnx")
+        opened(tmp_path / "text_encoder.onnx")

@@ -161,10 +161,10 @@ def test_a_reader_changes_nothing_and_a_closed_gallery_cannot_search(tmp_path):
     with Gallery.open(folder) as reader:
         for act in (
             lambda: reader.ingest(*batch(1)),
-            lambda: reader.place(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
+            lambda: reader.upsert(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
             lambda: reader.finish("a" * 64, "all"),
             lambda: reader.remove(["/v/a.mp4"]),
-            lambda: reader.take_metadata(tmp_path / "no.csv", print),
+            lambda: reader.upsert_metadata(tmp_path / "no.csv", print),
             reader.compact,
         ):
             with pytest.raises(GalleryError, match=r"is not open for writing. Open it with"):

@@ -24,7 +24,7 @@ def folder(tmp_path):
             clips, *vectors = batch(number)
             path = tmp_path / f"{number}.mp4"
             path.write_bytes(bytes(number))
-            gallery.place(FileState.of(path), clips[0].content_sha256, 60.0)
+            gallery.upsert(FileState.of(path), clips[0].content_sha256, 60.0)
             gallery.ingest(clips, *vectors)
     return folder
 
@@ -33,7 +33,7 @@ def take(folder, text, encoding="utf-8"):
     path = folder.parent / "list.csv"
     path.write_bytes(text.encode(encoding))
     with Gallery.open(folder, writable=True) as gallery:
-        return gallery.take_metadata(path, print)
+        return gallery.upsert_metadata(path, print)
 
 
 def rows_of(folder, where):
@@ -314,7 +314,7 @@ def test_names_are_equal_in_either_form(folder, tmp_path, form):
     (tmp_path / there).write_bytes(b"x" * 9)
     with Gallery.open(folder, writable=True) as gallery:
         clips, *vectors = batch(9)
-        gallery.place(FileState.of(tmp_path / there), clips[0].content_sha256, 60.0)
+        gallery.upsert(FileState.of(tmp_path / there), clips[0].content_sha256, 60.0)
         gallery.ingest(clips, *vectors)
     assert rows_of(folder, f"video = '{tmp_path / asked}'") == [12, 13, 14, 15]
     assert rows_of(folder, f"video LIKE '%/{there}'") == [12, 13, 14, 15]
@@ -331,6 +331,6 @@ def test_a_path_that_is_no_text_does_not_stop_a_filter(folder, tmp_path):
     name = os.fsdecode(b"gr\xf6\xdfe.mp4")
     with Gallery.open(folder, writable=True) as gallery:
         clips, *vectors = batch(9)
-        gallery.place(FileState(str(tmp_path / name), 1, 1), clips[0].content_sha256, 60.0)
+        gallery.upsert(FileState(str(tmp_path / name), 1, 1), clips[0].content_sha256, 60.0)
         gallery.ingest(clips, *vectors)
     assert rows_of(folder, "video LIKE '%gr%.mp4'") == [12, 13, 14, 15]

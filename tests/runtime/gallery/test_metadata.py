@@ -161,7 +161,7 @@ def folder(tmp_path):
         for number, names in enumerate([("a.mp4", "copy.mp4"), ("b.mp4",)]):
             clips, *vectors = batch(number)
             for name in names:
-                gallery.place(FileState(str(tmp_path / name), 1, 1), clips[0].content_sha256, 60.0)
+                gallery.upsert(FileState(str(tmp_path / name), 1, 1), clips[0].content_sha256, 60.0)
             gallery.ingest(clips, *vectors)
     return folder
 
@@ -172,7 +172,7 @@ def take(folder, content):
     path.write_text(content)
     notes = []
     with Gallery.open(folder, writable=True) as gallery:
-        return gallery.take_metadata(path, notes.append), notes
+        return gallery.upsert_metadata(path, notes.append), notes
 
 
 def test_files_with_one_content_are_one_video_and_that_is_told(folder):

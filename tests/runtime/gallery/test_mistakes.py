@@ -35,8 +35,8 @@ def gallery(tmp_path):
 
 def test_a_file_is_known_only_while_path_size_and_time_are_the_same(gallery):
     state = FileState("/v/a.mp4", 1000, 5)
-    gallery.place(state, "a" * 64, 9.0)
-    gallery.place(FileState("/v/b.mp4", 1000, 5), "b" * 64, 9.0)
+    gallery.upsert(state, "a" * 64, 9.0)
+    gallery.upsert(FileState("/v/b.mp4", 1000, 5), "b" * 64, 9.0)
 
     def known(one):
         return gallery.plan([one], "all")[0].content_sha256
@@ -60,10 +60,10 @@ def test_a_clip_is_known_by_its_content_and_both_ends(gallery):
     assert gallery.missing(clips) == [1, 2, 3]
 
 
-def test_a_video_is_cut_only_by_the_cutting_that_was_finished(gallery):
+def test_a_video_is_cut_only_by_the_segmentation_that_was_finished(gallery):
     files = [FileState(f"/v/{name}.mp4", 1, 1) for name in "ab"]
     for file, name in zip(files, "ab", strict=True):
-        gallery.place(file, name * 64, 9.0)
+        gallery.upsert(file, name * 64, 9.0)
     gallery.finish("a" * 64, "all 10.0 None None")
     gallery.finish("a" * 64, "all 10.0 None None")  # again does no harm
     a, b = gallery.plan(files, "all 10.0 None None")
@@ -76,7 +76,7 @@ def test_a_plan_counts_the_clips_of_each_video(gallery):
     file = FileState(clips[0].video, 1, 1)
     gallery.ingest(clips, *vectors)
     gallery.ingest(*batch(1))
-    gallery.place(file, clips[0].content_sha256, 60.0)
+    gallery.upsert(file, clips[0].content_sha256, 60.0)
     known, unknown = gallery.plan([file, FileState("/v/new.mp4", 1, 1)], "all")
     assert known == Known(clips[0].content_sha256, BATCH, is_complete=False)
     assert unknown == Known()
@@ -164,7 +164,7 @@ def test_every_change_has_a_version_that_its_writer_knows(gallery):
     version = gallery.facts.version
     for change in (
         lambda: gallery.ingest(*batch(0)),
-        lambda: gallery.place(FileState("/v/a.mp4", 1, 7), f"{0:064x}", 60.0),
+        lambda: gallery.upsert(FileState("/v/a.mp4", 1, 7), f"{0:064x}", 60.0),
         lambda: gallery.finish(f"{0:064x}", "all"),
         lambda: gallery.remove(["/v/a.mp4"]),
     ):
@@ -186,7 +186,7 @@ def test_the_typical_length_is_that_of_the_clips_that_came_last(gallery):
 
 def test_files_are_those_of_one_content_in_the_order_they_came(gallery):
     for name, content in (("b", "a"), ("c", "c"), ("a", "a")):
-        gallery.place(FileState(f"/v/{name}.mp4", ord(name), 7), content * 64, 9.0)
+        gallery.upsert(FileState(f"/v/{name}.mp4", ord(name), 7), content * 64, 9.0)
     b, c, a = (FileState(f"/v/{name}.mp4", ord(name), 7) for name in "bca")
     assert gallery.files("a" * 64) == gallery.files(1) == [b, a]
     assert gallery.files("c" * 64) == gallery.files(2) == [c]
@@ -239,7 +239,7 @@ def test_a_reader_changes_nothing(gallery, tmp_path):
         for act in (
             reader.compact,
             lambda: reader.remove([batch(0)[0][0].video]),
-            lambda: reader.place(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
+            lambda: reader.upsert(FileState("/v/a.mp4", 1, 1), "a" * 64, 9.0),
         ):
             with pytest.raises(GalleryError, match="is not open for writing"):
                 act()

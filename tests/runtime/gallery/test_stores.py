@@ -75,14 +75,14 @@ def store(make, tmp_path):
 @pytest.fixture
 def filled(store):
     """A store that holds twelve vectors."""
-    store.write(np.arange(12), *vectors(12))
+    store.upsert(np.arange(12), *vectors(12))
     store.sync(rows(12))
     return store
 
 
 def test_vectors_count_when_the_records_say_so(store):
     embeddings, weights = vectors(4)
-    store.write(np.arange(4), embeddings, weights)
+    store.upsert(np.arange(4), embeddings, weights)
     assert store.top_k(embeddings, 3, every(0))[0].shape == (4, 0)
     assert store.embeddings(slice(None)).shape == (0, E)
     store.sync(rows(4))
@@ -99,9 +99,9 @@ def test_vectors_are_read_by_their_keys_in_any_order(filled):
 
 
 def test_vectors_that_are_written_again_are_replaced(filled):
-    filled.write(np.arange(12, 16), *vectors(4, seed=1))
+    filled.upsert(np.arange(12, 16), *vectors(4, seed=1))
     for _ in range(2):
-        filled.write(np.arange(12, 15), *vectors(3, seed=2))
+        filled.upsert(np.arange(12, 15), *vectors(3, seed=2))
     filled.sync(rows(15))
     for found, old, new in zip(
         (filled.embeddings(slice(None)), filled.frame_weights(slice(None))),
@@ -115,19 +115,19 @@ def test_vectors_that_are_written_again_are_replaced(filled):
 def test_several_writes_may_count_together(filled):
     parts = [vectors(2, seed=seed) for seed in (1, 2)]
     for first, part in zip((12, 14), parts, strict=True):
-        filled.write(np.arange(first, first + 2), *part)
+        filled.upsert(np.arange(first, first + 2), *part)
     filled.sync(rows(16))
     expected = np.concatenate([vectors(12)[0], *(embeddings for embeddings, _ in parts)])
     np.testing.assert_array_equal(filled.embeddings(slice(None)), expected)
 
 
 def test_who_opens_to_write_drops_what_does_not_count(filled, make, tmp_path):
-    filled.write(np.arange(12, 16), *vectors(4, seed=1))
+    filled.upsert(np.arange(12, 16), *vectors(4, seed=1))
     for _ in range(2):
         again = make(tmp_path)
         again.sync(rows(12), clean=True)
         np.testing.assert_array_equal(again.embeddings(slice(None)), vectors(12)[0])
-    again.write(np.arange(12, 13), *vectors(1, seed=2))
+    again.upsert(np.arange(12, 13), *vectors(1, seed=2))
     again.sync(rows(13))
     np.testing.assert_array_equal(again.embeddings(slice(12, None)), vectors(1, seed=2)[0])
 
@@ -136,7 +136,7 @@ def test_a_reader_keeps_what_counted_while_a_writer_goes_on(filled, make, tmp_pa
     reader = make(tmp_path)
     reader.sync(rows(12))
     embeddings, weights = vectors(4, seed=1)
-    filled.write(np.arange(12, 16), embeddings, weights)
+    filled.upsert(np.arange(12, 16), embeddings, weights)
     filled.sync(rows(16))
     filled.optimize()
     assert (reader.top_k(embeddings, 20, every(12))[0] < 12).all()
@@ -149,7 +149,7 @@ def test_a_search_finds_the_best_of_the_keys_it_may_give(store, share, is_optimi
     rng = np.random.default_rng(3)
     embeddings, weights = vectors(60)
     embeddings = embeddings[rng.integers(0, 60, 100)]  # some are equal
-    store.write(np.arange(100), embeddings, weights[rng.integers(0, 60, 100)])
+    store.upsert(np.arange(100), embeddings, weights[rng.integers(0, 60, 100)])
     store.sync(rows(100))
     if is_optimized:
         store.optimize()
@@ -168,12 +168,12 @@ def test_dropping_leaves_the_others_and_twice_does_no_harm(filled):
     embeddings, _ = vectors(12)
     among = ~np.isin(np.arange(12), [0, 5, 11])
     for _ in range(2):
-        filled.drop(np.array([0, 5, 11]))
+        filled.remove(np.array([0, 5, 11]))
         found, similarity = filled.top_k(embeddings, 12, among)
         keys, expected = best(embeddings, embeddings, 12, among)
         np.testing.assert_array_equal(found, keys)
         np.testing.assert_array_equal(similarity, expected)
-    filled.write(np.arange(12, 14), *vectors(2, seed=1))
+    filled.upsert(np.arange(12, 14), *vectors(2, seed=1))
     filled.sync(rows(14))
     found, _ = filled.top_k(vectors(2, seed=1)[0], 1, np.append(among, [True, True]))
     assert found.tolist() == [[12], [13]]
@@ -265,7 +265,7 @@ def test_a_gallery_lives_on_any_store(folder, kind, make):
         assert_holds_batches(gallery, 0, 2, 3)
         assert_nothing_is_left_behind(gallery, kind)
         file = FileState(path_of_batch(2), 1, 1)
-        gallery.place(file, f"{7:064x}", 60.0)  # it holds another video now
+        gallery.upsert(file, f"{7:064x}", 60.0)  # it holds another video now
         gallery.ingest(*batch(4))
         assert_holds_batches(gallery, 0, 3, 4)
         gallery.compact()
@@ -296,7 +296,7 @@ def test_a_reader_goes_on_while_clips_are_dropped_under_it(folder, make):
 def test_a_store_that_takes_nothing_leaves_the_gallery_as_it_was(folder, make):
     with Gallery.open(folder, store=make, writable=True) as gallery:
         full = OSError(28, "No space left on device")
-        with mock.patch.object(gallery._store, "write", side_effect=full):
+        with mock.patch.object(gallery._store, "upsert", side_effect=full):
             with pytest.raises(GalleryError, match=r"could not take 4 clips: .*keeps the 16 it"):
                 gallery.ingest(*batch(4))
         assert_holds_batches(gallery, 0, 1, 2, 3)
@@ -328,14 +328,14 @@ with Gallery.open({folder!r}, store=store_of({kind!r}, {address!r}), writable=Tr
 REMOVE = "gallery.remove([batch(number)[0][0].video for number in (0, 1)])"
 STORE = "type(gallery._store)"
 INGEST = "gallery.ingest(*batch(4))"
-PLACE = "gallery.place(FileState(batch(2)[0][0].video, 1, 1), '7' * 64, 60.0)"
+UPSERT = "gallery.upsert(FileState(batch(2)[0][0].video, 1, 1), '7' * 64, 60.0)"
 KILLS = {
-    "before the write": (STORE, "write", False, "", INGEST, (0, 1, 2, 3)),
-    "between write and records": (STORE, "write", True, "", INGEST, (0, 1, 2, 3)),
+    "before the upsert": (STORE, "upsert", False, "", INGEST, (0, 1, 2, 3)),
+    "between upsert and records": (STORE, "upsert", True, "", INGEST, (0, 1, 2, 3)),
     "after the records": ("Records", "append", True, "", INGEST, (0, 1, 2, 3, 4)),
-    "between records and drop": (STORE, "drop", False, "", REMOVE, (2, 3)),
-    "after the drop": (STORE, "drop", True, "", REMOVE, (2, 3)),
-    "between a new content and drop": (STORE, "drop", False, "", PLACE, (0, 1, 3)),
+    "between records and remove": (STORE, "remove", False, "", REMOVE, (2, 3)),
+    "after the remove": (STORE, "remove", True, "", REMOVE, (2, 3)),
+    "between a new content and remove": (STORE, "remove", False, "", UPSERT, (0, 1, 3)),
     "before compaction": (STORE, "compact", False, REMOVE, "gallery.compact()", (2, 3)),
     "between compaction and records": (STORE, "compact", True, REMOVE, "gallery.compact()", (2, 3)),
     "before the index": (STORE, "optimize", False, REMOVE, "gallery.compact()", (2, 3)),

@@ -18,7 +18,7 @@ from tests.helpers.odd_videos import write_video
 pytestmark = pytest.mark.slow
 
 MIN_KILLS_WITH_PROGRESS = 5
-CUTTING = ("--window", "600ms", "--stride", "300ms", "--threads", "1")
+SEGMENTATION = ("--window", "600ms", "--stride", "300ms", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_gallery_killed_while_it_grows_equals_an_undisturbed_one(
     bundle, twelve, tmp_path, num_kills
 ):
     def arguments(gallery):
-        return (str(bundle), str(twelve), "--gallery", str(gallery), *CUTTING)
+        return (str(bundle), str(twelve), "--gallery", str(gallery), *SEGMENTATION)
 
     started = time.monotonic()
     assert run("index", *arguments(tmp_path / "undisturbed"))[::2] == (0, "")
@@ -157,7 +157,7 @@ def test_a_gallery_killed_while_it_is_tidied_up_equals_an_undisturbed_one(
     videos, told = tmp_path / "videos", str(tmp_path / "told")
 
     def arguments(gallery):
-        return (str(bundle), str(videos), "--gallery", str(gallery), *CUTTING, "--prune")
+        return (str(bundle), str(videos), "--gallery", str(gallery), *SEGMENTATION, "--prune")
 
     def deadly(left):
         return DEADLY.format(left=left, told=told)

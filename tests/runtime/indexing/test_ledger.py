@@ -12,13 +12,13 @@ from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
 from dgl_runtime.indexing.index import index_videos
 from dgl_runtime.indexing.ledger import Ledger
 from dgl_runtime.indexing.sought import look_for_videos
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span
 from tests.helpers.indexed import add, assert_same, contents
 from tests.helpers.made_galleries import MADE, E, F, unit
 from tests.helpers.odd_videos import write_video
 
-WINDOWS = Cutting(1.0)
+WINDOWS = Segmentation(1.0)
 SPANS = [Span(0.0, 1.0), Span(1.0, 2.0)]
 CONTENT = "a" * 64
 
@@ -125,7 +125,7 @@ def test_one_thread_asks_and_writes_the_gallery(bundle, tmp_path, writers):
     assert set().union(*writers.values()) == {"gallery_0"}
 
 
-def index_here(bundle, gallery, paths, cutting, reading=ReadHere, **options):
+def index_here(bundle, gallery, paths, segmentation, reading=ReadHere, **options):
     """Index without processes."""
     encoder = Encoder(bundle, threads=1)
     with Gallery.create(
@@ -135,9 +135,9 @@ def index_here(bundle, gallery, paths, cutting, reading=ReadHere, **options):
         embed_dim=encoder.embed_dim,
         num_frames=encoder.num_frames,
     ) as opened:
-        reader = reading(cutting, encoder.input_spec.frames)
+        reader = reading(segmentation, encoder.input_spec.frames)
         sought = look_for_videos(paths, (), prune=False)
-        return index_videos(encoder, opened, sought, cutting, reader, **options)
+        return index_videos(encoder, opened, sought, segmentation, reader, **options)
 
 
 def test_videos_are_indexed_without_processes_too(bundle, tmp_path):
@@ -146,7 +146,7 @@ def test_videos_are_indexed_without_processes_too(bundle, tmp_path):
         write_video(folder / f"{number}.mp4", 40 + number)
     (folder / "broken.mp4").write_bytes(b"no video")
     apart = add(bundle, tmp_path / "apart", folder, window_s=0.5)
-    here = index_here(bundle, tmp_path / "here", [folder], Cutting(0.5), batch=3)
+    here = index_here(bundle, tmp_path / "here", [folder], Segmentation(0.5), batch=3)
     assert (here.clips_added, here.broken) == (apart.clips_added, apart.broken)
     assert len(here.broken) == 1
     assert_same(contents(tmp_path / "here"), contents(tmp_path / "apart"))
@@ -169,7 +169,7 @@ def test_clips_are_encoded_in_batches_of_the_size_asked_for(bundle, tmp_path, mo
 
     monkeypatch.setattr(Encoder, "embed_clips", embed)
     video = write_video(tmp_path / "a.mp4", 250)
-    report = index_here(bundle, tmp_path / "g", [video], Cutting(0.5), Telling, batch=batch)
+    report = index_here(bundle, tmp_path / "g", [video], Segmentation(0.5), Telling, batch=batch)
     assert report.clips_added == sum(sizes) == 50
     assert max(sizes) == batch
 

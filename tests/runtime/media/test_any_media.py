@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.packet_index import PacketIndex, read_index
 from dgl_runtime.media.pixels import preprocess
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import frame_times
 from tests.helpers.random_media import Recipe, draw, make, shown_by_ffmpeg
@@ -42,7 +42,7 @@ def check(path, recipe: Recipe) -> str:
     """Read one video as indexing does; what became of it."""
     try:
         index = read_index(path)
-        _, spans = Cutting(1.0, 0.7).spans(path, lambda: None)
+        _, spans = Segmentation(1.0, 0.7).spans(path, lambda: None)
         clips = list(read_clips(path, spans, frame_spec(NUM_FRAMES, SIDE)))
     except MediaError as error:
         if not recipe.is_damaged:

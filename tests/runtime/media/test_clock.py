@@ -10,9 +10,9 @@ import pytest
 
 from dgl_runtime.media import packet_index
 from dgl_runtime.media.clock import Jump, find_jumps, shifts, without_stills
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import read_clips
 from tests.helpers.odd_videos import number_of, numbers_of, write_video
 from tests.helpers.random_media import Recipe, make
@@ -181,7 +181,7 @@ def test_headers_of_a_second_recording_in_an_ogg_are_no_frames(tmp_path):
 
 def test_joined_recordings_are_cut_and_read_as_one(tmp_path):
     path = joined(tmp_path, "ts")
-    _, spans = Cutting(0.8).spans(path, lambda: None)
+    _, spans = Segmentation(0.8).spans(path, lambda: None)
     assert [span.end_s for span in spans] == pytest.approx([0.8, 1.6, 2.4])
     clips = list(read_clips(path, spans, frame_spec(2, 64), threads=2))
     assert [numbers_of(clip[:, :, 24:]) for clip in clips] == [[5, 15], [25, 35], [45, 55]]

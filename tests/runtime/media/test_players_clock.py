@@ -9,9 +9,9 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.errors import MediaError
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.preview import picture, write_preview
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import (
     number_of,
@@ -47,7 +47,7 @@ def test_pictures_that_begin_after_the_sound_have_a_players_times(tmp_path, cont
     info = probe(path)
     assert info.start_s == pytest.approx(5.0, abs=0.1)
     assert info.duration_s == pytest.approx(4.0, abs=0.01)
-    end_s, spans = Cutting(2.0).spans(path, nothing)
+    end_s, spans = Segmentation(2.0).spans(path, nothing)
     assert [span.start_s for span in spans] == pytest.approx([5.0, 7.0], abs=0.1)
     assert end_s == spans[-1].end_s == pytest.approx(9.0, abs=0.1)
     assert numbers(path, *spans) == [[5, 15], [25, 35]]
@@ -56,10 +56,19 @@ def test_pictures_that_begin_after_the_sound_have_a_players_times(tmp_path, cont
     assert numbers(path, Span(0.0, np.inf)) == [[10, 30]]
 
 
+def test_where_ffmpeg_does_not_say_when_a_file_begins_its_sound_does(tmp_path):
+    """It looks at the first packets, and here they are pictures alone."""
+    rare = Recipe("mkv", "libx264", Fraction(1, 2), 34, gop=18, late_s=4.0, sound_s=9.0)
+    path = make(tmp_path / "rare.mkv", rare)
+    with av.open(str(path)) as opened:
+        assert opened.start_time is None
+    assert probe(path).start_s == 4.0
+
+
 @pytest.mark.parametrize("second", [0.0, 3.0, 5.0])
 def test_until_the_first_picture_a_player_waits_for_it(tmp_path, second):
     path = late(tmp_path, "mkv")
-    _, (span,) = Cutting(2.0, around_s=second).spans(path, nothing)
+    _, (span,) = Segmentation(2.0, around_s=second).spans(path, nothing)
     assert span.start_s == read_index(path).start_s
     assert span.end_s == pytest.approx(span.start_s + 1)
 
@@ -111,7 +120,7 @@ def _file(path, content):
 @pytest.mark.parametrize("name", ["slides.mkv", "slides.ts"])
 def test_windows_without_a_picture_of_their_own_show_the_one_on_display(tmp_path, name):
     path = write_video(tmp_path / name, 4, codec="libx264", pts=[0, 100, 200, 300], gop=1)
-    _, spans = Cutting(5.0).spans(path, nothing)
+    _, spans = Segmentation(5.0).spans(path, nothing)
     assert len(spans) == 8
     assert numbers(path, *spans, num_frames=1) == [[n] for n in (0, 0, 1, 1, 2, 2, 3, 3)]
     assert read_index(path).remarks == ()
@@ -144,7 +153,7 @@ def test_a_recording_begins_with_the_first_picture_that_can_be_shown(
         50, abs=2 if codec == "mpeg2video" else 0
     )  # blurred
     assert len(index.shown) == {"libx264": 150, "libx265": 150, "mpeg2video": 152}[codec]
-    _, spans = Cutting(2.0).spans(path, nothing)
+    _, spans = Segmentation(2.0).spans(path, nothing)
     assert len(numbers(path, *spans)) == 3
     (remark,) = index.remarks
     said = re.fullmatch(

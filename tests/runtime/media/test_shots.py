@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.media.cutting import Cutting
 from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.shots import SHORTEST_SHOT_S, find_shots
 from dgl_runtime.media.windows import Span
 from tests.helpers.odd_videos import damage, replace_bytes, write_video
@@ -95,7 +95,7 @@ def test_shots_are_at_a_players_seconds(tmp_path):
         (round(start_s, 3), round(start_s + 2, 3)),
         (round(start_s + 2, 3), round(start_s + 4, 3)),
     ]
-    end_s, spans = Cutting(window_s=1.0, at_shots=True).spans(path, lambda: None)
+    end_s, spans = Segmentation(window_s=1.0, at_shots=True).spans(path, lambda: None)
     assert end_s == pytest.approx(start_s + 4)
     assert [span.start_s - start_s for span in spans] == pytest.approx([0, 1, 2, 3])
     assert [span.end_s - start_s for span in spans] == pytest.approx([1, 2, 3, 4])
@@ -103,7 +103,7 @@ def test_shots_are_at_a_players_seconds(tmp_path):
 
 def test_a_shot_longer_than_a_window_is_cut_into_windows(tmp_path):
     path = write_scenes(tmp_path / "a.mp4", [20, 35])
-    _, spans = Cutting(window_s=1.5, at_shots=True).spans(path, lambda: None)
+    _, spans = Segmentation(window_s=1.5, at_shots=True).spans(path, lambda: None)
     found = [(round(span.start_s, 3), round(span.end_s, 3)) for span in spans]
     assert found == [(0.0, 1.5), (0.5, 2.0), (2.0, 3.5), (3.5, 5.0), (4.0, 5.5)]
 
@@ -174,4 +174,4 @@ def test_a_file_of_which_nothing_decodes_is_one_shot(tmp_path, monkeypatch, gop,
 def test_a_file_that_is_no_video_is_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("text")
     with pytest.raises(MediaError, match="is not a video or is damaged"):
-        Cutting(at_shots=True).spans(tmp_path / "text.mp4", lambda: None)
+        Segmentation(at_shots=True).spans(tmp_path / "text.mp4", lambda: None)

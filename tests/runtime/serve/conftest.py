@@ -22,7 +22,7 @@ def library(bundle, tmp_path_factory):
     with Retriever(bundle, folder / "gallery", threads=1) as retriever:
         retriever.add_videos([folder / "videos"], window_s=1.0, stride_s=0.5)
     with Gallery.open(folder / "gallery", writable=True) as gallery:
-        gallery.take_metadata(folder / "videos" / "list.csv", print)
+        gallery.upsert_metadata(folder / "videos" / "list.csv", print)
     return folder
 
 

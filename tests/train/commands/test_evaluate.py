@@ -59,7 +59,7 @@ def test_captions_that_are_cut_are_counted_once(run_folder, clips, tmp_path):
     )
     result = invoke(run_folder, run_folder, "--dataset", data, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    told = "Warning: 1 of 9 captions are longer than max_words, 24 tokens, and only their beginning is read.\n"
+    told = "Warning: 1 of 9 captions are longer than max_tokens, 24 tokens, and only their beginning is read.\n"
     assert result.stderr.count(told) == 1
 
 

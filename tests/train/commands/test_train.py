@@ -112,9 +112,9 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(arguments, tmp_path):
 
 
 def test_captions_that_are_cut_are_counted_once(arguments, tmp_path):
-    for max_words, lines in ((5, []), (3, ["Warning: 8 of 8 captions are longer than max_words, 3 tokens, "
+    for max_tokens, lines in ((5, []), (3, ["Warning: 8 of 8 captions are longer than max_tokens, 3 tokens, "
                                           "and only their beginning is read."])):  # fmt: skip
-        settings = ("--method", "dgl-linear", "--set", f"max_words={max_words}")
+        settings = ("--method", "dgl-linear", "--set", f"max_tokens={max_tokens}")
         result = invoke(train, *arguments, *settings, "--out", tmp_path / "run", "--dry-run")
         assert (result.exit_code, result.stderr.splitlines()) == (0, lines)
 

@@ -123,7 +123,7 @@ def test_columns_that_are_not_read_are_named_on_stderr_once_and_change_no_exit_c
     found = json.loads(as_json.stdout)
     assert (found["all_usable"], len(found["notes"])) == (True, 1)
     asked = ["--dataset", path, "--device", "cpu", "--backbone", backbone_folder, "--dry-run"]
-    planned = CliRunner().invoke(train, [*map(str, asked), "--set", "max_words=24"])
+    planned = CliRunner().invoke(train, [*map(str, asked), "--set", "max_tokens=24"])
     assert planned.exit_code == 0, planned.output
     assert planned.stderr.count("Note: ") == planned.stderr.count(note) == 1
     path.write_text(path.read_text().replace(",start,end,reversed caption", ",start_s,end_s,Split"))

@@ -144,7 +144,7 @@ def test_broken_test_videos_stop_the_evaluation_and_not_the_training(
     asked = ["--dataset", "msrvtt", "--data-root", msrvtt, "--device", "cpu"]
     error = invoke(evaluate, run, *asked).stderr
     assert error.startswith("Error: no clip of split test can be read, of 4 videos. The first: ")
-    small = [part for text in ("num_frames=2", "max_words=24", "num_workers=0", "epochs=1")
+    small = [part for text in ("num_frames=2", "max_tokens=24", "num_workers=0", "epochs=1")
              for part in ("--set", text)]  # fmt: skip
     given = [*asked, "--backbone", backbone_folder, *small, "--out", tmp_path / "trained"]
     trained = invoke(train, *given)
@@ -173,7 +173,7 @@ def test_a_video_in_two_splits_is_warned_of_by_name(mine, backbone_folder, tmp_p
         "split.\n"
     )
     planned = invoke(
-        train, *asked, "--backbone", backbone_folder, "--set", "max_words=24", "--dry-run"
+        train, *asked, "--backbone", backbone_folder, "--set", "max_tokens=24", "--dry-run"
     )
     assert planned.exit_code == 0, planned.output
     assert warning.format("train") in planned.stderr

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "num_frames": 64,
-    "max_words": 24,
+    "max_tokens": 24,
     "batch_size": 32,
     "epochs": 3,
     "num_workers": 2,

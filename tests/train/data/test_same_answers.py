@@ -7,7 +7,7 @@ import pytest
 
 from dgl_runtime.decoding.decode_pool import DecodePool
 from dgl_runtime.decoding.read_video import Done, Job, ReadHere
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_train.data.verify import examine_video
 from tests.helpers.annotations import damage_all
 from tests.helpers.odd_videos import damage, truncate, write_video
@@ -48,11 +48,13 @@ def said(found, path):
     return done.fault and done.fault.replace(str(path), "this video")
 
 
-@pytest.mark.parametrize("cutting", [Cutting(), Cutting(1.0, 0.5)], ids=["whole", "windows"])
-def test_the_check_and_indexing_say_the_same_of_every_odd_file(odd, cutting):
+@pytest.mark.parametrize(
+    "segmentation", [Segmentation(), Segmentation(1.0, 0.5)], ids=["whole", "windows"]
+)
+def test_the_check_and_indexing_say_the_same_of_every_odd_file(odd, segmentation):
     jobs = [Job(path, "not asked for") for path in odd]
-    here = list(ReadHere(cutting, SPEC).read(jobs))
-    with DecodePool(cutting, SPEC, jobs=2) as pool:
+    here = list(ReadHere(segmentation, SPEC).read(jobs))
+    with DecodePool(segmentation, SPEC, jobs=2) as pool:
         apart = list(pool.read(jobs))
     faulty = 0
     for path in odd:

@@ -8,7 +8,7 @@ import pytest
 
 from dgl_runtime.decoding import read_video as reading
 from dgl_runtime.errors import ConfigError
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_train.data.captioned_clip import CaptionedClip
 from dgl_train.data.verify import examine_video, find_faults, verify_videos, write_dropped
 from tests.helpers.annotations import damage_twenty
@@ -26,13 +26,13 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def opened(monkeypatch):
     """The videos that were opened, in order."""
-    seen, real = [], Cutting.spans
+    seen, real = [], Segmentation.spans
 
-    def spans(cutting, path, *_):
+    def spans(segmentation, path, *_):
         seen.append(path.name)
-        return real(cutting, path, *_)
+        return real(segmentation, path, *_)
 
-    monkeypatch.setattr(Cutting, "spans", spans)
+    monkeypatch.setattr(Segmentation, "spans", spans)
     return seen
 
 

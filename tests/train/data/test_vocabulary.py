@@ -51,18 +51,18 @@ def reference():
     return SimpleTokenizer()
 
 
-def assert_equal(reference, text, max_words):
-    expected = reference([text], max_words).numpy()
-    tokens = clip_tokenizer(max_words)([text]).ids
+def assert_equal(reference, text, max_tokens):
+    expected = reference([text], max_tokens).numpy()
+    tokens = clip_tokenizer(max_tokens)([text]).ids
     width = tokens.shape[1]
     np.testing.assert_array_equal(tokens, expected[:, :width], err_msg=repr(text))
     assert not expected[:, width:].any(), repr(text)
 
 
-@pytest.mark.parametrize("max_words", [2, 5, 32, 77])
+@pytest.mark.parametrize("max_tokens", [2, 5, 32, 77])
 @pytest.mark.parametrize("name", ODD)
-def test_odd_texts_have_the_ids_of_open_clip(reference, name, max_words):
-    assert_equal(reference, ODD[name], max_words)
+def test_odd_texts_have_the_ids_of_open_clip(reference, name, max_tokens):
+    assert_equal(reference, ODD[name], max_tokens)
 
 
 def test_the_vocabulary_is_that_of_open_clip(reference):
@@ -86,10 +86,10 @@ pieces = st.one_of(words, words, st.sampled_from(["'s", " ", "&amp;", "&lt;", "\
 
 
 @settings(max_examples=400, deadline=None)
-@given(text=st.lists(pieces, max_size=8).map("".join), max_words=st.sampled_from([8, 77]))
-def test_any_text_has_the_ids_of_open_clip(reference, text, max_words):
+@given(text=st.lists(pieces, max_size=8).map("".join), max_tokens=st.sampled_from([8, 77]))
+def test_any_text_has_the_ids_of_open_clip(reference, text, max_tokens):
     assume(all(map(is_old, clean(text, "clip"))))  # two old characters may be mended into a new one
-    assert_equal(reference, text, max_words)
+    assert_equal(reference, text, max_tokens)
 
 
 @settings(max_examples=100, deadline=None)

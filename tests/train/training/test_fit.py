@@ -125,7 +125,7 @@ def test_run_folder_holds_the_recipe_and_a_checkpoint_that_loads(tmp_path, clips
     run(tmp_path / "run", clips, backbone, epochs=1)
     assert read_recipe(tmp_path / "run" / "recipe.toml") == tiny_recipe(epochs=1)
     tuned = load_checkpoint(tmp_path / "run", tiny_backbone())
-    assert (tuned.settings.num_frames, tuned.settings.max_words) == (2, 24)
+    assert (tuned.settings.num_frames, tuned.settings.max_tokens) == (2, 24)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "best.safetensors",
         "dropped.csv",
@@ -189,6 +189,6 @@ def test_training_needs_2_clips_and_captions_that_fit(tmp_path, clips, backbone)
     assert error_of(tmp_path / "run", clips[:1], backbone) == (
         "there is 1 captioned clip to train on; give 2 or more."
     )
-    assert error_of(tmp_path / "run", clips, backbone, max_words=77) == (
-        "max_words is 77, but backbone 'tiny' reads captions of 24 tokens at most. Lower max_words."
+    assert error_of(tmp_path / "run", clips, backbone, max_tokens=77) == (
+        "max_tokens is 77, but backbone 'tiny' reads captions of 24 tokens at most. Lower max_tokens."
     )

@@ -50,7 +50,7 @@ def launch(*command):
 def run_arguments(captions, backbone_folder, out, **changes):
     settings = {
         "num_frames": 2,
-        "max_words": 24,
+        "max_tokens": 24,
         "batch_size": 4,
         "epochs": 3,
         "learning_rate": 0.01,

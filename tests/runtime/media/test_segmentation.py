@@ -3,9 +3,9 @@
 import pytest
 
 from dgl_runtime.errors import MediaError
-from dgl_runtime.media import cutting
-from dgl_runtime.media.cutting import Cutting
+from dgl_runtime.media import segmentation
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span
 from tests.helpers.odd_videos import write_video
 
@@ -22,22 +22,22 @@ def ends(path, how):
 @pytest.mark.parametrize(
     ("made", "text"),
     [
-        (Cutting(), "all None None None"),
-        (Cutting(2.0, 0.5), "all 2.0 0.5 None"),
-        (Cutting(2.0, at_shots=True), "shots 2.0 None None"),
-        (Cutting(around_s=1.25), "all None None 1.25"),
+        (Segmentation(), "all None None None"),
+        (Segmentation(2.0, 0.5), "all 2.0 0.5 None"),
+        (Segmentation(2.0, at_shots=True), "shots 2.0 None None"),
+        (Segmentation(around_s=1.25), "all None None 1.25"),
     ],
 )
-def test_a_cutting_has_a_name_that_is_read(made, text):
+def test_a_segmentation_has_a_name_that_is_read(made, text):
     assert str(made) == text
-    assert Cutting.from_text(text) == made
+    assert Segmentation.from_text(text) == made
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_thousand_windows_for_each_frame_are_the_most(tmp_path, parts):
     path = write_video(tmp_path / "film.mp4", 2)
     most, more = (read_index(path).end_s / count for count in (2000, 2001))
-    many = [Cutting(step) if parts == 1 else Cutting(0.1, step) for step in (most, more)]
+    many = [Segmentation(step) if parts == 1 else Segmentation(0.1, step) for step in (most, more)]
     assert len(many[0].spans(path, nothing)[1]) == pytest.approx(2000 / parts, abs=2)
     with pytest.raises(
         MediaError, match=r"claims to last 0 s with 2 frames, which is 1000 windows"
@@ -54,16 +54,16 @@ def test_time_before_the_first_frame_counts_for_no_windows(tmp_path):
         audio_first=True,
     )
     assert read_index(path).start_s > 4
-    assert len(Cutting(2e-4).spans(path, nothing)[1]) == pytest.approx(1000, abs=2)
+    assert len(Segmentation(2e-4).spans(path, nothing)[1]) == pytest.approx(1000, abs=2)
 
 
 def test_shots_without_their_extra_are_refused(monkeypatch):
-    monkeypatch.setattr(cutting, "find_spec", lambda name: name)
-    Cutting(1.0, at_shots=True).require_installed()
-    monkeypatch.setattr(cutting, "find_spec", lambda name: None)
-    Cutting(1.0).require_installed()
+    monkeypatch.setattr(segmentation, "find_spec", lambda name: name)
+    Segmentation(1.0, at_shots=True).require_installed()
+    monkeypatch.setattr(segmentation, "find_spec", lambda name: None)
+    Segmentation(1.0).require_installed()
     with pytest.raises(ModuleNotFoundError, match="scenedetect") as refused:
-        Cutting(1.0, at_shots=True).require_installed()
+        Segmentation(1.0, at_shots=True).require_installed()
     assert refused.value.name == "scenedetect"
 
 
@@ -86,19 +86,19 @@ def test_pictures_a_tenth_of_a_second_behind_the_sound_begin_with_it(tmp_path, p
     start_s = read_index(path).start_s
     assert 0.05 < start_s < 0.15
     assert (start_s > 0.1) == is_late
-    first, *_ = ends(path, Cutting(0.5))
+    first, *_ = ends(path, Segmentation(0.5))
     assert first == pytest.approx((start_s, start_s + 0.5) if is_late else (0.0, 0.5), abs=1e-3)
 
 
 def test_a_moment_lies_inside_the_video(tmp_path):
     path = write_video(tmp_path / "film.mp4", 20)
-    assert ends(path, Cutting(0.5, around_s=1.9)) == [(1.65, 2.0)]
-    assert ends(path, Cutting(around_s=0.5)) == [(0.0, 1.5)]
+    assert ends(path, Segmentation(0.5, around_s=1.9)) == [(1.65, 2.0)]
+    assert ends(path, Segmentation(around_s=0.5)) == [(0.0, 1.5)]
     with pytest.raises(MediaError, match=r"lasts 2 s, so it has no second 2\."):
-        Cutting(0.5, around_s=2.0).spans(path, nothing)
+        Segmentation(0.5, around_s=2.0).spans(path, nothing)
 
 
 def test_the_end_of_the_video_comes_with_its_clips(tmp_path):
     path = write_video(tmp_path / "film.mp4", 20)
-    assert Cutting().spans(path, nothing) == (2.0, [Span(0.0, 2.0)])
-    assert Cutting(around_s=1.0).spans(path, nothing) == (2.0, [Span(0.0, 2.0)])
+    assert Segmentation().spans(path, nothing) == (2.0, [Span(0.0, 2.0)])
+    assert Segmentation(around_s=1.0).spans(path, nothing) == (2.0, [Span(0.0, 2.0)])

@@ -16,7 +16,7 @@ _MOST_WINDOWS = 1000  # for each frame; a picture every hour has 360 windows of 
 
 
 @dataclass(frozen=True)
-class Cutting:
+class Segmentation:
     """Whole videos; windows; shots, and those longer than a window in windows; or one moment.
 
     Attributes:
@@ -38,7 +38,7 @@ class Cutting:
         )
 
     @classmethod
-    def from_text(cls, text: str) -> "Cutting":
+    def from_text(cls, text: str) -> "Segmentation":
         """Read what ``str`` wrote."""
         what, *numbers = text.split()
         window_s, stride_s, around_s = (None if n == "None" else float(n) for n in numbers)

@@ -16,7 +16,7 @@ from dgl_train.model.backbones.clip import ClipText, ends
 from dgl_train.model.backbones.towers import attend_within
 
 
-class CaptionEncoder(nn.Module):
+class TextEncoder(nn.Module):
     """Folded text tower: tokens int32 [B, L] -> unit-norm embeddings float32 [B, E]."""
 
     blocks: Sequence[FoldedBlock]
