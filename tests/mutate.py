@@ -128,8 +128,8 @@ TESTS_OF = {
     ),
     "dgl_export/fold.py": FOLD,
     "dgl_export/folded_block.py": FOLD,
-    "dgl_export/folded_captions.py": FOLD,
-    "dgl_export/folded_clips.py": FOLD,
+    "dgl_export/folded_text_encoder.py": FOLD,
+    "dgl_export/folded_clip_encoder.py": FOLD,
     "dgl_export/plain.py": FOLD,
     "dgl_export/lower.py": (
         "tests/export/test_halves.py",

@@ -174,7 +174,7 @@ def test_golden_results_are_the_trained_models(backbone, method):
     with torch.no_grad():
         captions = model.encode_captions(torch.from_numpy(golden.tokens).long())
         clips = model.encode_clips(torch.from_numpy(golden.frames))
-        weights = fold(model).clips(torch.from_numpy(golden.frames))[1]
+        weights = fold(model).clip_encoder(torch.from_numpy(golden.frames))[1]
     np.testing.assert_array_equal(golden.caption_embeddings, captions)
     np.testing.assert_array_equal(golden.clip_embeddings, clips)
     np.testing.assert_allclose(golden.frame_weights, weights, rtol=0, atol=2e-6)

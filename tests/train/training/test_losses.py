@@ -52,7 +52,9 @@ def test_a_recipe_may_name_another_loss_than_the_backbone_s():
 def test_the_sigmoid_loss_without_a_bias_is_refused():
     with pytest.raises(ConfigError, match=r"loss is 'sigmoid', which needs .* a bias .*'tiny' was"):
         choose_loss("sigmoid", FrameMeanModel(tiny_backbone()))
-    with pytest.raises(ValueError, match=r"^the sigmoid loss needs a bias, and these logits have none"):
+    with pytest.raises(
+        ValueError, match=r"^the sigmoid loss needs a bias, and these logits have none"
+    ):
         sigmoid_loss(torch.eye(2), torch.eye(2), Logits(torch.tensor(1.0)))
 
 
