@@ -10,11 +10,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import (
-    is_parametrized,
-    register_parametrization,
-    remove_parametrizations,
-)
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from dgl_train.model.backbones.backbone import Backbone, require_towers
 from dgl_train.model.backbones.towers import Block, Tower
@@ -136,8 +132,13 @@ def merge_lora(encoder: nn.Module) -> None:
             if isinstance(child, LowRankLinear):
                 setattr(layer, name, child.merged())
         if is_parametrized(layer):
-            for name in list(cast(nn.ModuleDict, layer.parametrizations)):
-                remove_parametrizations(layer, name)
+            names = list(cast(nn.ModuleDict, layer.parametrizations))
+            merged = {name: getattr(layer, name) for name in names}
+            # Not remove_parametrizations: it changes a class, which the layer's copies share.
+            layer.__class__ = type(layer).__bases__[0]
+            del layer.parametrizations
+            for name, matrix in merged.items():
+                setattr(layer, name, nn.Parameter(matrix, requires_grad=False))
 
 
 def has_adapters(backbone: Backbone) -> bool:

@@ -10,6 +10,7 @@ from dgl_train.model.backbones.clip import Kind, clip_backbone
 from dgl_train.model.dgl import DglModel, last
 from dgl_train.model.methods import ModelSettings, build_model, make_prompts
 from dgl_train.model.prompts import PromptCounts
+from tests.helpers import toy_encoder
 from tests.helpers.tiny import FRAME_SIZE, tiny_backbone
 from tests.helpers.tiny_models import BOUND_TO_FRAMES, make_tuned
 
@@ -123,3 +124,58 @@ def test_folding_changes_no_model():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fold(model)
     assert model.state_dict().keys() == before.keys()
+
+
+def test_layers_are_named_by_their_block(folded):
+    """What errors of an export and a manifest's ``kept`` call them."""
+    for encoder in (folded.text_encoder, folded.clip_encoder):
+        assert {"blocks.0.q.weight", "blocks.1.proj.weight"} <= encoder.state_dict().keys()
+
+
+@torch.no_grad()
+def test_pixels_may_come_normalised(model):
+    frames = random_frames(2)
+    embeddings, _ = fold(model, uint8=False).clip_encoder(model.backbone.normalize(frames))
+    torch.testing.assert_close(embeddings, model.encode_clips(frames), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_model_that_holds_what_is_no_number_does_not_fold(number):
+    model = make_tuned("dgl-linear").model
+    name, tensor = list(model.state_dict().items())[-1]
+    tensor.view(-1)[:2] = number
+    told = (
+        rf"^the model's {name} holds 2 NaN or infinite numbers of {tensor.numel()}; none may be\."
+    )
+    with pytest.raises(ExportError, match=told):
+        fold(model)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A model that is no CLIP, tuned by LoRA."""
+    folder = toy_encoder.write_toy(tmp_path / "toy", ["a", "cat"])
+    backbone = toy_encoder.load(BackboneSource(str(folder)))
+    model = build_model(backbone, ModelSettings("lora", PromptCounts(), NUM_FRAMES, 6)).model.eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("up"):
+                parameter.normal_()
+    return model
+
+
+@torch.no_grad()
+def test_encoders_that_nothing_is_known_of_are_exported_as_they_are(toy):
+    tokens = torch.tensor([[3, 4, 2, 1, 1, 1], [2, 1, 1, 1, 1, 1]], dtype=torch.int32)
+    shape = (2, NUM_FRAMES, 3, toy_encoder.SIZE, toy_encoder.SIZE)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8)
+    folded, gold = fold(toy), toy.encode_clips(frames)
+    torch.testing.assert_close(folded.text_encoder(tokens), toy.encode_captions(tokens.long()))
+    embeddings, weights = folded.clip_encoder(frames)
+    torch.testing.assert_close(embeddings, gold, rtol=0, atol=2e-6)
+    torch.testing.assert_close(weights, torch.full((2, NUM_FRAMES), 1 / NUM_FRAMES))
+    normalised = fold(toy, uint8=False).clip_encoder(toy.backbone.normalize(frames))[0]
+    torch.testing.assert_close(normalised, gold, rtol=0, atol=2e-6)
+    assert not any(part.training for part in folded.clip_encoder.modules())
+    assert not any(part.training for part in folded.text_encoder.modules())
+    assert folded.any_frames
