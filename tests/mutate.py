@@ -58,6 +58,7 @@ TESTS_OF = {
         "tests/runtime/gallery/test_nearest.py",
         "tests/runtime/gallery/test_search.py",
         "tests/runtime/gallery/test_stores.py",
+        "tests/runtime/gallery/test_vectors.py",
     ),
     "dgl_runtime/bundle/manifest.py": ("tests/runtime/bundle/test_manifest.py", *BUNDLE),
     "dgl_runtime/bundle/cleaning.py": (
@@ -77,6 +78,7 @@ TESTS_OF = {
         "tests/runtime/bundle/test_tokenizer.py",
         "tests/train/data/test_vocabulary.py",
     ),
+    "dgl_runtime/decoding/read_video.py": ("tests/runtime/decoding/test_read_video.py",),
     "dgl_runtime/media/windows.py": ("tests/runtime/media/test_windows.py",),
     "dgl_runtime/media/boxes.py": VIDEO,
     "dgl_runtime/media/clock.py": VIDEO,
