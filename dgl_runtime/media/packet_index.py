@@ -179,7 +179,8 @@ def _make_index(path: Path) -> PacketIndex:
     jumps = _find_jumps(read, times, is_key, step)
     moved = shifts(jumps, len(times), step)
     latest, times = int(times.max()), times + moved
-    all_shown = np.unique(times[~np.frombuffer(bytes(packets.hidden), np.bool_)])
+    is_seen = ~np.frombuffer(bytes(packets.hidden), np.bool_)
+    all_shown = np.unique(times[is_seen])
     shown = _from_first(all_shown, _first_shown(read, times, moved, is_key))
     last = _last_step(times, durations, shown) or step
     zero_s = _zero_s(read, int(shown[0]) * tick_s)
@@ -189,6 +190,7 @@ def _make_index(path: Path) -> PacketIndex:
         read.remark,
         _remark_on_jumps(jumps, moved, step, tick_s, zero_s),
         _remark_on_start(never_s, len(all_shown) - len(shown)),
+        _remark_on_doubles(times[is_seen], is_key[is_seen]),
     )
     ends_s, has_jumps = (latest + last) * tick_s, bool(jumps)
     missing = what_is_missing(read, ends_s, never_s + duration_s, has_jumps=has_jumps)
@@ -306,6 +308,18 @@ def _remark_on_jumps(
     return (
         f"has a clock that jumps (number of jumps: {len(jumps)}, the first by {by_s:+.1f} s at {at_s:.1f} s); "
         "its times go on as in a player"
+    )
+
+
+def _remark_on_doubles(times: NDArray[np.int64], is_key: NDArray[np.bool_]) -> str | None:
+    """Keyframes alone tell that pictures are lost: a frame that is not to be shown has the next one's time."""
+    first_of_its_time = np.zeros(len(times), np.bool_)
+    first_of_its_time[np.unique(times, return_index=True)[1]] = True
+    if not np.any(is_key & ~first_of_its_time):
+        return None
+    return (
+        f"has {np.count_nonzero(~first_of_its_time)} pictures with the time of an earlier one, which no player "
+        "shows; recordings of a few pictures, joined, are so"
     )
 
 

@@ -156,7 +156,7 @@ def _begins_s(path: Path, container: InputContainer) -> float | None:
         return begins / 1_000_000
     # FFmpeg looks at the first packets and does not say where these are reordered pictures alone.
     heard, _ = read_others(path)
-    return float(heard.min()) if heard.size else None
+    return float(heard.min()) if heard.size else 0.0
 
 
 def _film(films: Sequence[VideoStream], packets: dict[int, Packets]) -> VideoStream:

@@ -23,6 +23,8 @@ _BEGINNINGS = re.compile(
 """How a recording begins in formats of which at times only the first in a file is read: mp4, flv, asf, ogg,
 avi, mkv."""
 
+_AVI = re.compile(rb"RIFF(....)AVI ", re.DOTALL)  # and how much follows, in 4 bytes
+
 _BLOCK, _LONGEST_BEGINNING = 2**22, 16
 
 
@@ -59,6 +61,11 @@ def _unread(read: Pass, duration_s: float) -> str | None:
     A second recording may begin before it: FFmpeg takes the first frame of a second avi for one of the first.
     """
     size, end = read.path.stat().st_size, read.packets.end
+    if (second := _second_avi(read.path)) is not None and second < read.packets.last_but_one:
+        return (
+            f"holds another recording, at byte {second} of {size}, of which players show a part. "
+            "Split it there, or convert it to one recording."
+        )
     if size - end <= _PART * size:
         return None
     if read.end.fault is not None:
@@ -73,6 +80,18 @@ def _unread(read: Pass, duration_s: float) -> str | None:
         f"can be read for {duration_s:.1f} s, which are {end} of its {size} bytes: {reason}, or "
         "convert it to one recording."
     )
+
+
+def _second_avi(path: Path) -> int | None:
+    """Where a second avi begins behind a first; a large avi's own later parts are no such."""
+    with path.open("rb") as file:
+        first = file.read(12)
+        if (found := _AVI.match(first)) is None:
+            return None
+        size = int.from_bytes(found[1], "little")
+        second = 8 + size + size % 2
+        file.seek(second)
+        return second if _AVI.match(file.read(12)) else None
 
 
 def _has_beginning(path: Path, offset: int) -> bool:

@@ -189,6 +189,11 @@ def _write_sound(
     output.mux(sound.encode(None))
 
 
+def opens_in_ffmpeg(path: Path) -> bool:
+    """Whether ffmpeg takes it for a video; some of less than two kilobytes it does not."""
+    return subprocess.run(["ffprobe", "-v", "quiet", str(path)], check=False).returncode == 0
+
+
 def shown_by_ffmpeg(path: Path, stream: int) -> tuple[np.ndarray, np.ndarray]:
     """What ffmpeg shows of a stream: seconds of a player's clock [M] and pictures, uint8 [M, H, W, 3]."""
     command = [
@@ -214,10 +219,12 @@ def shown_by_ffmpeg(path: Path, stream: int) -> tuple[np.ndarray, np.ndarray]:
         "-",
     ]
     # Where no sound is asked for, ffmpeg counts from the first picture.
-    command += ["-map", "0:a?", "-c", "copy", "-f", "null", "/dev/null"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    said = done.stderr.decode(errors="replace")
-    found = re.findall(r"pts_time:\s*(\S+).*? s:(\d+)x(\d+)", said)
+    with_sound = [*command, "-map", "0:a?", "-c", "copy", "-f", "null", "/dev/null"]
+    for asked in (with_sound, command):  # sound of which it does not know the rate it does not copy
+        done = subprocess.run(asked, capture_output=True, check=False)
+        said = done.stderr.decode(errors="replace")
+        if found := re.findall(r"pts_time:\s*(\S+).*? s:(\d+)x(\d+)", said):
+            break
     if not found:
         return np.empty(0), np.empty((0, 0, 0, 3), np.uint8)
     width, height = int(found[0][1]), int(found[0][2])

@@ -11,7 +11,7 @@ from dgl_runtime.media.pixels import preprocess
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.windows import frame_times
-from tests.helpers.random_media import Recipe, draw, make, shown_by_ffmpeg
+from tests.helpers.random_media import Recipe, draw, make, opens_in_ffmpeg, shown_by_ffmpeg
 from tests.helpers.specs import frame_spec
 
 SIDE, NUM_FRAMES = 32, 4
@@ -45,7 +45,7 @@ def check(path, recipe: Recipe) -> str:
         _, spans = Segmentation(1.0, 0.7).spans(path, lambda: None)
         clips = list(read_clips(path, spans, frame_spec(NUM_FRAMES, SIDE)))
     except MediaError as error:
-        if not recipe.is_damaged:
+        if not recipe.is_damaged and opens_in_ffmpeg(path):
             raise AssertionError("whole, and refused") from error
         return "refused"
     said = [*index.remarks, *([index.missing] if index.missing else [])]
@@ -61,6 +61,8 @@ def check(path, recipe: Recipe) -> str:
         inside = type(span)(max(span.start_s, index.start_s), span.end_s)
         for second, frame in zip(frame_times(inside, NUM_FRAMES), clip, strict=True):
             first, last = np.searchsorted(seconds, [second - NEAR_S, second + NEAR_S], "right") - 1
+            if recipe.end < 1 and last == len(expected) - 1:
+                continue  # half a picture, which every decoder fills in its way
             shown = expected[max(first, 0) : last + 1]
             off = min(np.abs(frame.astype(float) - one).mean() for one in shown)
             assert off < SAME, f"another picture at second {second:.3f} (off by {off:.1f})"

@@ -161,6 +161,21 @@ def test_of_joined_recordings_every_picture_is_there_once_in_order(tmp_path, con
     assert remark.startswith("has a clock that jumps (number of jumps: 1, the first by -")
 
 
+@pytest.mark.parametrize(
+    ("container", "codec"), [("mkv", "ffv1"), ("webm", "libvpx"), ("ts", "libx264")]
+)
+def test_pictures_that_no_clock_tells_apart_are_counted(tmp_path, container, codec):
+    """Two recordings of a tenth of a second: their times differ too little for a new count."""
+    recipe = Recipe(container, codec, Fraction(25), 3, sound_s=1.0)
+    path = make(tmp_path / f"short.{container}", recipe)
+    assert read_index(path).remarks == ()
+    path.write_bytes(2 * path.read_bytes())
+    index = read_index(path)
+    assert len(index.shown) == 3
+    (remark,) = index.remarks
+    assert remark.startswith("has 3 pictures with the time of an earlier one, ")
+
+
 def test_pictures_of_joined_recordings_without_stamps_of_their_own_come_in_order(tmp_path):
     # Small pictures share a packet of the container, which stamps the first of them.
     recipe = Recipe("mpg", "libx264", Fraction(25), 30, join="cat", gop=10)

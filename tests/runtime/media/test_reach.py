@@ -118,6 +118,25 @@ def test_a_second_recording_that_no_reader_reaches_is_named(tmp_path, container,
         assert f"which are {len(content)} of" in missing
 
 
+def test_a_second_avi_that_is_read_in_part_is_named(tmp_path):
+    recipe = Recipe("avi", "mpeg4", Fraction(30000, 1001), 14, first=57, gop=6, sound_s=2.48)
+    path = make(tmp_path / "film.avi", recipe)
+    assert read_index(path).missing is None
+    content = path.read_bytes()
+    path.write_bytes(2 * content)
+    index = read_index(path)
+    assert 14 < len(index.shown) < 28
+    assert index.missing.startswith(
+        f"holds another recording, at byte {len(content)} of {2 * len(content)}, "
+    )
+
+
+def test_the_later_parts_of_a_large_avi_are_its_own(tmp_path):
+    path = make(tmp_path / "film.avi", Recipe("avi", "mpeg4", Fraction(10), 20))
+    path.write_bytes(path.read_bytes() + b"RIFF\4\0\0\0AVIX")
+    assert read_index(path).missing is None
+
+
 def on_other_streams(folder):
     """Two transport streams of the same film, which share no stream's number."""
     parts = [folder / "a.ts", folder / "b.ts"]
