@@ -115,7 +115,10 @@ TESTS_OF = {
         "tests/runtime/indexing/test_exclusions.py",
     ),
     "dgl_runtime/indexing/index.py": INDEXING,
-    "dgl_runtime/indexing/ledger.py": INDEXING,
+    "dgl_runtime/indexing/ledger.py": (
+        "tests/runtime/indexing/test_ledger.py",
+        "tests/runtime/indexing/test_changes.py",
+    ),
     "dgl_runtime/indexing/sought.py": INDEXING,
     "dgl_export/parity.py": ("tests/export/test_parity.py",),
     "dgl_export/quality.py": (
@@ -149,12 +152,9 @@ TESTS_OF = {
     ),
     "dgl_train/evaluation/evaluate.py": ("tests/train/evaluation/test_evaluate.py",),
     "dgl_train/data/datasets.py": DATASETS,
-    "dgl_train/data/published.py": DATASETS,
+    "dgl_train/data/published.py": ("tests/train/data/test_published.py",),
     "dgl_train/data/annotation_files.py": DATASETS,
-    "dgl_train/evaluation/post_process.py": (
-        "tests/train/evaluation/test_post_process.py",
-        "tests/train/commands/test_evaluate.py",
-    ),
+    "dgl_train/evaluation/post_process.py": ("tests/train/evaluation/test_post_process.py",),
 }
 SLOW_OR_FETCHING = ("test_real_clips", "test_mutated_videos", "test_browser", "test_full_size")
 UNSEEN = Path(__file__).parent / "mutation" / "unseen.toml"

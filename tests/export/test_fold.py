@@ -62,6 +62,7 @@ def test_clips_and_their_frame_weights(model, folded, batch):
 
 @torch.no_grad()
 def test_methods_free_of_frames_fold_at_any_number_of_them(model, method, folded):
+    assert folded.any_frames == (method not in BOUND_TO_FRAMES)
     if method in BOUND_TO_FRAMES:
         return
     for num_frames in (1, 7):

@@ -68,3 +68,15 @@ def test_new_files_are_whole_on_disk_before_the_records_may_name_them(tmp_path, 
     for name, size in sizes.items():
         assert synced[(tmp_path / name).stat().st_ino] == size
     assert list(synced)[-1] == tmp_path.stat().st_ino  # the folder that holds their names, last
+
+
+@pytest.mark.parametrize("num_rows", [0, 3])
+def test_nobody_changes_vectors_by_looking_at_them(tmp_path, num_rows):
+    store = LocalVectors(tmp_path)
+    store.sync(header(0), clean=True)
+    if num_rows:
+        store.upsert(*rows_of(num_rows))
+        store.sync(header(num_rows))
+    for found in (store.embeddings(slice(None)), store.frame_weights(slice(None))):
+        assert len(found) == num_rows
+        assert not found.flags.writeable

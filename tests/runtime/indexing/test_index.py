@@ -269,7 +269,7 @@ def test_an_interrupted_and_resumed_gallery_equals_an_undisturbed_one(
 
 
 def test_an_error_of_the_thread_that_looks_stops_the_run(bundle, many, tmp_path, monkeypatch):
-    fail_at(monkeypatch, 2, ZeroDivisionError("a bug"), Gallery, "place")
+    fail_at(monkeypatch, 2, ZeroDivisionError("a bug"), Gallery, "upsert")
     with pytest.raises(ZeroDivisionError, match="a bug"):
         add(bundle, tmp_path / "gallery", many)
     add(bundle, tmp_path / "gallery", many)

@@ -121,7 +121,7 @@ def deadly(name):
         finally:
             sys.setprofile(None)
     setattr(Gallery, name, run)
-for name in ("place", "remove", "compact"):
+for name in ("upsert", "remove", "compact"):
     deadly(name)
 import atexit
 atexit.register(lambda: open({told!r}, "w").write(str(called)))

@@ -101,7 +101,7 @@ def test_a_file_that_is_gone_is_left_to_the_reader(gallery, tmp_path):
 def writers(monkeypatch):
     """Threads that called a gallery's verbs while it was written, by verb."""
     called = {}
-    for name in ("plan", "missing", "files", "place", "ingest", "finish", "remove", "compact"):
+    for name in ("plan", "missing", "files", "upsert", "ingest", "finish", "remove", "compact"):
         real = getattr(Gallery, name)
 
         def wrapper(self, *given, name=name, real=real, **named):
@@ -121,7 +121,7 @@ def test_one_thread_asks_and_writes_the_gallery(bundle, tmp_path, writers):
     (folder / "1.mp4").unlink()
     write_video(folder / "2.mp4", 50)
     add(bundle, gallery, folder, window_s=0.5, jobs=2, prune=True)
-    assert writers.keys() >= {"plan", "missing", "place", "ingest", "finish", "remove", "compact"}
+    assert writers.keys() >= {"plan", "missing", "upsert", "ingest", "finish", "remove", "compact"}
     assert set().union(*writers.values()) == {"gallery_0"}
 
 
