@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dgl_export.fold import fold
+from dgl_export.fold import fold, fold_text, fold_vision
+from dgl_export.folded_clip_encoder import Pixels
 from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.clip import Kind, clip_backbone
@@ -71,6 +72,12 @@ def test_methods_free_of_frames_fold_at_any_number_of_them(model, method, folded
         torch.testing.assert_close(folded.clip_encoder(frames)[0], gold, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(("num_frames", "any_frames"), [(1, True), (2, False)])
+def test_prompts_of_several_frames_bind_a_graph_to_their_number(num_frames, any_frames):
+    settings = ModelSettings("dgl-transformer", PromptCounts(2, 3, 4), num_frames, 20)
+    assert fold(build_model(tiny_backbone(), settings).model).any_frames == any_frames
+
+
 @torch.no_grad()
 def test_padding_and_batch_change_nothing(folded):
     tokens = random_tokens(3, 12)
@@ -80,9 +87,8 @@ def test_padding_and_batch_change_nothing(folded):
         torch.testing.assert_close(alone, gold, rtol=0, atol=2e-6)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(("vision_layers", "text_layers"), [(2, 3), (3, 1)])
-def test_towers_of_different_depth(vision_layers, text_layers):
+def of_depth(vision_layers, text_layers):
+    """A model whose towers have so many blocks."""
     import open_clip
 
     clip = open_clip.CLIP(
@@ -96,7 +102,18 @@ def test_towers_of_different_depth(vision_layers, text_layers):
     kind = Kind(vision_heads=2, text_heads=2, quick_gelu=False)
     backbone = clip_backbone(clip.state_dict(), BackboneSource("x"), kind)
     settings = ModelSettings("dgl-linear", PromptCounts(), NUM_FRAMES, 10)
-    model = DglModel(backbone, make_prompts(backbone, settings)).eval()
+    return DglModel(backbone, make_prompts(backbone, settings)).eval()
+
+
+def test_a_vision_tower_of_one_block_is_refused():
+    with pytest.raises(ExportError, match="the vision tower has 1 block; folding needs its first"):
+        fold(of_depth(1, 2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("vision_layers", "text_layers"), [(2, 3), (3, 1)])
+def test_towers_of_different_depth(vision_layers, text_layers):
+    model = of_depth(vision_layers, text_layers)
     folded, frames, tokens = fold(model), random_frames(2), random_tokens(2, 8)
     torch.testing.assert_close(
         folded.clip_encoder(frames)[0], model.encode_clips(frames), rtol=0, atol=2e-6
@@ -180,3 +197,11 @@ def test_encoders_that_nothing_is_known_of_are_exported_as_they_are(toy):
     assert not any(part.training for part in folded.clip_encoder.modules())
     assert not any(part.training for part in folded.text_encoder.modules())
     assert folded.any_frames
+
+
+def test_prompts_of_encoders_that_nothing_is_known_of_are_refused(toy):
+    prompts, backbone = make_tuned("dgl-linear").model.prompts(), toy.backbone
+    with pytest.raises(ExportError, match=r"^prompts in a Text have no way to be folded yet\."):
+        fold_text(backbone.text, prompts, None)
+    with pytest.raises(ExportError, match=r"^prompts in a Vision have no way to be folded yet\."):
+        fold_vision(backbone.vision, prompts, Pixels(backbone.mean, backbone.std, True))
