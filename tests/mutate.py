@@ -47,7 +47,7 @@ TESTS_OF = {
     "dgl_runtime/serve/connections.py": SERVE,
     "dgl_runtime/serve/galleries.py": SERVE,
     "dgl_runtime/serve/lane.py": SERVE,
-    "dgl_runtime/serve/media.py": SERVE,
+    "dgl_runtime/serve/media.py": ("tests/runtime/serve/test_media.py",),
     "dgl_runtime/gallery/filters.py": (*GALLERY, "tests/runtime/commands/test_search_cli.py"),
     "dgl_runtime/gallery/nearest.py": (
         "tests/runtime/gallery/test_search.py",

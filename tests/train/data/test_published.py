@@ -82,6 +82,8 @@ def test_sizes_are_those_of_the_documentation():
     without = re.search(r"(\d+) train ids of 10,024 and (\d+) val1 ids", text)
     for split, count in zip(("train", "test"), without.groups(), strict=True):
         assert PUBLISHED["activitynet"].expected[split].ids_without_captions == int(count)
+    others = [one.expected.values() for name, one in PUBLISHED.items() if name != "activitynet"]
+    assert not any(counts.ids_without_captions for sizes in others for counts in sizes)
 
 
 def first_test_clip(roots, name):
