@@ -176,6 +176,25 @@ def test_stems_keep_their_case_and_extensions_do_not(tmp_path):
     assert there[:4] == [True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("video_id", "stems"),
+    [("1@N03_2.avi", ("1@N03_2", "1@N03_2.avi")), ("1@N03.2", ("1@N03.2", "1@N03.2"))],
+)
+def test_a_video_of_didemo_may_have_been_converted(video_id, stems):
+    assert PUBLISHED["didemo"].stems(video_id) == stems
+
+
+def test_columns_are_told_that_are_neither_read_nor_published(tmp_path, capsys):
+    root = write_layout("msrvtt", tmp_path / "set")
+    read_captions("msrvtt", root)
+    assert capsys.readouterr().err == ""
+    (root / "annotations/MSRVTT_JSFUSION_test.csv").write_text(
+        "key,vid_key,video_id,sentence,url\nret0,msr0,video0,an elk,x\n"
+    )
+    assert read_captions("msrvtt", root)["test"] == {"video0": ["an elk"]}
+    assert "columns that are not read: 'url'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_missing_annotation_file_is_named_with_where_it_was_looked_for(tmp_path, name):
     with pytest.raises(ConfigError) as caught:
@@ -245,6 +264,13 @@ def test_what_is_not_as_published_is_told_in_one_line(tmp_path):
         assert str(caught.value) == (
             f"{path} is not as published ({reason}). Get it again; docs/datasets.md says where."
         )
+    lsmdc = write_layout("lsmdc", tmp_path / "lsmdc")
+    path = lsmdc / "annotations" / "LSMDC16_annos_val.csv"
+    path.write_text("a\t0\t0\t0\t0\tone\nb\t0\t0\t0\t0\ttwo\tthree\n")
+    with pytest.raises(
+        ConfigError, match=r"published \(ValueError: line 2 has 7 columns, expected 6\)\. Get it"
+    ):
+        read_dataset("lsmdc", lsmdc)
     path = root / "annotations" / "MSRVTT_data.json"
     path.write_text("[" * 100_000)
     with pytest.raises(
