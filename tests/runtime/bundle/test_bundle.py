@@ -8,6 +8,7 @@ import pytest
 from dgl_runtime.bundle.folder import TOKENIZER, Bundle, sha256_of
 from dgl_runtime.errors import BundleError
 from tests.helpers.changed_bundles import changed_bundle
+from tests.helpers.old_files import unpack
 
 FILES = (
     "text_encoder.onnx",
@@ -137,6 +138,14 @@ def test_golden_inputs_without_captions_or_clips_check_nothing_and_are_refused(
     folder = changed_bundle(bundle, tmp_path / "copy", golden=empty)
     with pytest.raises(BundleError, match=rf"does not hold the golden inputs: {first}\[0, "):
         Bundle(folder).golden  # noqa: B018
+
+
+def test_golden_captions_of_schema_2_are_as_long_as_up_to_their_end(tmp_path):
+    golden = Bundle(unpack(tmp_path) / "bundle").golden
+    assert golden.raw is None
+    assert len(set(golden.lengths.tolist())) > 2
+    for row, length in zip(golden.tokens.tolist(), golden.lengths.tolist(), strict=True):
+        assert row.index(49407) == length - 1
 
 
 def test_the_golden_inputs_are_checked_before_they_are_read(copy):
