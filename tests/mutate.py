@@ -53,11 +53,11 @@ TESTS_OF = {
         "tests/runtime/gallery/test_search.py",
         "tests/runtime/gallery/test_nearest.py",
     ),
-    "dgl_runtime/gallery/vectors.py": (
+    "dgl_runtime/gallery/local_vector_store.py": (
         "tests/runtime/gallery/test_damage.py",
         "tests/runtime/gallery/test_nearest.py",
         "tests/runtime/gallery/test_search.py",
-        "tests/runtime/gallery/test_stores.py",
+        "tests/runtime/gallery/test_vector_stores.py",
     ),
     "dgl_runtime/bundle/manifest.py": ("tests/runtime/bundle/test_manifest.py", *BUNDLE),
     "dgl_runtime/bundle/cleaning.py": (
@@ -88,14 +88,14 @@ TESTS_OF = {
     ),
     "dgl_runtime/media/encryption.py": VIDEO,
     "dgl_runtime/media/frame_reader.py": VIDEO,
-    "dgl_runtime/media/kept_index.py": VIDEO,
+    "dgl_runtime/media/packet_index_cache.py": VIDEO,
     "dgl_runtime/media/orientation.py": VIDEO,
     "dgl_runtime/media/packet_index.py": VIDEO,
     "dgl_runtime/media/packet_pass.py": VIDEO,
     "dgl_runtime/media/pixels.py": ("tests/runtime/media/test_pixels.py",),
     "dgl_runtime/media/preview.py": PREVIEW,
     "dgl_runtime/media/preview_sound.py": PREVIEW,
-    "dgl_runtime/media/reach.py": VIDEO,
+    "dgl_runtime/media/truncation.py": VIDEO,
     "dgl_runtime/media/shots.py": VIDEO,
     "dgl_runtime/media/stills.py": VIDEO,
     "dgl_runtime/gallery/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
@@ -124,25 +124,25 @@ TESTS_OF = {
     "dgl_export/request.py": ("tests/export/test_request.py", DOCUMENTED),
     "dgl_export/bundle_writer.py": (
         "tests/export/test_bundle_writer.py",
-        "tests/export/test_lower.py",
+        "tests/export/test_lower_precision.py",
     ),
     "dgl_export/fold.py": FOLD,
     "dgl_export/folded_block.py": FOLD,
     "dgl_export/folded_text_encoder.py": FOLD,
     "dgl_export/folded_clip_encoder.py": FOLD,
     "dgl_export/plain.py": FOLD,
-    "dgl_export/lower.py": (
+    "dgl_export/lower_precision.py": (
         "tests/export/test_halves.py",
-        "tests/export/test_lower*.py",
+        "tests/export/test_lower_precision*.py",
         "tests/export/test_smooth.py",
         DOCUMENTED,
     ),
-    "dgl_train/training/contrastive.py": (
-        "tests/train/training/test_contrastive.py",
+    "dgl_train/training/gradient_cache.py": (
+        "tests/train/training/test_gradient_cache.py",
         "tests/train/training/test_losses.py",
     ),
     "dgl_train/training/losses.py": (
-        "tests/train/training/test_contrastive.py",
+        "tests/train/training/test_gradient_cache.py",
         "tests/train/training/test_losses.py",
     ),
     "dgl_train/evaluation/evaluate.py": ("tests/train/evaluation/test_evaluate.py",),
