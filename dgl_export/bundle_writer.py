@@ -13,7 +13,7 @@ from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import fold
 from dgl_export.formats import FLOAT32_ONNX, Target, write_graph
 from dgl_export.graph_files import load_graph
-from dgl_export.lower import lower
+from dgl_export.lower_precision import lower
 from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_clip_encoder, write_text_encoder

@@ -1,4 +1,4 @@
-"""The gate every bundle passes: exported graphs against the trained model, on golden inputs."""
+"""The parity gate: graphs that differ from the trained model on golden inputs are refused."""
 
 from dataclasses import replace
 from typing import cast

@@ -1,4 +1,4 @@
-"""Encoders that nothing is known of: two graphs as they are, and a clip as the mean of its frames."""
+"""Export without folding, for encoders of any architecture; a clip is the mean of its frames."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The gate of a lower precision: what it costs on captions and clips that did not calibrate it."""
+"""The quality gate of a lower precision: what it costs on captions and clips that did not calibrate it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgl_export.calibration import Half
-from dgl_export.observe import Feeds
+from dgl_export.layer_statistics import Feeds
 from dgl_runtime.bundle.manifest import MIN_COSINE, Quality
 from dgl_runtime.encoder.self_check import cosines
 from dgl_runtime.engines.engine import Engine

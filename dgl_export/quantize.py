@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from dgl_export.graph_files import save_graph
-from dgl_export.observe import Float32, Layer, Rounding, linear_layers, weights_of
+from dgl_export.layer_statistics import Float32, Layer, Rounding, linear_layers, weights_of
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 _TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}

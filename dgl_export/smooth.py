@@ -1,4 +1,4 @@
-"""Outliers moved from a linear layer's input into its weight, where one scale per output bears them.
+"""SmoothQuant: outliers moved from a linear layer's input into its weight, which has a scale per output.
 
 A LayerNormalization's gain and bias are divided by s, the columns of the weights that read it are
 multiplied by s: exact algebra (the idea is SmoothQuant's, arXiv 2211.10438). Only channels far above
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dgl_export.observe import Float32, Layer, linear_layers
+from dgl_export.layer_statistics import Float32, Layer, linear_layers
 
 OUTLYING = 4  # times the median channel's largest number
 

@@ -22,7 +22,7 @@ from dgl_bench.command import say
 from dgl_export.calibration import Calibration, made_calibration
 from dgl_export.fold import FoldedModel, fold
 from dgl_export.formats import Target, write_graph
-from dgl_export.lower import lower
+from dgl_export.lower_precision import lower
 from dgl_export.parity import drifting_patterns
 from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
 from dgl_runtime.bundle.manifest import Graph, Quality

@@ -29,8 +29,8 @@ from dgl_bench.search_vectors import MadeEmbeddings, unit
 from dgl_bench.timing import WARM_UP, Paired, time_paired
 from dgl_runtime.gallery.folder import EMBEDDINGS, GRAPH, path_of
 from dgl_runtime.gallery.gallery import Clip, Gallery
+from dgl_runtime.gallery.local_vector_store import LocalVectors
 from dgl_runtime.gallery.nearest import breadth_for
-from dgl_runtime.gallery.vectors import LocalVectors
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]

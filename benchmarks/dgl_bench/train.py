@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dgl_train.model.dual_encoder import DualEncoder
     from dgl_train.recipes.recipe import Recipe
-    from dgl_train.training.contrastive import PairBatch
+    from dgl_train.training.gradient_cache import PairBatch
 
 WARM_UP = 1  # steps; the first one also makes the optimizer's state
 SEED = 0
@@ -140,7 +140,7 @@ def _random_batch(recipe: "Recipe", model: "DualEncoder", device: "torch.device"
     """Captions of the full length, int32 [B, L], and clips, uint8 [B, F, 3, S, S]."""
     import torch
 
-    from dgl_train.training.contrastive import PairBatch
+    from dgl_train.training.gradient_cache import PairBatch
 
     rng, bare = np.random.default_rng(SEED), model.tokenizer([""]).ids[0]
     size, side = recipe.batch_size, model.inputs.frames.size

@@ -1,4 +1,4 @@
-"""What is done to a text before it is cut into tokens: each model's own way, by the name its manifest gives.
+"""Text normalisation before tokenization: each model's own, by the name that its manifest gives.
 
 The rules are the published ones. Ours differ from BLIP's in one step that changes nothing: BLIP also cuts
 a text at 40 or 50 words, of which its 35 tokens never reach the last.

@@ -1,4 +1,4 @@
-"""What a model wants of its inputs, as data in the manifest: a runtime has no rule of its own for a model."""
+"""InputSpec, in the manifest: how a model wants its frames (FrameSpec) and its texts (TextSpec)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what a runtime has to know of a model, as manifest.json.
+"""The manifest of a bundle: what a runtime has to know of a model, as manifest.json; earlier schemas too.
 
 One set of dataclasses writes and reads it. The runtime has no defaults of its own: what is not in the
 manifest is an error.

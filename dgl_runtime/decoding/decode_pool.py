@@ -1,4 +1,4 @@
-"""Worker processes that look into videos side by side; one that crashes or hangs costs its video alone.
+"""A pool of processes that decode videos: it hands them out, and fails one whose process is lost.
 
 What they have read waits in their sockets until it is taken, so memory is bounded by their number.
 """

@@ -1,4 +1,4 @@
-"""One worker process that looks into videos, and the socket to it: what it says, that it crashed or hangs."""
+"""A decode process seen from its parent: messages, time limits, and the notice that it crashed or hangs."""
 
 import json
 import os

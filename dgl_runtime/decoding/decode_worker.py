@@ -1,4 +1,4 @@
-"""The process that looks into videos: it hashes, cuts and decodes them, and makes pictures and previews.
+"""A decode process seen from inside: it hashes, cuts and decodes videos, and makes pictures and previews.
 
 Apart, because a damaged video may crash a decoder, hang it, or make it take all memory. It talks with
 its parent over one socket, in JSON and raw bytes: nothing it says can make the parent run anything.

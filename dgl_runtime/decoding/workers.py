@@ -1,4 +1,4 @@
-"""Processes side by side, each behind a socket of its own: the one who waits hears of every loss.
+"""Any processes side by side, each behind a socket of its own; for decoding and for training's reading.
 
 Nothing is shared between them: no shared memory, no lock that one could take with it when it is killed.
 """

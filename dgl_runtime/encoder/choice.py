@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.manifest import CLIP_ENCODER, TEXT_ENCODER
-from dgl_runtime.encoder.remembered import ChoiceMemory, Remembered
+from dgl_runtime.encoder.choice_cache import ChoiceMemory, Remembered
 from dgl_runtime.encoder.self_check import check_graph, graph_of
 from dgl_runtime.engines import engine_file
 from dgl_runtime.engines.candidates import AUTO, Candidate, candidates

@@ -1,4 +1,4 @@
-"""What a gallery takes and gives: clips, files, and what is known of them."""
+"""The values that go into and out of a gallery: Clip, FileState, Found."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a gallery is of, and how much it holds."""
+"""The facts of a gallery: its bundle, its dimensions, and how much it holds."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -17,9 +17,16 @@ from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known
 from dgl_runtime.gallery.facts import Facts
 from dgl_runtime.gallery.filters import select_rows
 from dgl_runtime.gallery.folder import RECORDS, require_unused, sync_folder, writer_lock
+from dgl_runtime.gallery.local_vector_store import LocalVectors
 from dgl_runtime.gallery.records import Records
-from dgl_runtime.gallery.store import Float32, Int64, Mask, OpenStore, VectorStore, require_matrix
-from dgl_runtime.gallery.vectors import LocalVectors
+from dgl_runtime.gallery.vector_store import (
+    Float32,
+    Int64,
+    Mask,
+    OpenStore,
+    VectorStore,
+    require_matrix,
+)
 
 if TYPE_CHECKING:
     from dgl_runtime.gallery.metadata import MetadataReport
@@ -32,7 +39,7 @@ class Gallery:
 
     A gallery opened for reading is a snapshot: it does not see what a writer changes later. There
     is one writer at a time; readers are never blocked. Threads may share a gallery. Behind it lie the
-    records (``records.py``) and a vector store (``store.py``).
+    records (``records.py``) and a vector store (``vector_store.py``).
     """
 
     _held: contextlib.ExitStack  # what to let go: vectors, records and, of a writer, the lock
@@ -45,8 +52,6 @@ class Gallery:
         self._is_writable, self._is_closed = is_writable, False
         self._changing = threading.RLock()
         self._take_in(clean=is_writable)
-
-    # ---- opening ------------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -269,8 +274,7 @@ class Gallery:
     def upsert(self, file: FileState, content_sha256: str, duration_s: float) -> None:
         """Insert a file or update it: which content it holds now.
 
-        Clips of a content that is in no file are dropped.
-        A file that was renamed is placed under its new name, and the old one removed.
+        Clips of a content that is in no file are dropped. A renamed file is a new one; the old is removed.
         """
         self._require_writable()
         with self._changing:
@@ -363,8 +367,6 @@ class Gallery:
             finally:
                 self._settle()
             self._store.optimize()
-
-    # ---- records and vectors ------------------------------------------------------------------
 
     def _take_in(self, *, has_dropped: bool = True, clean: bool = False) -> None:
         """Take in what the records say now; ``has_dropped``: clips may have gone."""

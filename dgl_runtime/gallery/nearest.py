@@ -1,4 +1,4 @@
-"""Find the clips most similar to a query: exactly, or through a USearch graph for large galleries.
+"""Nearest clips of a query, both ways: exact search, and approximate search by a USearch graph (HNSW).
 
 Both ways end in the same step: the candidates are compared with the query once more in float64,
 one by one. So a similarity depends on the two embeddings alone, never on batch, block or way.

@@ -1,4 +1,4 @@
-"""Something open that threads share while it is replaced: who looks at the old one finishes with it."""
+"""A handle that threads share, such as an open gallery: replaced at once, closed when its last user is done."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What one run of indexing asks of the gallery and tells it, all of it in one thread.
+"""The writing side of a run of indexing: all that it asks of the gallery and writes to it, in one thread.
 
 The thread that looks into videos asks which clips to read, while another encodes and adds what was read:
 neither touches the gallery itself, so no store behind it needs to stand two threads.

@@ -1,4 +1,4 @@
-"""Time stamps that jump: recordings joined end to end, transmitters that start anew, counters that are set.
+"""Time stamps that jump (joined recordings, restarted transmitters): found, and moved so that time goes on.
 
 Players go on at such a place as if nothing had happened. So do we: what comes behind a jump is moved so
 that it follows what was before.

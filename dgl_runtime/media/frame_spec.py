@@ -1,4 +1,4 @@
-"""What a model wants of a clip's frames: how many, how large, and how a picture becomes one."""
+"""FrameSpec: how many frames, of what size, resized how. Settings alone; pixels.py applies them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -16,10 +16,10 @@ import numpy as np
 from dgl_runtime.errors import MediaError
 from dgl_runtime.media.clock import find_jumps, shifts, without_stills
 from dgl_runtime.media.container import one_line, packet_time
-from dgl_runtime.media.kept_index import find_index, keep_index
+from dgl_runtime.media.packet_index_cache import find_index, keep_index
 from dgl_runtime.media.packet_pass import NOT_GIVEN, first_decoded, read_others, read_pass
-from dgl_runtime.media.reach import what_is_missing
 from dgl_runtime.media.stills import find_still
+from dgl_runtime.media.truncation import what_is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A picture as the pixels a model wants. Pillow is imported on use."""
+"""Preprocessing: resize and crop a picture as a FrameSpec says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corrections for hubs, the candidates near to every query: dual softmax, inverted softmax, QB-Norm.
+"""Correction for hubs, clips that are near to every query: dual softmax, inverted softmax, QB-Norm.
 
 Each takes similarities and gives new ones to rank by. Their inverse temperature beta is to be chosen
 on validation (``choose_temperature``), never on the queries that are reported.

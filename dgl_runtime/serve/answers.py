@@ -1,4 +1,4 @@
-"""What is asked and answered: the shapes of the JSON, checked by pydantic, shown in /openapi.json."""
+"""Requests and responses: the shapes of the JSON, checked by pydantic, shown in /openapi.json."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Requests that arrive together are answered together; more than fit in the queue are refused at once."""
+"""Dynamic batching: what waits together is run together; what does not fit in the queue is refused at once."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""What goes wrong below the addresses, as an answer: a request that does not fit, a machine that is full."""
+"""Exception handlers: an error below the addresses as a response, such as a machine that is full."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""What every request must pass: a known Host, the token, a body of some size that comes in time.
+"""Middleware that every request must pass: a known Host, the token, a body of some size that comes in time.
 
 Pure ASGI, so that it stands before everything, and counts a body as it arrives.
 """

@@ -1,4 +1,4 @@
-"""Work of one kind in threads of its own: some at a time, some more that wait, the rest refused."""
+"""A lane (bulkhead): work of one kind in threads of its own, with a bounded queue."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Searches that wait together, answered together."""
+"""Searches over HTTP, encoded and ranked as one batch."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Data sets by name, their splits, and the reader of any csv or jsonl file of captioned clips."""
+"""Data sets by name, their splits, and the user's own tables of captioned clips."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""How processes that read clips are started, and what to tell when one is lost."""
+"""How processes that read clips are started, and the error when one is lost."""
 
 from pathlib import Path
 from typing import TypeVar

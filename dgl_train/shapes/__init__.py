@@ -1,1 +1,1 @@
-"""A made data set of moving shapes, and a tiny backbone for it."""
+"""A synthetic data set of moving shapes, and a tiny backbone for it."""

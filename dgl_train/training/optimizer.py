@@ -1,4 +1,4 @@
-"""How tensors move: AdamW, with a learning rate for each kind of tensor that rises and falls."""
+"""AdamW, with a learning rate schedule for each kind of tensor."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""One training step: gradient of the whole batch, norm limit, optimizer; in full or mixed precision."""
+"""One training step: the batch's gradient, norm limit, optimizer; in full or mixed precision."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from dgl_train.model.methods import (
 )
 from dgl_train.model.prompts import PromptCounts
 from dgl_train.recipes.recipe import Recipe
-from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.gradient_cache import PairBatch, backward_contrastive
 from dgl_train.training.losses import choose_loss
 from dgl_train.training.optimizer import make_optimizer, rate_factor
 from dgl_train.training.processes import Processes

@@ -5,7 +5,7 @@ import re
 import click
 import pytest
 
-from dgl_export import lower, quality
+from dgl_export import lower_precision, quality
 from dgl_export.calibration import FEWEST
 from dgl_export.cli import export
 from dgl_export.formats import WRITTEN
@@ -57,7 +57,7 @@ def test_what_counts_as_equal_and_what_is_forgiven():
 def test_layers_that_are_kept():
     *counts, percent = numbers(r"in float32, (\d), (\d), (\d) \.\.\. of them up to (\d+) %")
     assert counts == [2, 4, 8]
-    assert percent == 100 * lower.MOST_KEPT
+    assert percent == 100 * lower_precision.MOST_KEPT
 
 
 def test_formats_and_precisions():

@@ -9,8 +9,8 @@ import pytest
 from dgl_export import quality
 from dgl_export.calibration import Calibration, Half, made_calibration
 from dgl_export.formats import Target
-from dgl_export.lower import lower
-from dgl_export.observe import linear_layers
+from dgl_export.layer_statistics import linear_layers
+from dgl_export.lower_precision import lower
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError

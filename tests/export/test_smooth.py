@@ -7,7 +7,7 @@ import pytest
 
 from dgl_export.calibration import made_calibration
 from dgl_export.fold import fold
-from dgl_export.observe import layer_errors, linear_layers, observe, weights_of
+from dgl_export.layer_statistics import layer_errors, linear_layers, observe, weights_of
 from dgl_export.quantize import Quantizer
 from dgl_export.smooth import smooth
 from dgl_export.to_onnx import write_clip_encoder

@@ -6,7 +6,7 @@ import torch
 
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.methods import trained_parameters
-from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.gradient_cache import PairBatch, backward_contrastive
 from dgl_train.training.processes import Processes
 from dgl_train.training.step import make_model
 from tests.helpers.tiny import tiny_backbone, tiny_recipe

@@ -10,7 +10,7 @@ import numpy as np
 
 import dgl_runtime
 from dgl_runtime.gallery.gallery import Clip, Gallery
-from dgl_runtime.gallery.vectors import LocalVectors
+from dgl_runtime.gallery.local_vector_store import LocalVectors
 from tests import ROOT
 
 E, F, BATCH = 8, 3, 4

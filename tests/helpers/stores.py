@@ -7,7 +7,7 @@ from multiprocessing.managers import BaseManager
 
 import numpy as np
 
-from dgl_runtime.gallery.vectors import LocalVectors
+from dgl_runtime.gallery.local_vector_store import LocalVectors
 
 KINDS = ("rows", "graph", "memory")
 _KEY = b"tests"

@@ -1,4 +1,4 @@
-"""The level "prompted": towers whose blocks can be attended in, and the blocks themselves.
+"""Towers of transformer blocks into which prompts can be put: what DGL needs of a backbone.
 
 A method that puts prompts between tokens asks a tower for its tokens before block 0, chooses in every
 block who attends to whom, and hands the last tokens back to be read. What lies around a block's attention

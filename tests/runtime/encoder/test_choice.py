@@ -13,7 +13,7 @@ from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import GOLDEN, Bundle
 from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.encoder import choice
-from dgl_runtime.encoder.remembered import ChoiceMemory, Remembered
+from dgl_runtime.encoder.choice_cache import ChoiceMemory, Remembered
 from dgl_runtime.engines import candidates, installed, onnx
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.hardware import NvidiaGpu
@@ -251,9 +251,9 @@ class TestASecondStart:
     def test_of_anything_else_is_measured(self, bundle, monkeypatch, only, change):
         options = {"graph": {"name": "clip_encoder"}, "threads": {"threads": 2}}.get(change, {})
         if change == "version":
-            monkeypatch.setattr("dgl_runtime.encoder.remembered.installed_version", str)
+            monkeypatch.setattr("dgl_runtime.encoder.choice_cache.installed_version", str)
         elif change == "cpu":
-            monkeypatch.setattr("dgl_runtime.encoder.remembered.cpu_model", lambda: "another")
+            monkeypatch.setattr("dgl_runtime.encoder.choice_cache.cpu_model", lambda: "another")
         elif change == "engines":
             only("onnx")
         measured = []
@@ -327,7 +327,7 @@ def test_without_a_cache_folder_the_choice_is_made_all_the_same(
         def homeless():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr("dgl_runtime.encoder.remembered.cache_folder", homeless)
+        monkeypatch.setattr("dgl_runtime.encoder.choice_cache.cache_folder", homeless)
     assert chosen(bundle).why.startswith("the fastest here")
 
 

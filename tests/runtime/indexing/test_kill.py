@@ -103,9 +103,9 @@ def test_a_gallery_killed_while_it_grows_equals_an_undisturbed_one(
 # and returns, of Python's and of C's, inside what drops clips, compacts, and builds the graph.
 DEADLY = """
 import os, signal, sys
-import dgl_runtime.gallery.vectors
+import dgl_runtime.gallery.local_vector_store
 from dgl_runtime.gallery.gallery import Gallery
-dgl_runtime.gallery.vectors.APPROXIMATE_PAYS_FROM = 1
+dgl_runtime.gallery.local_vector_store.APPROXIMATE_PAYS_FROM = 1
 left, called = {left}, 0
 def count(*_):
     global called

@@ -7,7 +7,7 @@ import pytest
 from dgl_runtime import Retriever
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery import vectors
+from dgl_runtime.gallery import local_vector_store
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.search.find import bank_hubness
 from dgl_runtime.serve import galleries
@@ -116,7 +116,7 @@ def test_the_graph_of_a_large_gallery_is_looked_at_before_anybody_searches(
     served, monkeypatch, more
 ):
     with Gallery.open(served.folder) as gallery:
-        monkeypatch.setattr(vectors, "APPROXIMATE_PAYS_FROM", len(gallery) + more)
+        monkeypatch.setattr(local_vector_store, "APPROXIMATE_PAYS_FROM", len(gallery) + more)
     (served.folder / "clips.0.usearch").write_bytes(b"garbage")
     if more:
         assert served.refresh()

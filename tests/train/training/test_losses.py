@@ -10,7 +10,7 @@ from dgl_runtime.errors import ConfigError
 from dgl_train.model.backbones.backbone import LOSSES, OWN_LOSS
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.training import losses
-from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.gradient_cache import PairBatch, backward_contrastive
 from dgl_train.training.losses import Logits, choose_loss, sigmoid_loss, softmax_loss
 from dgl_train.training.processes import Processes
 from tests.helpers.tiny import FRAME_SIZE, tiny_backbone

@@ -12,7 +12,7 @@ from dgl_train.evaluation.evaluate import evaluate, torch_encoders
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import METHODS, PROMPT_METHODS, trained_parameters
-from dgl_train.training.contrastive import PairBatch, backward_contrastive
+from dgl_train.training.gradient_cache import PairBatch, backward_contrastive
 from dgl_train.training.losses import Logits, softmax_loss
 from dgl_train.training.optimizer import make_optimizer, rate_factor
 from dgl_train.training.processes import Processes

@@ -1,4 +1,4 @@
-"""The local vector store: raw float32 files in the gallery's folder, mapped, and searched in this process.
+"""The local vector store: float32 files, mapped. It decides between exact and approximate search.
 
 Rows are written and synced behind the last one that counts. Compacting writes files of the next
 generation; those of another generation than the records' are remains. The store decides alone whether a
@@ -30,7 +30,7 @@ from dgl_runtime.gallery.nearest import (
     exact_top_k,
 )
 from dgl_runtime.gallery.sqlite import damaged
-from dgl_runtime.gallery.store import Float32, Int64, Mask
+from dgl_runtime.gallery.vector_store import Float32, Int64, Mask
 
 _APPROXIMATE_SHARE = 0.9  # of the rows; among fewer the graph would miss too many
 _UNINDEXED_SHARE = 0.02  # of the rows; so many are searched exactly, at less cost than a new graph

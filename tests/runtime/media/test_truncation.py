@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from dgl_runtime.media import reach
+from dgl_runtime.media import truncation
 from dgl_runtime.media.packet_index import read_index
 from tests.helpers.odd_videos import truncate, write_video
 from tests.helpers.random_media import Recipe, make
@@ -169,7 +169,7 @@ def test_a_fault_that_ends_the_reading_is_named(tmp_path):
 @pytest.mark.parametrize("block", [20, 23, 1000])
 def test_a_second_recording_is_found_wherever_a_block_ends(tmp_path, monkeypatch, block):
     path = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(25), 30))
-    monkeypatch.setattr(reach, "_BLOCK", block)
+    monkeypatch.setattr(truncation, "_BLOCK", block)
     for before in range(8):
         path.write_bytes(path.read_bytes() + bytes(before))
         length = path.stat().st_size

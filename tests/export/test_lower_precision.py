@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from dgl_export import bundle_writer, quality
-from dgl_export import lower as lowering
+from dgl_export import lower_precision as lowering
 from dgl_export.bundle_writer import write_bundle
 from dgl_export.calibration import Calibration, Half, made_calibration
 from dgl_export.formats import WRITTEN, Target

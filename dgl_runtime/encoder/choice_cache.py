@@ -1,4 +1,4 @@
-"""Choices of an engine that earlier starts made, in the user's cache folder; losing them costs seconds."""
+"""Choices of an engine that earlier starts made, cached in the user's folder; losing them costs seconds."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What reaches each linear layer of a graph, and what a lower precision would make of it."""
+"""Statistics of each linear layer's input, and its error in a lower precision."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

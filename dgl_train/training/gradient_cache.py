@@ -1,4 +1,4 @@
-"""The gradient of a whole batch's loss, also when the batch does not fit at once.
+"""The gradient of a whole batch's loss, also when the batch does not fit at once (GradCache).
 
 A batch larger than the memory, or spread over processes, is embedded part by part without gradients;
 the loss gives the gradient of every embedding; then each part is computed again and takes its

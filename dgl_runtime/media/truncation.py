@@ -1,4 +1,4 @@
-"""How much of a file can be reached: the one rule for "cut off", for training and for indexing."""
+"""Truncated files: the one rule for what a file lacks, for training and for indexing."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dgl_runtime.gallery.clips import Header
-from dgl_runtime.gallery.vectors import LocalVectors
+from dgl_runtime.gallery.local_vector_store import LocalVectors
 from tests.helpers.made_galleries import E, F
 
 

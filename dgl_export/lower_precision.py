@@ -1,4 +1,4 @@
-"""From float32 graphs to a lower precision: convert, keep what loses too much, judge."""
+"""From float32 graphs to fp16, bf16, int8 or fp8: convert, keep what loses too much, judge."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from dgl_export import quality
 from dgl_export.calibration import Calibration
 from dgl_export.formats import Target, WrittenGraph, write_graph
 from dgl_export.graph_files import load_graph
-from dgl_export.mixed import LOW_TYPES, halve_token_table, round_to, to_mixed
-from dgl_export.observe import (
+from dgl_export.layer_statistics import (
     Feeds,
     Float32,
     Layer,
@@ -21,6 +20,7 @@ from dgl_export.observe import (
     observe,
     weights_of,
 )
+from dgl_export.mixed import LOW_TYPES, halve_token_table, round_to, to_mixed
 from dgl_export.quantize import Quantizer, to_dynamic, to_qdq
 from dgl_export.smooth import smooth
 from dgl_runtime.bundle.manifest import MIN_COSINE, Graph, Quality

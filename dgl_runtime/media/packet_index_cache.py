@@ -1,4 +1,4 @@
-"""Packet indexes of large videos, kept on disk: to show one picture of it, a video need not be read again."""
+"""Packet indexes of large videos, cached on disk: to show one picture of it, a video need not be read again."""
 
 import hashlib
 import json

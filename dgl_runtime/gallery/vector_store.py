@@ -1,4 +1,4 @@
-"""What a vector store is to a gallery: vectors under keys, which count when the records say so."""
+"""The interface of a vector store: what a gallery asks of it, and what makes a vector count."""
 
 from collections.abc import Callable
 from pathlib import Path

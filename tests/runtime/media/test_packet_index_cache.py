@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from dgl_runtime.media import kept_index, packet_index
+from dgl_runtime.media import packet_index, packet_index_cache
 from dgl_runtime.media.packet_index import read_index
 from tests.helpers.odd_videos import write_video
 
@@ -91,7 +91,7 @@ def test_the_ones_used_last_stay(tmp_path, monkeypatch, cache, passes):
                 os.utime(file, (number, number))
     read_anew(videos[0])  # used again
     size = max(file.stat().st_size for file in cache.iterdir())
-    monkeypatch.setattr(kept_index, "_MOST_BYTES", 2 * size + size // 2)
+    monkeypatch.setattr(packet_index_cache, "_MOST_BYTES", 2 * size + size // 2)
     read_anew(videos[2])
     assert len(list(cache.iterdir())) == 2
     passes.clear()
@@ -103,7 +103,7 @@ def test_the_ones_used_last_stay(tmp_path, monkeypatch, cache, passes):
 def test_what_another_pyav_read_is_read_again(tmp_path, passes, monkeypatch):
     path = write_video(tmp_path / "b.mp4", 3)
     read_anew(path)
-    monkeypatch.setattr(kept_index, "version", lambda package: "0.0")
+    monkeypatch.setattr(packet_index_cache, "version", lambda package: "0.0")
     read_anew(path)
     assert len(passes) == 2
 
@@ -116,17 +116,17 @@ def test_half_a_gibibyte_is_kept(tmp_path, cache):
             file.truncate(2**28)
         os.utime(cache / f"{number}", (number, number))
     os.truncate(cache / "1", 2**28 - made.stat().st_size)
-    kept_index._make_room(cache)
+    packet_index_cache._make_room(cache)
     assert len(list(cache.iterdir())) == 3
     os.truncate(cache / "1", 2**28 - made.stat().st_size + 1)
-    kept_index._make_room(cache)
+    packet_index_cache._make_room(cache)
     assert {file.name for file in cache.iterdir()} == {"1", made.name}
 
 
 def test_of_an_index_that_cannot_be_put_in_its_place_nothing_stays(tmp_path, cache):
     path = write_video(tmp_path / "b.mp4", 3)
     state = path.stat()
-    place = kept_index._file(str(path.resolve()), state.st_size, state.st_mtime_ns)
+    place = packet_index_cache._file(str(path.resolve()), state.st_size, state.st_mtime_ns)
     place.mkdir(parents=True)
     assert len(read_anew(path).shown) == 3
     assert list(cache.iterdir()) == [place]
