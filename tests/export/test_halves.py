@@ -18,8 +18,6 @@ from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from tests.helpers.specs import frame_spec
 from tests.helpers.tiny_models import NUM_FRAMES
 
-pytestmark = pytest.mark.slow
-
 DYNAMIC, STATIC = (
     Target("onnx", "int8"),
     Target("trt", "int8"),
@@ -114,7 +112,7 @@ def test_no_more_than_two_fifths_are_kept_and_the_worst_of_the_others_are_named(
         nodes = onnx.load(tmp_path / "out" / one.graph.file).graph.node
         integer = [node for node in nodes if node.op_type == "MatMulInteger"]
         assert one.graph.low_precision_nodes == len(integer) == len(layers) - 4
-    with pytest.raises(ExportError, match=r"Worst layers: caption\.onnx ") as caught:
+    with pytest.raises(ExportError, match=r"Worst layers: text_encoder\.onnx ") as caught:
         found.require()
     named = str(caught.value).partition("Worst layers: ")[2].partition(". Nothing")[0]
     for one, text in zip(found.written, named.split("; "), strict=True):

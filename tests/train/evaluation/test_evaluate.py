@@ -12,6 +12,7 @@ from dgl_train.data.batches import FrameFormat, evaluation_batches, read_batches
 from dgl_train.data.frame_cache import FrameCache
 from dgl_train.evaluation import evaluate as module
 from dgl_train.evaluation.evaluate import (
+    Embeddings,
     Encoders,
     bundle_encoders,
     embed_captions,
@@ -93,6 +94,20 @@ def test_direction_counts_clips_whose_reverse_has_another_caption(clips, oracle)
     assert (report.direction_score, report.direction_clips) == (50.0, 2)
 
 
+def test_direction_is_told_by_the_cosines_to_the_own_clip():
+    """0.6 against 0.8, and 1 against 0."""
+    found = report(
+        Embeddings(
+            captions=np.array([[0.6, 0.8], [0.0, 1.0]], np.float32),
+            clips=np.eye(2, dtype=np.float32),
+            caption_clip=np.array([0, 1]),
+            reversed_captions=np.array([[0.8, 0.6], [1.0, 0.0]], np.float32),
+            reversed_rows=np.array([0, 1]),
+        )
+    )
+    assert (found.direction_score, found.direction_clips) == (50.0, 2)
+
+
 def test_clips_may_stand_for_their_captions(clips, oracle):
     rows = [
         replace(clips[0], caption="the dog"),
@@ -136,6 +151,8 @@ def test_encoders_of_a_torch_model_give_what_it_gives(clips, backbone, visual_ou
     np.testing.assert_allclose(encoders.embed_captions(captions), text, rtol=0, atol=1e-6)
     np.testing.assert_allclose(encoders.embed_clips(frames), video, rtol=0, atol=1e-6)
     np.testing.assert_allclose(encoders.weigh_frames(frames), weights, rtol=0, atol=1e-6)
+    given = encoders.embed_captions(captions), encoders.embed_clips(frames)
+    assert all(isinstance(one, np.ndarray) for one in (*given, encoders.weigh_frames(frames)))
 
 
 def test_encoders_of_a_bundle_give_what_the_runtime_gives(bundle):
@@ -193,3 +210,27 @@ def test_a_cache_gives_the_same_figures_and_is_filled(clips, oracle, tmp_path):
     for _ in range(2):
         assert evaluate(oracle, clips, cache=cache, progress=False).text_to_video.r1 == 100.0
     assert any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_a_bar_tells_how_far_it_is_goes_in_the_end_and_is_left_out_where_nobody_wants_it(
+    clips, oracle, capsys
+):
+    evaluate(oracle, clips)
+    told = capsys.readouterr().err
+    assert "0/8" in told
+    assert told.endswith("\r")
+    evaluate(oracle, clips, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("options", "number"), [({}, 0), ({"num_workers": 2}, 2)])
+def test_as_many_processes_read_as_are_asked_for(clips, oracle, monkeypatch, options, number):
+    asked, real = [], module.read_batches
+
+    def read_here(*given, num_workers, **others):
+        asked.append(num_workers)
+        return real(*given, num_workers=0, **others)
+
+    monkeypatch.setattr(module, "read_batches", read_here)
+    evaluate(oracle, clips, progress=False, **options)
+    assert asked == [number]

@@ -126,6 +126,7 @@ def test_clips_with_several_captions_are_ranked_as_asked(test_set, calibration):
     )
     beta = post_process(several, calibration)[0].beta
     corrected = dual(several.similarity().T.astype(float), beta).T
+    assert post_process(several, calibration)[0].video_to_text == single
     own = np.array([corrected[2 * i : 2 * i + 2, i].max() for i in range(20)])
     others = np.array([np.delete(corrected[:, i], [2 * i, 2 * i + 1]) for i in range(20)])
     assert single.mean_rank == pytest.approx(1 + (others >= own[:, None]).sum(axis=1).mean())
@@ -182,3 +183,12 @@ def test_of_very_many_training_captions_some_are_taken_evenly(clips, numbered, m
     train = [CaptionedClip(Path("absent.mp4"), f"caption {number}") for number in range(9)]
     found = calibrate(numbered, train, captioned(clips[:2], range(2), "val"), progress=False)
     np.testing.assert_array_equal(found.bank, [[0], [4], [8]])
+
+
+@pytest.mark.parametrize(("options", "is_told"), [({}, True), ({"progress": False}, False)])
+def test_a_bar_tells_how_far_it_is_unless_nobody_wants_it(
+    clips, numbered, options, is_told, capsys
+):
+    train = captioned(clips, range(8), "train")
+    calibrate(numbered, train, captioned(clips[:2], range(2), "val"), **options)
+    assert ("0/2" in capsys.readouterr().err) == is_told
