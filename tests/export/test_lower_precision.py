@@ -143,20 +143,23 @@ def test_layers_that_lose_most_are_kept_until_the_half_that_calibrates_is_close_
     request_, calibration, tmp_path, monkeypatch
 ):
     before = write_bundle(request_, tmp_path / "all", Target("onnx", "int8"), calibration)
-    assert before.clips.kept == ()
+    assert before.clip_encoder.kept == ()
     monkeypatch.setitem(MIN_COSINE, "int8", 2 * before.quality.min_cosine - 1 + 1e-3)
     monkeypatch.setattr(quality, "require", lambda *_: None)  # whatever the other half says
     after = write_bundle(request_, tmp_path / "some", Target("onnx", "int8"), calibration)
-    assert len(after.captions.kept) + len(after.clips.kept) >= 2
-    for now, then in ((after.captions, before.captions), (after.clips, before.clips)):
+    assert len(after.text_encoder.kept) + len(after.clip_encoder.kept) >= 2
+    for now, then in (
+        (after.text_encoder, before.text_encoder),
+        (after.clip_encoder, before.clip_encoder),
+    ):
         assert now.low_precision_nodes == then.low_precision_nodes - len(now.kept)
     kept = json.loads((tmp_path / "some/manifest.json").read_text())["text_encoder"]["kept"]
-    assert tuple(kept) == after.captions.kept
+    assert tuple(kept) == after.text_encoder.kept
 
 
 def test_a_graph_that_stays_float32_is_refused(request_, calibration, tmp_path, monkeypatch):
     monkeypatch.setattr(lowering, "to_dynamic", lambda model, _: model)
-    with pytest.raises(ExportError, match=r"caption\.onnx has no node in int8 after"):
+    with pytest.raises(ExportError, match=r"text_encoder\.onnx has no node in int8 after"):
         write_bundle(request_, tmp_path / "bundle", Target("onnx", "int8"), calibration)
     assert list(tmp_path.iterdir()) == []
 
