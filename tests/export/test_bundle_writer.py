@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from dgl_export import bundle_writer, quality
 from dgl_export import lower_precision as lowering
-from dgl_export.bundle_writer import write_bundle
+from dgl_export.bundle_writer import require_ready, write_bundle
 from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
@@ -273,3 +273,51 @@ def test_captions_may_be_as_long_as_the_backbone_reads(backbone, spoil, tmp_path
     manifest = write_bundle(replace(request, max_tokens=24), tmp_path / "bundle")
     longest = Bundle(tmp_path / "bundle").golden.tokens.shape[1]
     assert manifest.inputs.texts.max_tokens == longest == 24
+
+
+def test_what_openvino_needs_is_asked_for_before_the_export(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bundle_writer, "require_engine", lambda *given: asked.append(given))
+    monkeypatch.setattr(bundle_writer, "require_precision", asked.append)
+    require_ready(tmp_path / "new", Target("onnx", "fp32"))
+    assert asked == []
+    require_ready(tmp_path / "new", Target("openvino", "int8"))
+    assert asked == [("openvino", "cpu"), "int8"]
+
+
+def test_a_lower_precision_is_calibrated_with_what_is_given_or_with_what_is_made(
+    backbone, spoil, tmp_path, monkeypatch
+):
+    spoil("clip_encoder.onnx", "embedding", 0.0)
+    used = []
+
+    def lower(folder, graphs, target, calibration, out):
+        used.append(calibration)
+        raise InterruptedError
+
+    monkeypatch.setattr(bundle_writer, "lower", lower)
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    given = made_calibration(request.frames, request.tokenizer)
+    for calibration in (given, None):
+        with pytest.raises(InterruptedError):
+            write_bundle(request, tmp_path / "bundle", Target("onnx", "int8"), calibration)
+    assert used[0] is given
+    assert used[1] is not given
+    np.testing.assert_array_equal(used[1].judges.frames, given.judges.frames)
+
+
+def test_engines_are_built_in_the_finished_folder_before_it_takes_its_name(
+    backbone, spoil, tmp_path, monkeypatch
+):
+    spoil("clip_encoder.onnx", "embedding", 0.0)
+    built = []
+
+    def rebuild(folder, library):
+        built.append((library, Bundle(folder).manifest.format, (tmp_path / "bundle").exists()))
+
+    monkeypatch.setattr(bundle_writer, "require_builder", lambda library: None)
+    monkeypatch.setattr(bundle_writer, "rebuild", rebuild)
+    monkeypatch.setattr(quality, "MIN_TOP1", {"fp16": 0})  # to random weights all clips are alike
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    write_bundle(request, tmp_path / "bundle", Target("trt", "fp16"))
+    assert built == [("tensorrt", "trt", False)]

@@ -1,12 +1,13 @@
 """One half of the calibration set chooses scales and kept layers; the other alone judges."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
-from dgl_export import quality
+from dgl_export import lower_precision, quality
 from dgl_export.calibration import Calibration, Half, made_calibration
 from dgl_export.formats import Target
 from dgl_export.layer_statistics import linear_layers
@@ -117,7 +118,20 @@ def test_no_more_than_two_fifths_are_kept_and_the_worst_of_the_others_are_named(
     named = str(caught.value).partition("Worst layers: ")[2].partition(". Nothing")[0]
     for one, text in zip(found.written, named.split("; "), strict=True):
         assert text.startswith(one.graph.file)
-        assert text.count("%") == 3
+        assert re.fullmatch(r"\S+( \S+ \(\d+\.\d\d%\),?){3}", text)
+        assert text.count("), ") == 2
         assert not any(f" {name} " in text for name in one.graph.kept)
         losses = [float(part.partition("%")[0]) for part in text.split("(")[1:]]
         assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize(("precision", "is_smoothed"), [("int8", True), ("fp8", False)])
+def test_outliers_are_smoothed_where_they_cost_something(
+    float32, made, tmp_path, monkeypatch, precision, is_smoothed
+):
+    smoothed, smooth = [], lower_precision.smooth
+    monkeypatch.setattr(
+        lower_precision, "smooth", lambda *given: smoothed.append(1) or smooth(*given)
+    )
+    lowered(float32, Target("trt", precision), made, tmp_path / "out")
+    assert len(smoothed) == (2 if is_smoothed else 0)
