@@ -205,7 +205,7 @@ def test_engines_of_tensorrt_are_kept_for_each_gpu(export, tmp_path, monkeypatch
     folder = shutil.copytree(export("dgl-linear").folder, tmp_path / "bundle")
     names = [path.name for path in rebuild(folder, "tensorrt")]
     key = f"tensorrt-{trt.__version__}-nvidia-fake-1-sm86"
-    assert names == [f"caption.{key}.engine", f"clip.{key}.engine"]
+    assert names == [f"text_encoder.{key}.engine", f"clip_encoder.{key}.engine"]
     path = folder / "engines" / names[0]
     info, _ = read_engine(path, folder / "text_encoder.onnx", Gpu("NVIDIA Fake 1", "8.6"))
     assert (info.gpu, info.compute_capability) == ("NVIDIA Fake 1", "8.6")
@@ -289,7 +289,7 @@ def test_a_second_graph_that_fails_leaves_no_engine_of_the_first(bundle, tmp_pat
     before = sorted(folder.rglob("*"))
     bad = (Profile((1, 1), (1, 1), (1, 1)),)
     monkeypatch.setattr(building, "clip_profiles", lambda *_: bad)
-    with pytest.raises(ExportError, match=r"cannot build .*clip\.onnx"):
+    with pytest.raises(ExportError, match=r"cannot build .*clip_encoder\.onnx"):
         rebuild(folder, "trt-rtx")
     assert sorted(folder.rglob("*")) == before
 
@@ -297,7 +297,7 @@ def test_a_second_graph_that_fails_leaves_no_engine_of_the_first(bundle, tmp_pat
 def test_a_damaged_bundle_is_refused_before_anything_is_built(bundle, tmp_path):
     folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
     (folder / "clip_encoder.onnx.data").write_bytes(b"")
-    with pytest.raises(BundleError, match=r"clip\.onnx\.data has sha256"):
+    with pytest.raises(BundleError, match=r"clip_encoder\.onnx\.data has sha256"):
         rebuild(folder, "trt-rtx")
     assert not (folder / "engines").exists()
 

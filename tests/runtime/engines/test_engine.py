@@ -170,7 +170,7 @@ def test_an_unknown_device_lists_the_known_ones(bundle, device):
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a" * 99])
 def test_a_damaged_graph_is_named(tmp_path, content):
     (tmp_path / "text_encoder.onnx").write_bytes(content)
-    with pytest.raises(EngineError, match=r"caption\.onnx does not load in ONNX Runtime"):
+    with pytest.raises(EngineError, match=r"text_encoder\.onnx does not load in ONNX Runtime"):
         open_engine(tmp_path / "text_encoder.onnx", device="cpu", threads=1)
 
 
@@ -182,5 +182,5 @@ def test_a_graph_without_its_weights_is_named(bundle, tmp_path, loss):
         (tmp_path / "text_encoder.onnx.data").unlink()
     else:
         os.truncate(tmp_path / "text_encoder.onnx.data", 1000)
-    with pytest.raises(EngineError, match=r"caption\.onnx does not load in ONNX Runtime"):
+    with pytest.raises(EngineError, match=r"text_encoder\.onnx does not load in ONNX Runtime"):
         open_engine(tmp_path / "text_encoder.onnx", device="cpu", threads=1)

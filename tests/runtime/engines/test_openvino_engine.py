@@ -118,5 +118,5 @@ def test_what_it_cannot_run_is_one_line_with_the_shapes(bundle):
 @pytest.mark.parametrize("content", [b"", b"no graph"])
 def test_a_damaged_graph_is_named(tmp_path, content):
     (tmp_path / "text_encoder.onnx").write_bytes(content)
-    with pytest.raises(EngineError, match=r"caption\.onnx does not load in OpenVINO"):
+    with pytest.raises(EngineError, match=r"text_encoder\.onnx does not load in OpenVINO"):
         opened(tmp_path / "text_encoder.onnx")
