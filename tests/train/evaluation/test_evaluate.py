@@ -1,6 +1,7 @@
 """The protocol, on models whose every answer is known."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -213,11 +214,13 @@ def test_a_cache_gives_the_same_figures_and_is_filled(clips, oracle, tmp_path):
 
 
 def test_a_bar_tells_how_far_it_is_goes_in_the_end_and_is_left_out_where_nobody_wants_it(
-    clips, oracle, capsys
+    clips, oracle, capsys, monkeypatch
 ):
+    monkeypatch.setattr(module, "tqdm", partial(module.tqdm, mininterval=0))  # every step is drawn
     evaluate(oracle, clips)
     told = capsys.readouterr().err
     assert "0/8" in told
+    assert "8/8" in told
     assert told.endswith("\r")
     evaluate(oracle, clips, progress=False)
     assert capsys.readouterr().err == ""
