@@ -85,8 +85,8 @@ def stand_in(monkeypatch):
             pair = subject.folded
             run = partial(encode_variants._run_torch, device="cpu")
             calls = {
-                "query": lambda given: change("query", run(pair.captions, given.tokens)),
-                "clip": lambda given: change("clip", run(pair.clips, given.frames)),
+                "query": lambda given: change("query", run(pair.text_encoder, given.tokens)),
+                "clip": lambda given: change("clip", run(pair.clip_encoder, given.frames)),
             }
             yield encode_variants.Variant("ONNX Runtime fp32", "fp32", calls, {})
 
@@ -198,7 +198,7 @@ def test_flop_of_a_clip_grow_with_its_frames(backbone):
     def work(num_frames):
         model = encode_variants.make_model(backbone, "dgl-linear", num_frames)
         given = encode_variants.make_inputs(backbone, num_frames).frames
-        return encode_variants.work_of(fold(model).clips, given)
+        return encode_variants.work_of(fold(model).clip_encoder, given)
 
     few, many = work(2), work(4)
     assert 1.5 < many.flop / few.flop < 2
