@@ -57,11 +57,14 @@ class ServedGallery:
             if now.gallery.is_newest():
                 return False
         gallery = Gallery.open(self.folder, bundle_id=self.encoder.bundle.id)
-        gallery.warm()
-        bank = self.encoder.embed_texts(self.bank) if self.bank else None
-        self._snapshots.put(
-            Snapshot(gallery, None if bank is None else bank_hubness(gallery, bank))
-        )
+        try:
+            gallery.warm()
+            bank = self.encoder.embed_texts(self.bank) if self.bank else None
+            hubness = None if bank is None else bank_hubness(gallery, bank)
+        except BaseException:
+            gallery.close()
+            raise
+        self._snapshots.put(Snapshot(gallery, hubness))
         return True
 
     def look(self) -> AbstractContextManager[Snapshot]:

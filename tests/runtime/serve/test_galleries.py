@@ -75,6 +75,19 @@ def test_one_that_failed_while_it_looked_has_gone(served, tmp_path):
     assert is_closed(first.gallery)
 
 
+def test_a_gallery_that_cannot_be_served_is_let_go_of(served, monkeypatch):
+    opened = []
+
+    def spoil(gallery):
+        opened.append(gallery)
+        raise GalleryError("its graph is damaged.")
+
+    monkeypatch.setattr(Gallery, "warm", spoil)
+    with pytest.raises(GalleryError, match="graph is damaged"):
+        served.refresh()
+    assert is_closed(*opened)
+
+
 def test_a_closed_gallery_says_so(served):
     with pytest.raises(GalleryError, match="gallery holiday is closed"), served.look():
         pass
