@@ -65,7 +65,7 @@ def build_model(
     """
     sha256 = backbone.digest()
     if recompute_blocks:
-        for tower in require_towers(backbone, "recompute_blocks"):
+        for tower in require_towers(backbone, "recompute_blocks", "recompute_blocks = false"):
             tower.recompute_blocks = True
     inputs = backbone.inputs_of(settings.num_frames, settings.max_tokens)
     if settings.method in ALTERNATIVES:

@@ -179,13 +179,24 @@ def test_what_changes_weights_alone_tunes_it_and_folds_away(folder, tmp_path, me
 
 
 @pytest.mark.parametrize(
-    ("method", "needs"), [("dgl-linear", "a prompt"), ("adapter-mlp", "an adapter")]
+    ("asked", "needs", "instead"),
+    [
+        (("--method", "dgl-linear"), "a prompt", "full, bias or lora"),
+        (("--method", "adapter-mlp"), "an adapter", "full, bias or lora"),
+        (
+            ("--method", "full", "--set", "recompute_blocks=true"),
+            "recompute_blocks",
+            "recompute_blocks = false",
+        ),
+    ],
 )
-def test_what_needs_blocks_is_refused_by_the_level_of_support(folder, tmp_path, method, needs):
-    done = train_toy(folder, tmp_path / "run", "--method", method)
+def test_what_needs_blocks_is_refused_by_the_level_of_support(
+    folder, tmp_path, asked, needs, instead
+):
+    done = train_toy(folder, tmp_path / "run", *asked)
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == (
         f"Error: {needs} needs a backbone of the level 'prompted', but {str(folder / 'backbone')!r} is of "
         "the level 'dual encoder': the blocks of its image and text encoder cannot be attended in. Take "
-        "full, bias or lora, or a backbone such as ViT-B-32-quickgelu."
+        f"{instead}, or a backbone such as ViT-B-32-quickgelu."
     )

@@ -119,12 +119,13 @@ class Towers(NamedTuple):
     text: TextTower
 
 
-def require_towers(backbone: Backbone, what: str) -> Towers:
+def require_towers(backbone: Backbone, what: str, instead: str = "full, bias or lora") -> Towers:
     """The towers of a backbone of the level "prompted".
 
     Args:
         backbone: Any.
         what: Who needs them, for the message.
+        instead: What works without them.
 
     Raises:
         ConfigError: An encoder of this backbone is no tower.
@@ -139,6 +140,6 @@ def require_towers(backbone: Backbone, what: str) -> Towers:
     )
     raise ConfigError(
         f"{what} needs a backbone of the level 'prompted', but {backbone.facts.source.name!r} is of the "
-        f"level 'dual encoder': the blocks of its {which} encoder cannot be attended in. Take full, bias "
-        "or lora, or a backbone such as ViT-B-32-quickgelu."
+        f"level 'dual encoder': the blocks of its {which} encoder cannot be attended in. Take {instead}, "
+        "or a backbone such as ViT-B-32-quickgelu."
     )
