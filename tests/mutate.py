@@ -25,6 +25,13 @@ from mutation.mistakes import Mistake, mistakes
 from mutation.suite import ROOT, Suite, warm_up
 
 GALLERY = ("tests/runtime/gallery/*.py", "tests/runtime/indexing/*.py")
+RECORDS = (
+    "tests/runtime/gallery/test_damage.py",
+    "tests/runtime/gallery/test_filters.py",
+    "tests/runtime/gallery/test_gallery.py",
+    "tests/runtime/gallery/test_mistakes.py",
+    "tests/runtime/indexing/test_changes.py",
+)
 INDEXING = (*GALLERY, "tests/runtime/test_retriever.py", "tests/runtime/indexing/test_watch.py")
 VIDEO = ("tests/runtime/media/*.py",)
 PREVIEW = ("tests/runtime/media/test_preview.py", "tests/runtime/serve/test_media.py")
@@ -100,8 +107,12 @@ TESTS_OF = {
     "dgl_runtime/media/truncation.py": VIDEO,
     "dgl_runtime/media/shots.py": VIDEO,
     "dgl_runtime/media/stills.py": VIDEO,
-    "dgl_runtime/gallery/gallery.py": (*GALLERY, "tests/runtime/test_retriever.py"),
-    "dgl_runtime/gallery/records.py": GALLERY,
+    "dgl_runtime/gallery/gallery.py": (
+        *RECORDS,
+        "tests/runtime/gallery/test_crashes.py",
+        "tests/runtime/gallery/test_vector_stores.py",
+    ),
+    "dgl_runtime/gallery/records.py": RECORDS,
     "dgl_runtime/gallery/metadata.py": (
         "tests/runtime/gallery/test_metadata.py",
         "tests/runtime/gallery/test_filters.py",
@@ -114,7 +125,10 @@ TESTS_OF = {
         "tests/runtime/media/test_video_files.py",
         "tests/runtime/indexing/test_exclusions.py",
     ),
-    "dgl_runtime/indexing/index.py": INDEXING,
+    "dgl_runtime/indexing/index.py": (
+        "tests/runtime/indexing/test_index.py",
+        "tests/runtime/indexing/test_ledger.py",
+    ),
     "dgl_runtime/indexing/ledger.py": (
         "tests/runtime/indexing/test_ledger.py",
         "tests/runtime/indexing/test_changes.py",

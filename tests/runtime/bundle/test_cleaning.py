@@ -37,6 +37,12 @@ def test_clip_mends_what_was_broken_on_the_way(text, same):
     assert clean(text, "clip") == same
 
 
+@pytest.mark.parametrize("way", ["clip", "canonicalize", "blip"])
+def test_every_letter_and_digit_of_a_text_stays(way):
+    text = "abcdefghijklmnopqrstuvwxyz 0123456789"
+    assert clean(text.upper(), way) == text
+
+
 def test_blip_keeps_a_single_line_break_and_makes_several_one_space():
     assert clean("one\ntwo \n three\n", "blip") == "one\ntwo three"
 

@@ -1,14 +1,17 @@
 """The self-check of inputs: a manifest with one rule changed is found, and the rule is named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from dgl_runtime.bundle.folder import MANIFEST, TOKENIZER, Bundle, sha256_of
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.commands.verify import verify
 from dgl_runtime.encoder.encoder import Encoder
+from dgl_runtime.encoder.input_check import input_faults
 from dgl_runtime.errors import BundleError
 from tests.helpers.changed_bundles import changed_bundle
 from tests.helpers.old_files import unpack
@@ -58,6 +61,28 @@ def test_another_rule_fails_and_is_named_in_one_line(bundle, tmp_path, part, rul
     )
     with pytest.raises(BundleError, match=what):
         Encoder(folder).check()
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"pad_to": 40}, "pad_to is None, the model's is 40"),
+        ({"pad_to": 32, "pad_id": 5}, "tokenizer.json is another one"),  # two rules
+        ({"pad_id": 5}, "pad_id is 0, the model's is 5"),
+        ({"start_id": None}, "start_id is 49406, the model's is None"),
+        ({"start_id": 7}, "start_id is 49406, the model's is 7"),
+        ({"end_id": None, "read": "last"}, f"end_id is {END}, the model's is None"),
+        ({"max_tokens": 20}, "max_tokens is 32, the model's is 20"),
+        ({"max_tokens": 40, "pad_to": 40}, "tokenizer.json is another one"),
+    ],
+)
+def test_a_rule_is_named_whatever_the_model_was_trained_with(bundle, rules, told):
+    opened = Bundle(bundle)
+    frames, texts = opened.manifest.inputs.frames, opened.manifest.inputs.texts
+    tokenizer = Tokenizer.load(bundle / TOKENIZER, texts)
+    right = tokenizer.fed_as(replace(texts, **rules))(opened.golden.raw.texts.tolist())
+    golden = replace(opened.golden, tokens=right.ids, lengths=right.lengths)
+    assert list(input_faults(golden, frames, tokenizer)) == [f"{TOKENS} than the model's: {told}"]
 
 
 def test_another_vocabulary_is_found_where_no_rule_explains_it(bundle, tmp_path):

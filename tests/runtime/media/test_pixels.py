@@ -51,6 +51,13 @@ def test_preprocess_gives_the_pixels_of_torchvision():
     )
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_a_picture_of_any_mode_is_read_as_its_colours(mode):
+    picture = Image.fromarray(random_picture(40, 23)).convert(mode)
+    pixels = preprocess(picture, frame_spec(1, SIZE))
+    np.testing.assert_array_equal(pixels, preprocess(picture.convert("RGB"), frame_spec(1, SIZE)))
+
+
 def random_picture(*shape):
     return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
