@@ -28,9 +28,9 @@ class PlainClipEncoder(nn.Module):
     def __init__(self, vision: nn.Module, pixels: Pixels) -> None:
         super().__init__()
         self.vision = vision
-        ones = torch.ones_like(pixels.std)
+        ones, zeros = torch.ones_like(pixels.std), torch.zeros_like(pixels.std)
         self.register_buffer("factor", 1 / (255 * pixels.std) if pixels.uint8 else ones)
-        self.register_buffer("shift", -pixels.mean / pixels.std if pixels.uint8 else 0 * ones)
+        self.register_buffer("shift", -pixels.mean / pixels.std if pixels.uint8 else zeros)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips; every frame counts the same."""

@@ -302,7 +302,7 @@ class Records:
             held = []
             for path in map(os.fsencode, paths):
                 delete = "DELETE FROM files WHERE path = ? RETURNING video_id"
-                held += [number for (number,) in connection.execute(delete, (path,)).fetchall()]
+                held += [number for (number,) in connection.execute(delete, (path,))]
             return _drop_videos_without_files(connection, held)
 
     def renumber(self, generation: int) -> None:
@@ -342,7 +342,7 @@ def _drop_videos_without_files(
         if connection.execute(in_file, (video_id,)).fetchone():
             continue
         dead = "INSERT INTO dead_rows SELECT row FROM clips WHERE video_id = ? RETURNING row"
-        dropped += [row for (row,) in connection.execute(dead, (video_id,)).fetchall()]
+        dropped += [row for (row,) in connection.execute(dead, (video_id,))]
         for table in ("clips", "cuts", "metadata"):
             connection.execute(f"DELETE FROM {table} WHERE video_id = ?", (video_id,))
         connection.execute("DELETE FROM videos WHERE id = ?", (video_id,))

@@ -199,6 +199,13 @@ def test_encoders_that_nothing_is_known_of_are_exported_as_they_are(toy):
     assert folded.any_frames
 
 
+def test_encoders_that_nothing_is_known_of_get_token_ids_as_in_training(toy):
+    given = []
+    toy.backbone.text.register_forward_pre_hook(lambda _, tokens: given.append(tokens[0].dtype))
+    fold(toy).text_encoder(torch.tensor([[3, 4, 2, 1, 1, 1]], dtype=torch.int32))
+    assert given == [torch.int64]
+
+
 def test_prompts_of_encoders_that_nothing_is_known_of_are_refused(toy):
     prompts, backbone = make_tuned("dgl-linear").model.prompts(), toy.backbone
     with pytest.raises(ExportError, match=r"^prompts in a Text have no way to be folded yet\."):

@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.errors import BundleError
@@ -70,12 +72,13 @@ def test_long_texts_are_cut_and_keep_their_end(tokenizer, max_tokens):
         ("dog, cat", 4, "1 of 2", "2 of 3", "dog,"),
         ("dog, cat", 3, "0 of 2", "1 of 3", "dog"),
         ("9" * 50, 47, "0 of 1", "45 of 50", "9" * 40),
+        ("9" * 40, 37, "0 of 1", "35 of 40", "9" * 35),
     ],
 )
 def test_a_text_that_is_cut_is_told_with_what_is_kept(
     tokenizer, text, max_tokens, words, tokens, tail
 ):
-    shown = text if len(text) < 40 else text[:40] + "..."
+    shown = text if len(text) <= 40 else text[:40] + "..."
     cut = tokenizer.fed_as(text_spec(max_tokens))
     assert cut.tell_cut(text) == (
         f"{shown!r} is too long for this model, which reads its first {words} words ({tokens} tokens), "
@@ -166,6 +169,15 @@ def test_padding_and_cutting_that_a_file_asks_for_are_the_specs_to_decide(tokeni
     asked = Tokenizer.load(tmp_path / "tokenizer.json", tokenizer.spec)
     np.testing.assert_array_equal(
         asked(["a man is playing"]).ids, tokenizer(["a man is playing"]).ids
+    )
+
+
+def test_a_start_that_a_file_asks_for_is_the_specs_to_decide(tokenizer):
+    inner = tokenizers.Tokenizer.from_str(tokenizer._inner.to_str())
+    inner.post_processor = TemplateProcessing(single="! $A", special_tokens=[("!", 0)])
+    assert inner.encode("a man").ids == [0, 320, 786]
+    np.testing.assert_array_equal(
+        Tokenizer(inner, tokenizer.spec)(["a man"]).ids, [[START, 320, 786, END]]
     )
 
 

@@ -85,6 +85,22 @@ def test_a_rule_is_named_whatever_the_model_was_trained_with(bundle, rules, told
     assert list(input_faults(golden, frames, tokenizer)) == [f"{TOKENS} than the model's: {told}"]
 
 
+def test_the_padding_is_named_whatever_the_order_of_the_texts(bundle):
+    opened = Bundle(bundle)
+    golden, raw = opened.golden, opened.golden.raw
+    rows = np.argsort(-golden.lengths)[:-1]  # the longest first, and not the empty one
+    golden = replace(
+        golden,
+        tokens=golden.tokens[rows],
+        lengths=golden.lengths[rows],
+        raw=replace(raw, texts=raw.texts[rows]),
+    )
+    inputs = opened.manifest.inputs
+    tokenizer = Tokenizer.load(bundle / TOKENIZER, replace(inputs.texts, pad_id=5))
+    (fault,) = input_faults(golden, inputs.frames, tokenizer)
+    assert fault.endswith("pad_id is 5, the model's is 0")
+
+
 def test_another_vocabulary_is_found_where_no_rule_explains_it(bundle, tmp_path):
     folder = changed_bundle(bundle, tmp_path / "other")
     told = json.loads((folder / TOKENIZER).read_text())

@@ -10,12 +10,14 @@ from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery import gallery as gallery_module
 from dgl_runtime.gallery.clips import FileState
 from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.local_vector_store import LocalVectors
 from tests.helpers.made_galleries import (
     MADE,
     VECTORS,
     PowerCut,
     assert_holds,
     batch,
+    clips_of,
     gallery_of,
     start_writer,
 )
@@ -45,6 +47,50 @@ def test_a_writer_that_waited_for_the_lock_sees_what_was_appended_meanwhile(tmp_
     with mock.patch.object(gallery_module, "writer_lock", lock_later):
         Gallery.open(folder, writable=True).close()
     assert_holds(folder, 2)
+
+
+def test_a_gallery_that_somebody_else_makes_meanwhile_is_not_made_again(tmp_path):
+    def lock_later(folder, real=gallery_module.writer_lock):
+        with mock.patch.object(gallery_module, "writer_lock", real):
+            gallery_of(folder, 1)
+        return real(folder)
+
+    with (
+        mock.patch.object(gallery_module, "writer_lock", lock_later),
+        pytest.raises(GalleryError, match=r"is a gallery already\. Open it"),
+    ):
+        Gallery.create(tmp_path, **MADE)
+    assert_holds(tmp_path, 1)
+
+
+def test_a_reader_that_meets_a_compaction_looks_again(tmp_path):
+    folder, met = gallery_of(tmp_path, 2), []
+    with Gallery.open(folder, writable=True) as writer:
+        writer.remove([batch(0)[0][0].video])
+
+        def store(folder):
+            if not met:  # between a look at the records and one at the vectors
+                met.append(writer.compact())
+            return LocalVectors(folder)
+
+        with Gallery.open(folder, store=store) as reader:
+            assert [clip for _, clip in clips_of(reader)] == batch(1)[0]
+
+
+def test_a_full_disk_under_the_records_says_what_is_kept(tmp_path):
+    with Gallery.open(gallery_of(tmp_path, 1), writable=True) as gallery:
+        with gallery._records.reading() as connection:
+            ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(
+            GalleryError,
+            match=r"could not take a change: database or disk is full\. It keeps the 4 clips it had",
+        ):
+            gallery.ingest(*batch(1, 2000))
+        assert len(gallery) == len(gallery.embeddings()) == 4
+        gallery.ingest(*batch(2))
+    with Gallery.open(tmp_path) as reader:
+        assert [clip for _, clip in clips_of(reader)] == [*batch(0)[0], *batch(2)[0]]
 
 
 def test_a_failed_open_does_not_keep_the_lock(tmp_path):

@@ -1,6 +1,9 @@
 """What a run of indexing asks of the gallery and tells it, and in which thread."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,70 @@ def test_a_file_that_is_gone_is_left_to_the_reader(gallery, tmp_path):
         assert ledger.plan([gone]) == [Job(gone)]
         ledger.finish(Done(gone, None, None, f"{gone} does not exist.", is_unreadable=True))
         assert [Path(one.video) for one in ledger.broken] == [gone]
+
+
+def test_a_file_that_comes_after_the_plan_is_taken_and_not_called_changed(gallery, tmp_path):
+    late = tmp_path / "late.mp4"
+    with Ledger(gallery, WINDOWS) as ledger:
+        assert ledger.plan([late]) == [Job(late)]
+        late.write_bytes(b"a video")
+        assert list(ledger.choose(seen_of(late))) == [0, 1]
+        ledger.ingest(clips_of(late), encoded(2))
+        ledger.finish(Done(late, CONTENT, seen_of(late), None))
+        assert (ledger.added, ledger.broken) == (2, [])
+
+
+@pytest.mark.parametrize("is_unreadable", [True, False])
+def test_what_a_file_held_goes_only_where_the_file_itself_is_broken(gallery, video, is_unreadable):
+    """And not where the machine had no memory to read it."""
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([video])
+        ledger.choose(seen_of(video))
+        ledger.ingest(clips_of(video), encoded(2))
+        ledger.finish(Done(video, CONTENT, seen_of(video), None))
+    video.write_bytes(b"no video")
+    with Ledger(gallery, WINDOWS) as ledger:
+        assert ledger.plan([video]) == [Job(video)]
+        ledger.finish(Done(video, None, None, "it was lost", is_unreadable=is_unreadable))
+    assert len(gallery) == len(gallery.files(CONTENT)) * 2 == (0 if is_unreadable else 2)
+
+
+def test_files_are_placed_under_their_whole_names_and_remarks_name_them(
+    gallery, video, monkeypatch
+):
+    monkeypatch.chdir(video.parent)
+    seen = replace(seen_of(Path("a.mp4")), remarks=("has two clocks",))
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([Path("a.mp4")])
+        ledger.choose(seen)
+        ledger.finish(Done(Path("a.mp4"), CONTENT, seen, None))
+        assert ledger.remarks == ["a.mp4 has two clocks."]
+    assert [file.path for file in gallery.files()] == [str(video)]
+
+
+def test_what_two_threads_want_is_done_one_after_the_other(gallery, video, monkeypatch):
+    begun, go_on, done = threading.Event(), threading.Event(), []
+    plan, missing = Gallery.plan, Gallery.missing
+
+    def plan_later(*given):
+        begun.set()
+        assert go_on.wait(60)
+        done.append("plan")
+        return plan(*given)
+
+    monkeypatch.setattr(Gallery, "plan", plan_later)
+    monkeypatch.setattr(
+        Gallery, "missing", lambda *given: done.append("missing") or missing(*given)
+    )
+    with Ledger(gallery, WINDOWS) as ledger, ThreadPoolExecutor(2) as both:
+        both.submit(ledger.plan, [video])
+        assert begun.wait(60)
+        other = both.submit(ledger.choose, seen_of(video))
+        while not other.done() and not ledger._thread._work_queue.qsize():
+            time.sleep(0.01)
+        go_on.set()
+    assert done == ["plan", "missing"]
+    assert not [one for one in threading.enumerate() if one.name.startswith("gallery")]
 
 
 @pytest.fixture

@@ -104,6 +104,14 @@ def test_the_pictures_asked_for_last_are_those_kept(maker, video, monkeypatch):
     assert maker._bytes == sum(map(len, maker._pictures.values()))
 
 
+def test_pictures_that_just_fit_are_all_kept(maker, video, monkeypatch):
+    sizes = [len(maker.picture(video, "a", second, 64)) for second in (0.0, 0.5)]
+    monkeypatch.setattr(media, "_PICTURE_BYTES", sum(sizes))
+    for second in (0.0, 0.5):  # of a copy
+        maker.picture(video, "b", second, 64)
+    assert [key[0] for key in maker._pictures] == ["b", "b"]
+
+
 def test_a_preview_is_of_its_content_and_its_span(maker, video, tmp_path, monkeypatch):
     monkeypatch.setattr(media, "_PREVIEWS_KEPT", 3)
     other = write_video(tmp_path / "b.mp4", 30)
