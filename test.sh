@@ -18,6 +18,8 @@ trap 'rm -rf "$made"' EXIT
 # Each process of the tests would make these for itself.
 .venv/bin/python tests/make_fixtures.py "$made/fixtures"
 export DGL_TEST_FIXTURES="$made/fixtures"
+# Each process of the tests has a core; torch would take them all, and its threads wait for each other.
+export OMP_NUM_THREADS=1
 run() { .venv/bin/pytest --numprocesses auto --dist loadfile --durations 10 "$@"; }
 case "${1-}" in
     "") run ;;
