@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -138,6 +139,18 @@ def test_golden_inputs_without_captions_or_clips_check_nothing_and_are_refused(
     folder = changed_bundle(bundle, tmp_path / "copy", golden=empty)
     with pytest.raises(BundleError, match=rf"does not hold the golden inputs: {first}\[0, "):
         Bundle(folder).golden  # noqa: B018
+
+
+def test_golden_inputs_that_are_saved_are_read_back_the_same(bundle, tmp_path):
+    golden, path = Bundle(bundle).golden, tmp_path / "golden.npz"
+    golden.save(path)
+    with np.load(bundle / "golden.npz") as before, np.load(path) as after:
+        assert set(after.files) == set(before.files)
+        for name in before.files:
+            np.testing.assert_array_equal(after[name], before[name])
+    replace(golden, raw=None).save(path)  # as of a bundle of schema 2
+    with np.load(path) as after:
+        assert set(before.files) - set(after.files) == {"texts", "picture", "pixels"}
 
 
 def test_golden_captions_of_schema_2_are_as_long_as_up_to_their_end(tmp_path):

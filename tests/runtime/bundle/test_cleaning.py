@@ -30,11 +30,15 @@ def test_each_model_has_its_own_way(way, expected):
         ("&amp;lt;b&amp;gt;", "<b>"),
         ("1 < 2 &amp;amp; 3", "1 < 2 & 3"),  # with a "<" in it, ftfy itself resolves no entities
         ("\u201cdon\u2019t\u201d", '"don\'t"'),
-        ("half \ud800 pair", "half \ufffd pair"),
     ],
 )
 def test_clip_mends_what_was_broken_on_the_way(text, same):
     assert clean(text, "clip") == same
+
+
+@pytest.mark.parametrize("way", CLEANINGS)
+def test_half_a_pair_of_surrogates_is_a_sign_that_is_unknown(way):
+    assert clean("half \ud800 pair", way) == "half \ufffd pair"
 
 
 @pytest.mark.parametrize("way", ["clip", "canonicalize", "blip"])

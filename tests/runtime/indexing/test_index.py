@@ -16,6 +16,7 @@ from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError, MediaError
 from dgl_runtime.gallery.gallery import Gallery
 from dgl_runtime.indexing import sought
+from dgl_runtime.indexing.index import default_jobs
 from dgl_runtime.media.video import read_clips
 from dgl_runtime.media.video_files import FoundVideos
 from tests.helpers.commands import run
@@ -60,10 +61,19 @@ def test_a_terminal_shows_how_far_it_is(bundle, tmp_path, monkeypatch):
     assert screen.getvalue() == ""
     write_video(folder / "2.mp4", 30)
     (folder / "3.mp4").touch()
+    begun = time.perf_counter()
     add(bundle, gallery, folder, window_s=1.0, show_progress=True)
+    took_s = time.perf_counter() - begun
     last = screen.getvalue().rpartition("\r")[2]
     assert " 4/4 " in last
-    assert re.search(r"clips=3, clips/s=\d+\.\d, there=4, broken=1\]", last)
+    shown = re.search(r"clips=3, clips/s=(\d+\.\d), there=4, broken=1\]", last)
+    assert float(shown[1]) > 3 / took_s - 0.1  # of a part of the run
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(None, 1), (1, 1), (2, 1), (3, 2), (5, 4), (64, 4)])
+def test_one_core_is_left_to_the_encoder_and_four_processes_are_enough(monkeypatch, cores, jobs):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert default_jobs() == jobs
 
 
 def test_encoding_and_waiting_are_parts_of_a_run(bundle, tmp_path):
