@@ -76,6 +76,7 @@ def test_longest_shows_the_whole_picture_between_black(shape, inside):
     picture = np.maximum(random_picture(*shape), 1)
     tall, wide = inside
     pixels = preprocess(picture, frame_spec(1, SIZE, resize="longest"))
+    assert pixels.shape == (3, SIZE, SIZE)
     whole = np.asarray(Image.fromarray(picture).resize((wide, tall), Image.Resampling.BICUBIC))
     top, left = (SIZE - tall) // 2, (SIZE - wide) // 2
     inner = pixels[:, top : top + tall, left : left + wide]
