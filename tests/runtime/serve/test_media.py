@@ -58,6 +58,7 @@ def test_a_process_killed_while_nobody_asks_is_replaced(maker, video, started_de
     first.process.wait()
     assert maker.picture(video, "a", 1.0, 64)
     assert len(started_decoders) == 2
+    assert first.line.closed
 
 
 def test_what_could_not_be_made_is_not_tried_again_at_once(maker, tmp_path, monkeypatch):
