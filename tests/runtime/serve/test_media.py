@@ -51,7 +51,8 @@ def test_a_process_that_does_not_start_costs_one_request(maker, video, monkeypat
     assert maker.picture(video, "a", 0.0, 64)
 
 
-def test_a_process_killed_while_nobody_asks_is_replaced(maker, video, started_decoders):
+def test_a_process_killed_while_nobody_asks_is_replaced(video, started_decoders):
+    maker = MediaMaker(1)
     assert maker.picture(video, "a", 0.0, 64)
     (first,) = started_decoders
     first.process.kill()
@@ -59,6 +60,7 @@ def test_a_process_killed_while_nobody_asks_is_replaced(maker, video, started_de
     assert maker.picture(video, "a", 1.0, 64)
     assert len(started_decoders) == 2
     assert first.line.closed
+    maker.close()
 
 
 def test_what_could_not_be_made_is_not_tried_again_at_once(maker, tmp_path, monkeypatch):
