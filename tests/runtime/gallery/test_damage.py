@@ -88,6 +88,7 @@ def test_a_full_disk_under_the_records_says_what_is_kept(tmp_path):
         ):
             gallery.ingest(*batch(1, 2000))
         assert len(gallery) == len(gallery.embeddings()) == 4
+        assert (tmp_path / VECTORS[0]).stat().st_size == 128  # the room is given back
         gallery.ingest(*batch(2))
     with Gallery.open(tmp_path) as reader:
         assert [clip for _, clip in clips_of(reader)] == [*batch(0)[0], *batch(2)[0]]

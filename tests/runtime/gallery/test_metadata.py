@@ -188,6 +188,18 @@ def test_files_with_one_content_are_one_video_and_that_is_told(folder):
     assert take(folder, "video,year\na.mp4,1\ncopy.mp4,1\n")[1] == []
 
 
+def test_who_takes_a_table_in_knows_at_once_what_it_says(folder):
+    path = folder.parent / "list.csv"
+    path.write_text("video,year\nb.mp4,3\n")
+    with Gallery.open(folder, writable=True) as gallery:
+        gallery.upsert_metadata(path, print)
+        assert gallery.is_newest()
+        assert [found.metadata for found in gallery.look_up([0, BATCH]).values()] == [
+            {},
+            {"year": 3},
+        ]
+
+
 def test_a_gallery_takes_so_many_columns_and_no_more(folder):
     first = [f"a{number}" for number in range(MOST_COLUMNS - 1)]
     cells = ",1" * len(first)
