@@ -1,7 +1,6 @@
 """Which engines there are, what each needs, where it runs and what it reads; nothing is imported here."""
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from dgl_runtime.errors import EngineError
@@ -60,6 +59,8 @@ def is_installed(engine: str) -> bool:
 
 def installed_version(engine: str) -> str:
     """Versions of the engine's packages, or an empty text."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = []
     for distribution in KINDS[engine].distributions:
         try:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import secrets
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -57,6 +56,8 @@ def keep_index(path: str, size_bytes: int, modified_ns: int, index: dict[str, An
 
 
 def _file(path: str, size_bytes: int, modified_ns: int) -> Path:
+    from importlib.metadata import version
+
     # What the packets say depends on the FFmpeg that reads them, which comes with PyAV.
     key = repr((_FORMAT, version("av"), path, size_bytes, modified_ns)).encode(
         "utf-8", "surrogateescape"

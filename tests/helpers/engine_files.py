@@ -33,15 +33,15 @@ RTX_RUNS = (
 FAKE_GPU = Gpu("NVIDIA Fake 1", "8.6")
 EMBEDDING = TensorSpec("embedding", "float32", ("batch", 5))
 TENSORS = {
-    "caption": ((TensorSpec("tokens", "int32", ("batch", "length")),), (EMBEDDING,)),
-    "clip": (
+    "text_encoder": ((TensorSpec("tokens", "int32", ("batch", "length")),), (EMBEDDING,)),
+    "clip_encoder": (
         (TensorSpec("frames", "uint8", ("batch", "frames", 3, 8, 8)),),
         (EMBEDDING, TensorSpec("frame_weights", "float32", ("batch", "frames"))),
     ),
 }
 PROFILES = {
-    "caption": (Profile((1, 2), (1, 4), (1, 32)), Profile((1, 2), (8, 4), (16, 32))),
-    "clip": (Profile((1, 1, 3, 8, 8), (1, 4, 3, 8, 8), (4, 4, 3, 8, 8)),),
+    "text_encoder": (Profile((1, 2), (1, 4), (1, 32)), Profile((1, 2), (8, 4), (16, 32))),
+    "clip_encoder": (Profile((1, 1, 3, 8, 8), (1, 4, 3, 8, 8), (4, 4, 3, 8, 8)),),
 }
 
 
@@ -52,7 +52,7 @@ def require_on_gpu(engine):
         pytest.skip(f"TensorRT for RTX does not run on {gpu}")
 
 
-def make_graph(folder, kind="caption"):
+def make_graph(folder, kind="text_encoder"):
     graph = folder / f"{kind}.onnx"
     graph.write_bytes(b"graph")
     (folder / f"{kind}.onnx.data").write_bytes(b"weights")
@@ -96,7 +96,7 @@ def install_stand_ins(monkeypatch):
     return cuda
 
 
-def load(folder, kind="caption", **options):
+def load(folder, kind="text_encoder", **options):
     """An engine of the stand-in."""
     graph = make_graph(folder, kind)
     make_engine(graph, **options)

@@ -57,7 +57,7 @@ def build(trt, **parser):
             patch.object(trt, "Builder", lambda _: builder),
             patch.object(trt, "OnnxParser", lambda *_: made_parser),
         ):
-            engine = build_engine(Path("text_encoder.onnx"), PROFILES["caption"], trt)
+            engine = build_engine(Path("text_encoder.onnx"), PROFILES["text_encoder"], trt)
     except ExportError as error:
         return str(error)
     profile = builder.create_optimization_profile.return_value
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     trt = load_library("tensorrt")
     found = {"version": trt.__version__, "unknown": fake_tensorrt.unknown_names(trt)}
     try:
-        build_engine(Path("text_encoder.onnx"), PROFILES["caption"], trt)
+        build_engine(Path("text_encoder.onnx"), PROFILES["text_encoder"], trt)
     except ExportError as error:
         found["no library"] = str(error)
     found["built"] = build(trt, faulty=False)

@@ -38,10 +38,10 @@ def refusal(path, graph, gpu=FAKE_GPU):
 
 def test_an_engine_is_named_after_graph_library_and_gpu(engine, graph):
     assert engine.relative_to(graph.parent) == Path(
-        "engines/caption.tensorrt-11.4.0.106-nvidia-fake-1-sm86.engine"
+        "engines/text_encoder.tensorrt-11.4.0.106-nvidia-fake-1-sm86.engine"
     )
     portable = engine_path(graph, "trt-rtx", "1.7.1", None)
-    assert portable.name == "caption.trt-rtx-1.7.1-portable.engine"
+    assert portable.name == "text_encoder.trt-rtx-1.7.1-portable.engine"
 
 
 def test_what_was_written_is_read(engine, graph):
@@ -146,7 +146,7 @@ def test_two_engines_are_written_together_or_not_at_all(graph, monkeypatch):
     first = make_engine(graph)
     info, plan = read_engine(first, graph, FAKE_GPU)
     shutil.rmtree(first.parent)
-    second = first.with_name("clip.engine")
+    second = first.with_name("clip_encoder.engine")
     with pytest.raises(TypeError):
         save_engines({first: (info, plan), second: (info, None)})
     assert not first.parent.exists()

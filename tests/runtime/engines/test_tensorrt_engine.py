@@ -27,7 +27,7 @@ def captions(cuda, tmp_path):
 
 @pytest.fixture
 def clips(cuda, tmp_path):
-    return load(tmp_path, "clip")
+    return load(tmp_path, "clip_encoder")
 
 
 def on_device(cuda, array, **changes):

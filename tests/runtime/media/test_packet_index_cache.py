@@ -103,7 +103,7 @@ def test_the_ones_used_last_stay(tmp_path, monkeypatch, cache, passes):
 def test_what_another_pyav_read_is_read_again(tmp_path, passes, monkeypatch):
     path = write_video(tmp_path / "b.mp4", 3)
     read_anew(path)
-    monkeypatch.setattr(packet_index_cache, "version", lambda package: "0.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "0.0")
     read_anew(path)
     assert len(passes) == 2
 
