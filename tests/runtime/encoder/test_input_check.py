@@ -67,6 +67,7 @@ def test_another_rule_fails_and_is_named_in_one_line(bundle, tmp_path, part, rul
     ("rules", "told"),
     [
         ({"pad_to": 40}, "pad_to is None, the model's is 40"),
+        ({"pad_to": 32}, "pad_to is None, the model's is 32"),
         ({"pad_to": 32, "pad_id": 5}, "tokenizer.json is another one"),  # two rules
         ({"pad_id": 5}, "pad_id is 0, the model's is 5"),
         ({"start_id": None}, "start_id is 49406, the model's is None"),
