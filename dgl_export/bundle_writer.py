@@ -17,7 +17,7 @@ from dgl_export.lower_precision import lower
 from dgl_export.parity import make_golden, measure, require, require_inputs, require_numbers, rerun
 from dgl_export.request import ExportRequest
 from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
-from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, sha256_of
+from dgl_runtime.bundle.folder import GOLDEN, MANIFEST, TOKENIZER, Bundle, sha256_of
 from dgl_runtime.bundle.golden import Golden
 from dgl_runtime.bundle.manifest import SCHEMA_VERSION, Graph, Manifest, Parity, Quality, Source
 from dgl_runtime.bundle.tokenizer import Tokenizer
@@ -64,6 +64,7 @@ def write_bundle(
         making.mkdir(parents=True)
         manifest = _fill(request, making, target, calibration)
         (making / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        _require_inputs_of(Bundle(making))
         if target.library is not None:
             rebuild(making, target.library)
         making.rename(out)
@@ -94,10 +95,8 @@ def require_ready(out: Path, target: Target) -> None:
 def _fill(
     request: ExportRequest, folder: Path, target: Target, calibration: Calibration | None
 ) -> Manifest:
-    inputs = request.inputs
     golden = make_golden(request.model, request.tokenizer, request.frames)
     request.tokenizer.save(folder / TOKENIZER)
-    require_inputs(golden, inputs.frames, Tokenizer.load(folder / TOKENIZER, inputs.texts))
     encoders = _write_encoders(request, golden, folder, (target, calibration))
     encoders.golden.save(folder / GOLDEN)
     text_encoder, clip_encoder = encoders.graphs
@@ -106,7 +105,7 @@ def _fill(
         format=target.form,
         precision=target.precision,
         embed_dim=request.model.embed_dim,
-        inputs=inputs,
+        inputs=request.inputs,
         text_encoder=text_encoder,
         clip_encoder=clip_encoder,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
@@ -114,6 +113,13 @@ def _fill(
         quality=encoders.quality,
         source=_source(request),
     )
+
+
+def _require_inputs_of(bundle: Bundle) -> None:
+    """Hold what is on disk, as a runtime reads it, against the model's golden inputs."""
+    inputs = bundle.manifest.inputs
+    tokenizer = Tokenizer.load(bundle.path(TOKENIZER), inputs.texts)
+    require_inputs(bundle.golden, inputs.frames, tokenizer)
 
 
 def _source(request: ExportRequest) -> Source:

@@ -52,7 +52,7 @@ def _moved(context: click.Context, parameter: click.Parameter, bundle: str | Non
 )
 @click.option(
     "--max-tokens",
-    type=click.IntRange(3, 77),
+    type=click.IntRange(3),
     help="Tokens per caption; default as trained, or 32.",
 )
 def export(

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from dgl_runtime.bundle.golden import Golden, RawInputs
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.manifest import Parity
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.encoder.input_check import input_faults
@@ -55,6 +56,7 @@ def make_golden(model: DualEncoder, tokenizer: Tokenizer, frame_spec: FrameSpec)
         clip_embeddings=clips.numpy(),
         frame_weights=weights.numpy(),
         raw=RawInputs(np.array(CAPTIONS), picture, preprocess(picture, frame_spec)),
+        inputs=InputSpec(frame_spec, tokenizer.spec),
     )
 
 
@@ -67,12 +69,12 @@ def require_inputs(golden: Golden, frames: FrameSpec, tokenizer: Tokenizer) -> N
     """Pass what a bundle will do with texts and pictures on if it is what the model does.
 
     Args:
-        golden: Of the model.
+        golden: Of the model; the rest as it is read from the bundle's files.
         frames: Of the bundle.
         tokenizer: The bundle's.
 
     Raises:
-        ExportError: Texts become other tokens, or a picture becomes other pixels.
+        ExportError: Texts become other tokens, a picture becomes other pixels, or a rule is another.
     """
     for fault in input_faults(golden, frames, tokenizer):
         raise ExportError(

@@ -25,6 +25,7 @@ from dgl_export.formats import Target, write_graph
 from dgl_export.lower_precision import lower
 from dgl_export.parity import drifting_patterns
 from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
+from dgl_runtime.bundle.input_spec import clip_texts
 from dgl_runtime.bundle.manifest import Graph, Quality
 from dgl_runtime.encoder.rebuild import write_engines
 from dgl_runtime.engines.engine import Engine
@@ -281,7 +282,8 @@ def write_target(
         judges = calibration.judges
         words, frames = judges.tokens.ids.shape[1], judges.frames.shape[1]
         pair = (written[0], written[1])
-        write_engines(out, pair, max_tokens=words, num_frames=frames, library=target.library)
+        texts = clip_texts(words)
+        write_engines(out, pair, texts=texts, num_frames=frames, library=target.library)
     return written, [out / graph.file for graph in written], measured
 
 

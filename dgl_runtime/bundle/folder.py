@@ -76,7 +76,10 @@ class Bundle:
         try:
             with path.open("rb") as file, np.load(file) as arrays:
                 return Golden.from_arrays(arrays, self.manifest)
-        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        except (
+            *(OSError, EOFError, ValueError, TypeError, KeyError, RecursionError),
+            zipfile.BadZipFile,
+        ) as error:
             raise BundleError(
                 f"{path} does not hold the golden inputs: {reason_of(error)}. Export the bundle again."
             ) from error

@@ -1,13 +1,15 @@
 """Golden inputs of a bundle with their results, so that any machine can check itself."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.manifest import Manifest
 
 WITHOUT_RAW = 2  # the last schema whose golden inputs begin with tokens and pixels
@@ -37,6 +39,7 @@ class Golden:
     clip_embeddings: NDArray[np.float32]  # [N, E]
     frame_weights: NDArray[np.float32]  # [N, F]
     raw: RawInputs | None  # None in bundles of schema 2
+    inputs: InputSpec | None  # the model's at export; None where earlier versions exported
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> "Golden":
@@ -48,13 +51,14 @@ class Golden:
             ValueError: They do not fit the manifest or each other.
         """
         found = dict(arrays)
-        raw = None
+        raw, told = None, found.pop("inputs", None)
         if manifest.schema_version > WITHOUT_RAW:
             raw = RawInputs(**{one.name: found.pop(one.name) for one in fields(RawInputs)})
         else:
             before_end = np.cumsum(found["tokens"] == manifest.inputs.texts.end_id, axis=-1) == 0
             found["lengths"] = before_end.sum(axis=-1) + 1
-        golden = cls(**found, raw=raw)
+        inputs = None if told is None else InputSpec.from_json(json.loads(str(told)))
+        golden = cls(**found, raw=raw, inputs=inputs)
         golden._check(manifest)
         return golden
 
@@ -88,5 +92,8 @@ class Golden:
 
     def _arrays(self) -> dict[str, Any]:
         """All of them by name."""
-        own = {name: array for name, array in vars(self).items() if name != "raw"}
-        return own if self.raw is None else {**own, **vars(self.raw)}
+        arrays = {**vars(self), **({} if self.raw is None else vars(self.raw))}
+        del arrays["raw"], arrays["inputs"]
+        if self.inputs is not None:
+            arrays["inputs"] = np.array(json.dumps(asdict(self.inputs)))
+        return arrays

@@ -1,10 +1,12 @@
 """InputSpec, in the manifest: how a model wants its frames (FrameSpec) and its texts (TextSpec)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dgl_runtime.bundle.cleaning import CLEANINGS
 from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_runtime.typed_fields import typed
 
 READ_OUTS = ("end", "first", "last")
 CLIP_START, CLIP_END = 49406, 49407  # ids of the start and the end token in CLIP's vocabulary
@@ -23,9 +25,14 @@ class TextSpec:
     read: str  # one of READ_OUTS: the position whose state is the text's embedding
 
     @property
+    def special_tokens(self) -> int:
+        """How many tokens a row has beside those of the text itself."""
+        return (self.start_id is not None) + (self.end_id is not None)
+
+    @property
     def most_pieces(self) -> int:
         """How many tokens of a text itself are read."""
-        return self.max_tokens - (self.start_id is not None) - (self.end_id is not None)
+        return self.max_tokens - self.special_tokens
 
     def faults(self) -> Iterator[str]:
         """What is wrong with these values, each in words."""
@@ -49,6 +56,17 @@ class InputSpec:
 
     frames: FrameSpec
     texts: TextSpec
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "InputSpec":
+        """Take what ``dataclasses.asdict`` of a spec is after a way through JSON.
+
+        Raises:
+            KeyError: A side or a field is missing.
+            TypeError: One is missing, unknown or of another type.
+        """
+        frames, texts = FrameSpec.from_json(told["frames"]), TextSpec(**told["texts"])
+        return cls(**{**told, "frames": typed(frames), "texts": typed(texts)})
 
 
 def clip_texts(max_tokens: int) -> TextSpec:

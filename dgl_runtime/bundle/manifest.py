@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dgl_runtime.bundle.input_spec import InputSpec, TextSpec, clip_frames, clip_texts
+from dgl_runtime.bundle.input_spec import InputSpec, clip_frames, clip_texts
 from dgl_runtime.engines.tensor_spec import TensorSpec, read_specs
 from dgl_runtime.errors import BundleError
-from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.typed_fields import typed
 
 SCHEMA_VERSION = 3
@@ -125,7 +124,7 @@ class Manifest:
                 cls(
                     **{
                         **data,
-                        "inputs": _inputs(data["inputs"]),
+                        "inputs": InputSpec.from_json(data["inputs"]),
                         TEXT_ENCODER: _graph(data[TEXT_ENCODER]),
                         CLIP_ENCODER: _graph(data[CLIP_ENCODER]),
                         "parity": typed(Parity(**data["parity"])),
@@ -169,11 +168,6 @@ def from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
 def _graph(data: dict[str, Any]) -> Graph:
     tensors = {name: read_specs(data[name]) for name in ("inputs", "outputs")}
     return typed(Graph(**{**data, **tensors, "kept": tuple(data["kept"])}))
-
-
-def _inputs(data: dict[str, Any]) -> InputSpec:
-    frames = typed(FrameSpec.from_json(data["frames"]))
-    return InputSpec(**{**data, "frames": frames, "texts": typed(TextSpec(**data["texts"]))})
 
 
 def _quality(data: dict[str, Any] | None) -> Quality | None:

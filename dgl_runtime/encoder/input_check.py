@@ -1,11 +1,13 @@
 """The self-check of inputs: do texts and pictures still become the tokens and pixels of the export?
 
+Rules that no token and no pixel shows, such as the mean and the read-out, are compared with the export's.
+
 A graph cannot tell a wrong resize or a wrong tokenizer: it embeds whatever it is given, and recall is lost
 in silence.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -30,7 +32,7 @@ def check_inputs(bundle: Bundle, tokenizer: Tokenizer) -> None:
     """Make tokens and pixels of the golden texts and picture, and compare; schema 2 has none.
 
     Raises:
-        BundleError: They are others; says which rule of the manifest is not the model's.
+        BundleError: They are others, or a rule is; says which rule of the manifest is not the model's.
     """
     for fault in input_faults(bundle.golden, bundle.manifest.inputs.frames, tokenizer):
         raise BundleError(
@@ -40,17 +42,37 @@ def check_inputs(bundle: Bundle, tokenizer: Tokenizer) -> None:
 
 
 def input_faults(golden: Golden, frames: FrameSpec, tokenizer: Tokenizer) -> Iterator[str]:
-    """What becomes other tokens or pixels than the golden ones, and by which rule, in words."""
-    raw = golden.raw
-    if raw is None:
-        return
+    """What becomes other tokens or pixels than the golden ones, and by which rule, in words.
+
+    Where all are the same: which rules are others than the export's.
+    """
+    seen = [] if golden.raw is None else list(_seen_faults(golden, golden.raw, frames, tokenizer))
+    yield from seen
+    if golden.inputs is not None and not seen:
+        for side, seen, expected in (
+            ("frames", frames, golden.inputs.frames),
+            ("texts", tokenizer.spec, golden.inputs.texts),
+        ):
+            yield from _differences(f"inputs.{side}", seen, expected)
+
+
+def _differences(where: str, seen: Spec, expected: Spec) -> Iterator[str]:
+    for field in fields(seen):
+        ours, theirs = (getattr(spec, field.name) for spec in (seen, expected))
+        if ours != theirs:
+            yield f"{where}.{field.name} is {ours!r}, the model's is {theirs!r}"
+
+
+def _seen_faults(
+    golden: Golden, raw: RawInputs, frames: FrameSpec, tokenizer: Tokenizer
+) -> Iterator[str]:
     if not _gives_tokens(tokenizer, golden, raw):
         found = _rule(
             tokenizer.spec,
             _other_texts(golden, raw),
-            # Texts of max_tokens fit into no shorter row.
+            # Which token is read makes no other tokens: a model without an end token reads another.
             lambda spec: (
-                (spec.pad_to is None or spec.pad_to >= spec.max_tokens)
+                not any(replace(spec, read="last").faults())
                 and _gives_tokens(tokenizer.fed_as(spec), golden, raw)
             ),
         )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgl_runtime.bundle.folder import MANIFEST, Bundle
+from dgl_runtime.bundle.input_spec import TextSpec
 from dgl_runtime.bundle.manifest import GRAPHS, Graph
 from dgl_runtime.encoder.choice import open_graph
 from dgl_runtime.encoder.self_check import check_graph
@@ -18,7 +19,7 @@ from dgl_runtime.errors import DglError, ExportError
 LIBRARIES = {"trt": "tensorrt", "trt-rtx": "trt-rtx"}  # format of a bundle -> library
 # Batch sizes: the smallest, the one kernels are chosen for, the largest.
 CAPTION_BATCH, CLIP_BATCH = (1, 8, 64), (1, 4, 16)
-SHORTEST, USUAL = 2, 16  # tokens of a caption: start and end alone; a sentence
+USUAL = 16  # tokens of a caption that is a sentence
 
 
 def library_of(bundle: Path) -> str:
@@ -63,7 +64,7 @@ def rebuild(bundle: Path, library: str) -> list[Path]:
         paths = write_engines(
             making.folder,
             (manifest.text_encoder, manifest.clip_encoder),
-            max_tokens=manifest.inputs.texts.max_tokens,
+            texts=manifest.inputs.texts,
             num_frames=manifest.inputs.frames.num_frames,
             library=library,
         )
@@ -108,7 +109,7 @@ def said_of_running() -> str:
 
 
 def write_engines(
-    folder: Path, graphs: tuple[Graph, Graph], *, max_tokens: int, num_frames: int, library: str
+    folder: Path, graphs: tuple[Graph, Graph], *, texts: TextSpec, num_frames: int, library: str
 ) -> list[Path]:
     """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
     captions, clips = graphs
@@ -117,7 +118,7 @@ def write_engines(
             folder / graph.file, graph.precision, (graph.inputs, graph.outputs), profiles, library
         )
         for graph, profiles in (
-            (captions, caption_profiles(captions, max_tokens)),
+            (captions, caption_profiles(texts)),
             (clips, clip_profiles(clips, num_frames)),
         )
     ]
@@ -125,12 +126,12 @@ def write_engines(
     return [path for path, _, _ in built]
 
 
-def caption_profiles(captions: Graph, max_tokens: int) -> tuple[Profile, ...]:
-    """One query at a time, and up to 64 captions; any length the tokenizer makes, if the graph allows it."""
-    (spec,) = captions.inputs
-    shortest, usual, longest = SHORTEST, min(USUAL, max_tokens), max_tokens
-    if isinstance(spec.shape[1], int):
-        shortest = usual = longest = spec.shape[1]
+def caption_profiles(texts: TextSpec) -> tuple[Profile, ...]:
+    """One query at a time, and up to 64 captions; any length the tokenizer makes."""
+    shortest, longest = max(1, texts.special_tokens), texts.max_tokens
+    if texts.pad_to is not None:
+        shortest = longest = texts.pad_to
+    usual = max(shortest, min(USUAL, longest))
     low, best, high = CAPTION_BATCH
     return (
         Profile((1, shortest), (1, usual), (1, longest)),

@@ -1,5 +1,7 @@
 """Writing a bundle: the gate, what the graphs look like, and that a failed export leaves nothing."""
 
+import json
+import re
 import resource
 import shutil
 import signal
@@ -22,6 +24,8 @@ from dgl_export.request import ExportRequest
 from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.input_spec import InputSpec, clip_frames, clip_texts
+from dgl_runtime.bundle.manifest import Manifest
+from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.errors import ExportError
 from tests.helpers.spoiled_graphs import add_to_output
 from tests.helpers.tiny import tiny_backbone
@@ -125,6 +129,54 @@ def test_a_bundle_that_resizes_unlike_the_model_is_not_written(backbone, tmp_pat
         ExportError, match=r"parity gate: .* resize is 'squash', the model's is 'sho"
     ):
         write_bundle(OtherInputs(**vars(request)), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("frames", "resize", "squash"),
+        ("frames", "interpolation", "bilinear"),
+        ("frames", "mean", (0.5, 0.5, 0.5)),
+        ("texts", "clean", "canonicalize"),
+        ("texts", "pad_id", 1),
+        ("texts", "end_id", 5),
+        ("texts", "read", "last"),
+    ],
+)
+def test_what_is_on_disk_has_to_be_the_model_s(
+    backbone, spoil, tmp_path, monkeypatch, part, name, value
+):
+    spoil("clip_encoder.onnx", "embedding", 0.0)
+    real = Manifest.to_json
+
+    def to_json(manifest):
+        inputs = manifest.inputs
+        inputs = replace(inputs, **{part: replace(getattr(inputs, part), **{name: value})})
+        return real(replace(manifest, inputs=inputs))
+
+    monkeypatch.setattr(Manifest, "to_json", to_json)
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    told = rf"^parity gate: .*{name} is {re.escape(repr(value))}, the model's is .* Nothing was written"
+    with pytest.raises(ExportError, match=told):
+        write_bundle(request, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tokenizer_on_disk_has_to_be_the_model_s(backbone, spoil, tmp_path, monkeypatch):
+    spoil("clip_encoder.onnx", "embedding", 0.0)
+    real = Tokenizer.save
+
+    def save(tokenizer, path):
+        real(tokenizer, path)
+        told = json.loads(path.read_text())
+        del told["model"]["merges"][:50]
+        path.write_text(json.dumps(told))
+
+    monkeypatch.setattr(Tokenizer, "save", save)
+    request = request_for(make_model(backbone, "dgl-linear"), "dgl-linear")
+    with pytest.raises(ExportError, match=r"^parity gate: .* tokenizer\.json is another one"):
+        write_bundle(request, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 

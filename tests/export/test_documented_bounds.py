@@ -10,8 +10,9 @@ from dgl_export.calibration import FEWEST
 from dgl_export.cli import export
 from dgl_export.formats import WRITTEN
 from dgl_export.request import DEFAULT_FRAMES, ZERO_SHOT_TOKENS
+from dgl_runtime.bundle.input_spec import clip_texts
 from dgl_runtime.bundle.manifest import MIN_COSINE, PRECISIONS
-from dgl_runtime.encoder.rebuild import CAPTION_BATCH, CLIP_BATCH, SHORTEST
+from dgl_runtime.encoder.rebuild import CAPTION_BATCH, CLIP_BATCH, caption_profiles
 from tests import ROOT
 
 TEXT = (ROOT / "docs/export.md").read_text(encoding="utf-8")
@@ -80,17 +81,13 @@ def test_defaults_of_a_backbone_alone():
 def test_limits_of_what_may_be_given():
     (words,) = [option for option in export.params if option.name == "max_tokens"]
     assert isinstance(words.type, click.IntRange)
-    assert numbers(r"between (\d+) and (\d+) with `--max-tokens`") == [
-        words.type.min,
-        words.type.max,
-    ]
+    assert numbers(r"from (\d+) to what the backbone reads with `--max-tokens`") == [words.type.min]
+    assert words.type.max is None  # the writer asks the backbone
     assert numbers(r"At least (\d+) clips are needed") == [FEWEST]
 
 
 def test_profiles_of_engines():
-    assert numbers(r"Profiles: (\d+) query, or up to (\d+) captions, of (\d+) to `max_tokens`") == [
-        CAPTION_BATCH[0],
-        CAPTION_BATCH[-1],
-        SHORTEST,
-    ]
+    found = r"Profiles: (\d+) query, or up to (\d+) captions, of the special tokens alone \(CLIP: (\d+)\)"
+    shortest = caption_profiles(clip_texts(32))[0].minimum[1]
+    assert numbers(found) == [CAPTION_BATCH[0], CAPTION_BATCH[-1], shortest]
     assert numbers(r"(\d+) to (\d+) clips\. More at once") == [CLIP_BATCH[0], CLIP_BATCH[-1]]

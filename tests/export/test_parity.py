@@ -44,7 +44,7 @@ def golden_of(captions, clips):
     frames = np.zeros((len(clips), 3, 3, 2, 2), np.uint8)
     frames[:, 0, 0, 0, 0] = np.arange(len(clips))
     weights = np.full((len(clips), 3), 1 / 3, np.float32)
-    return Golden(tokens, lengths, frames, captions, clips, weights, raw=None)
+    return Golden(tokens, lengths, frames, captions, clips, weights, raw=None, inputs=None)
 
 
 def measured(folder, golden, captions=None, clips=None, place=None, change=None):

@@ -17,6 +17,7 @@ from dgl_export.calibration import made_calibration
 from dgl_export.formats import Target
 from dgl_export.request import ExportRequest
 from dgl_runtime.bundle.folder import Bundle
+from dgl_runtime.bundle.input_spec import clip_texts
 from dgl_runtime.encoder import rebuild as building
 from dgl_runtime.encoder.choice import open_graph
 from dgl_runtime.encoder.rebuild import caption_profiles, clip_profiles, rebuild
@@ -77,7 +78,7 @@ def graph(request, bundle):
     manifest = bundle.manifest
     described = getattr(manifest, request.param)
     profiles = (
-        caption_profiles(described, MAX_TOKENS)
+        caption_profiles(bundle.manifest.inputs.texts)
         if request.param == "text_encoder"
         else clip_profiles(described, NUM_FRAMES)
     )
@@ -169,7 +170,7 @@ def test_an_engine_that_does_not_build_leaves_no_bundle(tmp_path, monkeypatch):
 def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
     tokenizer = Retriever(bundle.folder).tokenizer
     texts = ["", "a dog", "word " * 99]
-    profiles = caption_profiles(bundle.manifest.text_encoder, MAX_TOKENS)
+    profiles = caption_profiles(bundle.manifest.inputs.texts)
     for shape in [tokenizer([text]).ids.shape for text in texts]:
         assert profiles[0].covers(shape)
     assert profiles[1].covers(tokenizer(texts[2:] * 64).ids.shape)
@@ -177,16 +178,29 @@ def test_every_caption_of_the_tokenizer_fits_the_profiles(bundle):
 
 
 @pytest.mark.parametrize(("max_tokens", "usual"), [(8, 8), (32, 16), (77, 16)])
-def test_captions_may_be_as_long_as_the_bundle_says(bundle, max_tokens, usual):
-    one, many = caption_profiles(bundle.manifest.text_encoder, max_tokens)
+def test_captions_may_be_as_long_as_the_bundle_says(max_tokens, usual):
+    one, many = caption_profiles(clip_texts(max_tokens))
     assert one == Profile((1, 2), (1, usual), (1, max_tokens))
     assert many == Profile((1, 2), (8, usual), (64, max_tokens))
 
 
-def test_captions_of_one_length_have_that_one(bundle):
-    captions = bundle.manifest.text_encoder
-    fixed = replace(captions, inputs=(replace(captions.inputs[0], shape=("batch", 64)),))
-    one, many = caption_profiles(fixed, 64)
+@pytest.mark.parametrize(
+    ("rules", "shortest"),
+    [
+        ({}, 2),
+        ({"start_id": None}, 1),
+        ({"end_id": None, "read": "last"}, 1),
+        ({"start_id": None, "end_id": None, "read": "last"}, 1),  # no engine takes rows of 0
+    ],
+)
+def test_the_shortest_caption_is_what_a_model_puts_around_it(rules, shortest):
+    one, many = caption_profiles(replace(clip_texts(32), **rules))
+    assert (one.minimum, many.minimum) == ((1, shortest), (1, shortest))
+
+
+@pytest.mark.parametrize("max_tokens", [32, 64])
+def test_captions_of_one_length_have_that_one(max_tokens):
+    one, many = caption_profiles(replace(clip_texts(max_tokens), pad_to=64))
     assert one == Profile((1, 64), (1, 64), (1, 64))
     assert many == Profile((1, 64), (8, 64), (64, 64))
 
@@ -276,7 +290,7 @@ def test_a_damaged_graph_is_refused(tmp_path, content):
 def test_a_graph_without_its_weights_is_refused(bundle, tmp_path):
     shutil.copy(bundle.folder / "text_encoder.onnx", tmp_path)
     message = refusal(
-        tmp_path / "text_encoder.onnx", *caption_profiles(bundle.manifest.text_encoder, MAX_TOKENS)
+        tmp_path / "text_encoder.onnx", *caption_profiles(bundle.manifest.inputs.texts)
     )
     assert "Failed to import initializer" in message
 

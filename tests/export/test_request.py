@@ -1,6 +1,7 @@
 """What is exported, where it came from, and the defaults that docs/export.md names."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 
 import open_clip
@@ -11,11 +12,12 @@ from safetensors.torch import save_file
 from dgl_export.request import tuned_request, untuned_request
 from dgl_runtime.bundle.input_spec import clip_texts
 from dgl_train.model.backbones.backbone import BackboneSource
-from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.backbones.registry import FAMILIES, load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts
+from tests.helpers import toy_encoder
 from tests.helpers.tiny import config, tiny_backbone, tiny_clip, write_tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES
 
@@ -69,6 +71,16 @@ def test_a_backbone_alone_sees_12_frames_and_reads_32_words_or_what_it_can(
     backbone = load_backbone(BackboneSource(name))
     assert request.checkpoint_sha256 == backbone.digest()
     assert torch.equal(embedding(request.model), embedding(FrameMeanModel(backbone)))
+
+
+@pytest.mark.parametrize(("pad_to", "max_tokens"), [(64, 64), (None, 32)])
+def test_a_backbone_alone_that_pads_reads_all_it_can(tmp_path, monkeypatch, pad_to, max_tokens):
+    monkeypatch.setitem(FAMILIES, "toy", toy_encoder.FAMILY)
+    monkeypatch.setattr(toy_encoder, "LENGTH", 64)
+    texts = replace(toy_encoder.TEXTS, max_tokens=64, pad_to=pad_to)
+    monkeypatch.setattr(toy_encoder, "TEXTS", texts)
+    name = str(toy_encoder.write_toy(tmp_path / "backbone", ["elk"]))
+    assert untuned_request(name, "").inputs.texts == replace(texts, max_tokens=max_tokens)
 
 
 def test_a_backbone_is_read_with_the_weights_that_are_named(tmp_path):

@@ -48,6 +48,10 @@ def with_rule(bundle, folder, part, **rules):
         ("texts", {"end_id": None, "read": "last"}, f"end_id is None, the model's is {END}"),
         ("texts", {"start_id": None}, "start_id is None, the model's is 49406"),
         ("texts", {"max_tokens": 31}, "max_tokens is 31, the model's is 32"),
+        *(
+            ("texts", {"max_tokens": number}, f"max_tokens is {number}, the model's is 32")
+            for number in (33, 40, 77)
+        ),
     ],
 )
 def test_another_rule_fails_and_is_named_in_one_line(bundle, tmp_path, part, rules, told):
@@ -61,6 +65,73 @@ def test_another_rule_fails_and_is_named_in_one_line(bundle, tmp_path, part, rul
     )
     with pytest.raises(BundleError, match=what):
         Encoder(folder).check()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("texts", "read", "last"),
+        ("frames", "mean", [0.5, 0.5, 0.5]),
+        ("frames", "std", [0.5, 0.5, 0.5]),
+    ],
+)
+def test_a_rule_that_no_token_and_no_pixel_shows_is_compared_with_the_export_s(
+    bundle, tmp_path, part, name, value
+):
+    folder = with_rule(bundle, tmp_path / "other", part, **{name: value})
+    ours, theirs = (
+        getattr(getattr(Bundle(one).manifest.inputs, part), name) for one in (folder, bundle)
+    )
+    result = CliRunner().invoke(verify, [str(folder)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"Error: bundle {folder} fails its self-check: inputs.{part}.{name} is {ours!r}, the model's is "
+        f"{theirs!r}. Export it again, or take the manifest.json that was exported.\n"
+    )
+
+
+def test_sampling_is_compared_with_the_export_s(bundle):
+    """No manifest has another one yet: there is no other."""
+    opened = Bundle(bundle)
+    inputs = opened.manifest.inputs
+    tokenizer = Tokenizer.load(bundle / TOKENIZER, inputs.texts)
+    frames = replace(inputs.frames, sampling="ends")
+    assert list(input_faults(opened.golden, frames, tokenizer)) == [
+        "inputs.frames.sampling is 'ends', the model's is 'centers'"
+    ]
+
+
+def test_golden_inputs_of_before_are_checked_by_tokens_and_pixels_alone(bundle, tmp_path):
+    inputs = json.loads((bundle / MANIFEST).read_text())["inputs"]
+    inputs["texts"]["read"] = "last"
+    older = changed_bundle(
+        bundle, tmp_path / "older", golden=lambda golden: golden.pop("inputs"), inputs=inputs
+    )
+    assert Bundle(older).golden.inputs is None
+    result = CliRunner().invoke(verify, [str(older)])
+    assert result.exit_code == 0, result.output
+    resized = with_rule(older, tmp_path / "resized", "frames", resize="squash")
+    with pytest.raises(BundleError, match="resize is 'squash', the model's is 'shortest'"):
+        Encoder(resized).check()
+
+
+@pytest.mark.parametrize("told", ["{", "[]", '"a"', "{}", '{"frames": 1}', "[" * 100_000])
+def test_rules_in_golden_inputs_that_are_none_are_the_bundle_s_fault(bundle, tmp_path, told):
+    def spoil(golden):
+        golden["inputs"] = np.array(told)
+
+    folder = changed_bundle(bundle, tmp_path / "other", golden=spoil)
+    with pytest.raises(BundleError, match="does not hold the golden inputs: "):
+        Bundle(folder).golden  # noqa: B018
+
+
+def test_no_text_is_fed_by_rules_that_cannot_be(bundle):
+    """Rows of one token, as no manifest with a start and an end token can have them."""
+    opened = Bundle(bundle)
+    golden, inputs = opened.golden, opened.manifest.inputs
+    golden = replace(golden, tokens=golden.tokens[:, :1], lengths=np.ones_like(golden.lengths))
+    tokenizer = Tokenizer.load(bundle / TOKENIZER, replace(inputs.texts, pad_to=32))
+    assert next(input_faults(golden, inputs.frames, tokenizer)).endswith("is another one")
 
 
 @pytest.mark.parametrize(
