@@ -101,9 +101,6 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
     assert run("--ckpt", checkpoint, *out, "--calibrate", tmp_path).exit_code == 2
     low = ("--precision", "fp16", "--calibrate", tmp_path)
     assert run("--ckpt", checkpoint, *out, *low, "--data-root", tmp_path).exit_code == 2
-    moved = run("--rebuild", tmp_path)
-    assert moved.exit_code == 2
-    assert f"dgl-bundle rebuild {tmp_path}" in moved.stderr
 
 
 def test_what_would_fail_at_the_end_fails_at_once(tmp_path, monkeypatch):
