@@ -50,12 +50,12 @@ class Half:
     answers: NDArray[np.int64] | None  # [Q], each caption's clip; None: not known
 
     def caption_feeds(self, batch: int = 16) -> Iterator[dict[str, NDArray[np.generic]]]:
-        """The captions as inputs of the caption graph, as long as each batch needs."""
+        """The captions as inputs of the text encoder, as long as each batch needs."""
         for first in range(0, len(self.tokens), batch):
             yield {"tokens": self.tokens[first : first + batch].ids}
 
     def clip_feeds(self, batch: int = 2) -> Iterator[dict[str, NDArray[np.generic]]]:
-        """The clips as inputs of the clip graph."""
+        """The clips as inputs of the clip encoder."""
         for first in range(0, len(self.frames), batch):
             yield {"frames": self.frames[first : first + batch]}
 

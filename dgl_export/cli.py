@@ -9,13 +9,6 @@ from dgl_runtime.bundle.manifest import FORMATS, PRECISIONS, Parity, Quality
 from dgl_runtime.command import Command
 
 
-def _moved(context: click.Context, parameter: click.Parameter, bundle: str | None) -> None:
-    if bundle is not None:
-        raise click.UsageError(
-            f"--rebuild is a command of its own now: dgl-bundle rebuild {bundle}"
-        )
-
-
 @click.command(cls=Command)
 @click.option(
     "--ckpt",
@@ -43,7 +36,6 @@ def _moved(context: click.Context, parameter: click.Parameter, bundle: str | Non
     help="With --calibrate: as dgl-train's.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--rebuild", hidden=True, expose_value=False, callback=_moved)
 @click.option("--zero-shot", is_flag=True, help="Export the untuned backbone with mean pooling.")
 @click.option("--backbone", help="With --zero-shot: open_clip model name, or folder in its format.")
 @click.option("--pretrained", default="", help="With --backbone: open_clip tag, or weight file.")

@@ -20,7 +20,7 @@ from dgl_train.model.prompts import Prompts
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a clip graph is given: uint8 or floats already normalised, with the statistics [3, 1, 1]."""
+    """What a clip encoder is given: uint8 or floats already normalised, with the statistics [3, 1, 1]."""
 
     mean: Tensor
     std: Tensor

@@ -83,14 +83,14 @@ class Lowered:
 def lower(
     folder: Path, graphs: Sequence[Graph], target: Target, calibration: Calibration, out: Path
 ) -> Lowered:
-    """Convert the caption graph and the clip graph.
+    """Convert the text encoder and the clip encoder.
 
     No layer is kept in float32 at first, then the worst 2, 4, 8 ... of each graph, until the half that sets
     scales passes the gate with room to spare. The other half judges.
 
     Args:
         folder: Where the float32 graphs lie.
-        graphs: The caption graph and the clip graph.
+        graphs: The text encoder and the clip encoder.
         target: Format and precision.
         calibration: The half that scales and kept layers are chosen on, and the half that judges.
         out: Where the new graphs are written.

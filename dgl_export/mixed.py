@@ -37,7 +37,7 @@ def to_mixed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 def halve_token_table(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose table of token embeddings is stored as float16; the rows that are read become float32.
 
-    It is most of a caption graph's file, and a matrix product never reads it.
+    It is most of a text encoder's file, and a matrix product never reads it.
     """
     halved = onnx.ModelProto()
     halved.CopyFrom(model)

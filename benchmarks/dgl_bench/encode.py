@@ -217,7 +217,7 @@ def _notes(padded: int) -> list[str]:
         "ONNX Runtime's int8 finds the scale of a layer's input as it runs; OpenVINO's int8 has fixed ones.",
         "Quality: on made captions and clips that set no scale. With random weights (no --pretrained) all "
         "clips are alike and the first one is chance. What dgl-export would refuse is timed all the same. "
-        "Kept in fp32: layers of the caption graph and of the clip graph.",
+        "Kept in fp32: layers of the text encoder and of the clip encoder.",
         "Roofline: FLOP of the folded graph's matrix products and the weights it reads, at the median time, "
         "against a large matrix product of the same precision and a large read or copy in torch, measured "
         "before and after (the better of both). Weights count with the precision's size, also those that "

@@ -176,7 +176,7 @@ class Variant:
     encode: Calls  # what failed is left out
     remarks: dict[str, str]  # task -> seconds of compilation, or why there is no call
     quality: Quality | None = None  # on captions and clips held out
-    kept: tuple[int, ...] = ()  # layers of the caption and the clip graph that stay in float32
+    kept: tuple[int, ...] = ()  # layers of the text and the clip encoder that stay in float32
     any_batch: bool = True
 
 

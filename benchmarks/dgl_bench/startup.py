@@ -107,9 +107,9 @@ def startup(
         notes=[
             "Every measurement has a fresh process; every round starts every engine once, in turn. Median "
             "(p10 to p90). A first round is not kept, so files are in the page cache.",
-            "import: dgl_runtime and numpy. open: the bundle's manifest. query: tokenizer and caption graph "
+            "import: dgl_runtime and numpy. open: the bundle's manifest. query: tokenizer and text encoder "
             "are checked and loaded, the engine is imported, one query is embedded. clip: the same of the "
-            "clip graph and a clip of black frames. Answer: the first three. Process: all of it.",
+            "clip encoder and a clip of black frames. Answer: the first three. Process: all of it.",
             "Size: what the RECORD files of a distribution and of all it needs list, without Python itself.",
         ],
     )

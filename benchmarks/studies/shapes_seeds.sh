@@ -1,6 +1,6 @@
 #!/bin/sh
 # The table of docs/shapes.md: zero-shot against DGL-transformer on shapes, three seeds of everything.
-# Usage: benchmarks/shapes_seeds.sh FOLDER   (what is there already is kept)
+# Usage: benchmarks/studies/shapes_seeds.sh FOLDER   (what is there already is kept)
 set -eu
 folder=${1:?give a folder to fill}
 mkdir -p "$folder"

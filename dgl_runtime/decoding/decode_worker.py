@@ -59,7 +59,7 @@ class Line:
         self.connection.send_bytes(json.dumps(message).encode())
         self.last = time.monotonic()
 
-    def pour(self, data: memoryview) -> None:
+    def send_bytes(self, data: memoryview) -> None:
         """Send bytes as they are; the parent knows how many come."""
         while data:
             data = data[os.write(self.connection.fileno(), data) :]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.manifest import CLIP_ENCODER, TEXT_ENCODER
-from dgl_runtime.encoder.choice_cache import ChoiceMemory, Remembered
+from dgl_runtime.encoder.choice_cache import CachedChoice, ChoiceCache
 from dgl_runtime.encoder.self_check import check_graph, graph_of
 from dgl_runtime.engines import engine_file
 from dgl_runtime.engines.candidates import AUTO, Candidate, candidates
@@ -49,7 +49,7 @@ def choose(bundle: Bundle, name: str, *, device: str, engine: str, threads: int)
 
     Args:
         bundle: An opened bundle.
-        name: ``captions`` or ``clips``.
+        name: ``text_encoder`` or ``clip_encoder``.
         device: ``cpu``, ``cuda``, or ``auto``: cuda if an engine really works there, else cpu.
         engine: One of ``ENGINES``, or ``auto``.
         threads: CPU threads; 0 lets the engine choose.
@@ -65,19 +65,19 @@ def choose(bundle: Bundle, name: str, *, device: str, engine: str, threads: int)
         chosen = Chosen(open_graph(bundle, name, only, threads), only, "asked for by name")
     else:
         engines = bundle.folder / engine_file.FOLDER
-        memory = ChoiceMemory(f"{bundle.id}-{name}", engines, contenders, threads)
-        if reopened := _reopened(memory, bundle, name, threads):
+        cache = ChoiceCache(f"{bundle.id}-{name}", engines, contenders, threads)
+        if reopened := _reopened(cache, bundle, name, threads):
             chosen = reopened
         else:
             chosen, settled = _measured(contenders, bundle, name, threads)
             if settled:
-                memory.write(Remembered(chosen.candidate, chosen.why))
+                cache.write(CachedChoice(chosen.candidate, chosen.why))
     _LOG.info("%s: %s", name, chosen)
     return chosen
 
 
 def open_graph(bundle: Bundle, name: str, candidate: Candidate, threads: int) -> Engine:
-    """Load one of the graphs ``captions`` and ``clips`` in exactly this engine on this device."""
+    """Load one of the graphs ``text_encoder`` and ``clip_encoder`` in exactly this engine on this device."""
     graph = graph_of(bundle, name)
     return open_engine(
         bundle.graph_path(graph),
@@ -125,9 +125,9 @@ def time_in_turn(
     return {candidate: median(times) for candidate, times in times_ms.items()}
 
 
-def _reopened(memory: ChoiceMemory, bundle: Bundle, name: str, threads: int) -> Chosen | None:
+def _reopened(cache: ChoiceCache, bundle: Bundle, name: str, threads: int) -> Chosen | None:
     """What an earlier start chose, if it still opens."""
-    kept = memory.read()
+    kept = cache.read()
     if kept is None:
         return None
     try:

@@ -19,14 +19,14 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Remembered:
+class CachedChoice:
     """A choice, and why it was made."""
 
     candidate: Candidate
     why: str
 
 
-class ChoiceMemory:
+class ChoiceCache:
     """The one choice that fits a graph, its engine files, the candidates, the machine and the threads."""
 
     def __init__(
@@ -55,7 +55,7 @@ class ChoiceMemory:
         except RuntimeError:  # this user has no home folder
             self._path = None
 
-    def read(self) -> Remembered | None:
+    def read(self) -> CachedChoice | None:
         """The choice; None if there is none, or what is there is no choice among the candidates."""
         if self._path is None:
             return None
@@ -65,9 +65,9 @@ class ChoiceMemory:
             why = " ".join(str(kept["why"]).split())
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return Remembered(candidate, why) if candidate in self._candidates else None
+        return CachedChoice(candidate, why) if candidate in self._candidates else None
 
-    def write(self, choice: Remembered) -> None:
+    def write(self, choice: CachedChoice) -> None:
         """Keep a choice; where nothing can be written, the next start measures again."""
         if self._path is None:
             return

@@ -110,11 +110,14 @@ class Encoder:
         return Tokenizer.load(self.bundle.path(TOKENIZER), self.input_spec.texts)
 
     def chosen(self, name: str) -> Chosen:
-        """The loaded graph ``captions`` or ``clips``, in which engine, and why.
+        """The loaded graph ``text_encoder`` or ``clip_encoder``, in which engine, and why.
 
         Raises:
+            ValueError: There is no such graph.
             EngineError: No engine here runs it on the device.
         """
+        if name not in GRAPHS:
+            raise ValueError(f"{name!r} is no graph of a bundle, expected {' or '.join(GRAPHS)}.")
         with self._lock:  # threads that come first together load it once
             if name not in self._chosen:
                 self._chosen[name] = choose(
@@ -214,7 +217,7 @@ class Encoder:
         )
         if frames.dtype != spec.dtype or not fits:
             raise ValueError(
-                f"frames are {frames.dtype} {list(frames.shape)}, the clip graph takes "
+                f"frames are {frames.dtype} {list(frames.shape)}, the clip encoder takes "
                 f"{spec.dtype} {list(spec.shape)}. Read them with dgl_runtime.media.video.read_clips."
             )
 

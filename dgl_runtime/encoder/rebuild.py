@@ -111,7 +111,7 @@ def said_of_running() -> str:
 def write_engines(
     folder: Path, graphs: tuple[Graph, Graph], *, texts: TextSpec, num_frames: int, library: str
 ) -> list[Path]:
-    """Build the engines of a caption graph and a clip graph that lie in a folder; write both or none."""
+    """Build the engines of a text encoder and a clip encoder that lie in a folder; write both or none."""
     captions, clips = graphs
     built = [
         described_engine(

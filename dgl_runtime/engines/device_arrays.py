@@ -1,4 +1,4 @@
-"""Arrays that lie on a CUDA device already: taken by address, without a copy through the host.
+"""Arrays that lie on a CUDA device already: taken by address (zero-copy).
 
 Two protocols say where an array lies: DLPack (torch, cupy, jax, NVDEC frames) and
 ``__cuda_array_interface__`` (pycuda, cupy, numba). DLPack goes first, because it lets the producer

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: engines that dgl-export built, run through cuda-python."""
+"""TensorRT and TensorRT for RTX: engines built by dgl-export or dgl-bundle, run through cuda-python."""
 
 from collections.abc import Mapping
 from pathlib import Path

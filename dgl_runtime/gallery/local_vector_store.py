@@ -39,7 +39,7 @@ _ROWS_AT_ONCE = 16_384
 
 
 class LocalVectors:
-    """The files of one gallery; a ``store.VectorStore``."""
+    """The files of one gallery; a ``VectorStore``."""
 
     def __init__(
         self,

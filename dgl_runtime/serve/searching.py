@@ -24,7 +24,7 @@ class Wanted:
 
 
 def answer_all(wanted: Sequence[Wanted]) -> list[list[Moment] | Exception]:
-    """Answer searches: one run of the caption graph a bundle, one search for equal filters."""
+    """Answer searches: one run of the text encoder a bundle, one search for equal filters."""
     answers: list[list[Moment] | Exception] = [[] for _ in wanted]
     embeddings = _embed(wanted)
     for numbers in _alike(wanted):

@@ -31,7 +31,7 @@ class Reader:
         look = Look(Path(job["path"]), Span(*job["span"]), None if seeds is None else tuple(seeds))
         frames = read_frames(look, self._form(line, job["form"]))
         line.send({"frames": True})
-        line.pour(frames.data.cast("B"))
+        line.send_bytes(frames.data.cast("B"))
 
     def _form(self, line: Line, told: dict[str, Any]) -> FrameFormat:
         form = FrameFormat(FrameSpec.from_json(told["frames"]), told["seed"])

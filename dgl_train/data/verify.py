@@ -73,7 +73,7 @@ def find_faults(
 ) -> Verified:
     """Examine the video of every clip; a video that was examined before is not opened again.
 
-    Findings are stored as they come: a run that is interrupted goes on where it was.
+    Findings are stored as they come: an interrupted run resumes where it stopped.
 
     Args:
         clips: The clips.

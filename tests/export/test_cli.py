@@ -49,7 +49,7 @@ def test_a_run_becomes_a_bundle(checkpoint, tmp_path):
         (("--zero-shot", "--max-tokens", 24), (NUM_FRAMES, 24)),
     ],
 )
-def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
+def test_frames_and_tokens_of_a_run(checkpoint, tmp_path, options, expected):
     result = run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle")
     assert result.exit_code == 0, result.output
     manifest = Retriever(tmp_path / "bundle").bundle.manifest
@@ -60,11 +60,11 @@ def test_frames_and_words_of_a_run(checkpoint, tmp_path, options, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), (12, 24)),  # as many words as the backbone reads
+        ((), (12, 24)),  # as many tokens as the backbone reads
         (("--num-frames", 5, "--max-tokens", 20), (5, 20)),
     ],
 )
-def test_frames_and_words_of_a_backbone_alone(checkpoint, tmp_path, options, expected):
+def test_frames_and_tokens_of_a_backbone_alone(checkpoint, tmp_path, options, expected):
     backbone = ("--zero-shot", "--backbone", checkpoint / "backbone")
     result = run(*backbone, *options, "--out", tmp_path / "bundle")
     assert result.exit_code == 0, result.output
@@ -101,9 +101,6 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
     assert run("--ckpt", checkpoint, *out, "--calibrate", tmp_path).exit_code == 2
     low = ("--precision", "fp16", "--calibrate", tmp_path)
     assert run("--ckpt", checkpoint, *out, *low, "--data-root", tmp_path).exit_code == 2
-    moved = run("--rebuild", tmp_path)
-    assert moved.exit_code == 2
-    assert f"dgl-bundle rebuild {tmp_path}" in moved.stderr
 
 
 def test_what_would_fail_at_the_end_fails_at_once(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def feeds():
 
 @pytest.fixture(scope="module")
 def with_outliers(feeds, tmp_path_factory):
-    """A clip graph in which two channels behind every LayerNormalization are large, as in CLIP."""
+    """A clip encoder in which two channels behind every LayerNormalization are large, as in CLIP."""
     import torch
 
     model = make_model(tiny_backbone(), "dgl-linear")

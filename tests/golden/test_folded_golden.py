@@ -1,6 +1,6 @@
 """The folded ONNX graphs, run by the runtime, against the reference numbers of the research code.
 
-Golden frames are normalised floats, so the clip graph is exported with float pixels here; a second test
+Golden frames are normalised floats, so the clip encoder is exported with float pixels here; a second test
 shows that the graph of the product, which takes uint8 pixels, equals it.
 """
 

@@ -59,7 +59,7 @@ def serve():
 
 
 class MemoryStore:
-    """A ``store.VectorStore`` whose keys never change: what is dropped is dropped at once, and in place."""
+    """A ``VectorStore`` whose keys never change: what is dropped is dropped at once, and in place."""
 
     def __init__(self, folder, address):
         server = Server(address=address, authkey=_KEY)

@@ -39,7 +39,7 @@ EXTRAS = {
     ),
     "dgl_train": ("train",),
     "dgl_export": ("export", "openvino", "trt", "trt-rtx"),
-    "dgl_bench": ("bench", "export"),
+    "dgl_bench": ("bench",),
 }
 DISTRIBUTIONS = {  # where the names differ
     "PIL": "pillow",

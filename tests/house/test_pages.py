@@ -2,9 +2,11 @@
 
 import ast
 import re
+from dataclasses import fields
 
 import pytest
 
+from dgl_runtime.bundle.manifest import Manifest
 from tests import ROOT
 from tests.house.test_links import PAGES
 from tests.house.test_structure import FLOORS
@@ -42,3 +44,12 @@ def test_the_table_of_folders_says_what_the_folders_say():
     }
     rows = re.findall(r"^\| `(dgl_\w+/[\w/]+)` \| (.+) \|$", text, re.MULTILINE)
     assert rows == list(said.items())
+
+
+def test_the_table_of_the_manifest_names_fields_that_it_has():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    _, _, table = text.partition("| field of the manifest | holds |\n|---|---|\n")
+    rows = table.partition("\n\n")[0].splitlines()
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert named
+    assert set(named) - {field.name for field in fields(Manifest)} == set()

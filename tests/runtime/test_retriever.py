@@ -127,13 +127,13 @@ def test_no_clips_have_no_embeddings(retriever, clips):
     ],
 )
 def test_wrong_clips_say_what_they_are_and_what_is_taken(retriever, shape, dtype):
-    with pytest.raises(ValueError, match=r"frames are .*, the clip graph takes uint8 \['batch'"):
+    with pytest.raises(ValueError, match=r"frames are .*, the clip encoder takes uint8 \['batch'"):
         retriever.embed_clips(np.zeros(shape, dtype))
 
 
 @pytest.mark.parametrize("given", [None, "clip", [1, 2], {}])
 def test_what_is_no_array_is_refused_as_one(retriever, given):
-    with pytest.raises(ValueError, match=r"frames are .*, the clip graph takes uint8 \['batch'"):
+    with pytest.raises(ValueError, match=r"frames are .*, the clip encoder takes uint8 \['batch'"):
         retriever.embed_clips(given)
 
 
@@ -302,12 +302,15 @@ def test_a_lower_precision_is_checked_by_cosine(bundle, tmp_path, name, precisio
 
     near = changed_bundle(bundle, tmp_path / "near", golden=turn_by(angle), precision=precision)
     found = Retriever(near, engine="onnx", threads=1).check()
-    of = "captions" if name == "caption_embeddings" else "clips"
+    graph, of = {
+        "caption_embeddings": ("text_encoder", "captions"),
+        "clip_embeddings": ("clip_encoder", "clips"),
+    }[name]
     assert getattr(found, f"{of}_min_cosine") == pytest.approx(np.cos(angle), abs=1e-5)
     far = changed_bundle(bundle, tmp_path / "far", golden=turn_by(2 * angle), precision=precision)
     with pytest.raises(
         BundleError,
-        match=rf"fails its self-check: .*{of} an embedding has cosine 0\.9.*{precision}",
+        match=rf"fails its self-check: .*{graph} an embedding has cosine 0\.9.*{precision}",
     ):
         Retriever(far, engine="onnx", threads=1).check()
 

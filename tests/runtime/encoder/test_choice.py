@@ -13,7 +13,7 @@ from dgl_runtime import Retriever
 from dgl_runtime.bundle.folder import GOLDEN, Bundle
 from dgl_runtime.cache_folder import cache_folder
 from dgl_runtime.encoder import choice
-from dgl_runtime.encoder.choice_cache import ChoiceMemory, Remembered
+from dgl_runtime.encoder.choice_cache import CachedChoice, ChoiceCache
 from dgl_runtime.engines import candidates, installed, onnx
 from dgl_runtime.engines.candidates import Candidate
 from dgl_runtime.engines.hardware import NvidiaGpu
@@ -292,16 +292,16 @@ class TestASecondStart:
 
 
 def test_another_engine_file_is_another_choice(tmp_path):
-    def memory():
-        return ChoiceMemory("graph", engines, [Candidate("tensorrt", "cuda"), ONNX], threads=1)
+    def cached():
+        return ChoiceCache("graph", engines, [Candidate("tensorrt", "cuda"), ONNX], threads=1)
 
     engines = tmp_path / "engines"
     engines.mkdir()
     (engines / "one.engine").write_bytes(b"1")
-    memory().write(Remembered(ONNX, "the\nfastest"))
-    assert memory().read() == Remembered(ONNX, "the fastest")
+    cached().write(CachedChoice(ONNX, "the\nfastest"))
+    assert cached().read() == CachedChoice(ONNX, "the fastest")
     (engines / "one.engine").write_bytes(b"12")
-    assert memory().read() is None
+    assert cached().read() is None
 
 
 @no_cuda

@@ -70,3 +70,9 @@ def test_a_retriever_answers_as_its_encoder(bundle, pictures):
         retriever.embed_pictures(pictures), encoder.embed_pictures(pictures)
     )
     assert encoder.embed_dim == 32
+
+
+def test_a_graph_that_no_bundle_has_is_refused_with_those_it_has(encoder):
+    names = "text_encoder or clip_encoder"
+    with pytest.raises(ValueError, match=f"'captions' is no graph of a bundle, expected {names}"):
+        encoder.chosen("captions")

@@ -87,7 +87,7 @@ class OnDevice:
 
 @pytest.fixture
 def bound(bundle, monkeypatch):
-    """The clip graph run as on CUDA, and the streams that were waited for."""
+    """The clip encoder run as on CUDA, and the streams that were waited for."""
     engine = OnnxEngine(bundle / "clip_encoder.onnx", device="cpu", threads=1)
     waited = []
     monkeypatch.setattr(

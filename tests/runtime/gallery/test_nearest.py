@@ -1,4 +1,4 @@
-"""The approximate index as a file, and searches among some rows; through galleries: test_gallery_search.py."""
+"""The approximate index as a file, and searches among some rows; through galleries: test_search.py."""
 
 import hashlib
 import mmap
