@@ -46,9 +46,9 @@ def input_faults(golden: Golden, frames: FrameSpec, tokenizer: Tokenizer) -> Ite
 
     Where all are the same: which rules are others than the export's.
     """
-    seen = [] if golden.raw is None else list(_seen_faults(golden, golden.raw, frames, tokenizer))
-    yield from seen
-    if golden.inputs is not None and not seen:
+    made = [] if golden.raw is None else list(_made_faults(golden, golden.raw, frames, tokenizer))
+    yield from made
+    if golden.inputs is not None and not made:
         for side, seen, expected in (
             ("frames", frames, golden.inputs.frames),
             ("texts", tokenizer.spec, golden.inputs.texts),
@@ -63,7 +63,7 @@ def _differences(where: str, seen: Spec, expected: Spec) -> Iterator[str]:
             yield f"{where}.{field.name} is {ours!r}, the model's is {theirs!r}"
 
 
-def _seen_faults(
+def _made_faults(
     golden: Golden, raw: RawInputs, frames: FrameSpec, tokenizer: Tokenizer
 ) -> Iterator[str]:
     if not _gives_tokens(tokenizer, golden, raw):
