@@ -7,6 +7,7 @@ that it follows what was before.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,8 @@ _BACK_S = 0.1
 """A keyframe this much before what was shown begins a new count: ffmpeg's threshold."""
 
 _REORDERED_S, _REORDERED_FRAMES = 1.0, 16
-"""Frames that are stored after ones shown later may lie this far back; H.264 and H.265 allow 16 frames."""
+"""Frames that are stored after ones shown later may lie this far back: H.264 and H.265 allow 16 frames,
+which may take minutes where a slide stays; of a packet for each field there are twice as many, in a second."""
 
 _FORWARD_S, _FORWARD_STEPS = 10.0, 10.0
 """In formats whose clock may jump, a longer wait for a picture is a jump: ffplay's and ffmpeg's threshold.
@@ -54,24 +56,29 @@ def find_jumps(
             an hour stays for an hour.
     """
     reordered = max(_REORDERED_S / tick_s, _REORDERED_FRAMES * step)
+    latest: list[int] = []  # of the times since the last jump, a heap
     ahead = np.diff(np.maximum.accumulate(times))
     usual = np.median(ahead[ahead > 0]) if np.any(ahead > 0) else step
     most = max(_FORWARD_S / tick_s, _FORWARD_STEPS * usual) if forward else np.inf
     jumps, stamps = [], times.tolist()
     newest = stamps[0]
     for place, time in enumerate(stamps):
-        back = _BACK_S / tick_s if is_key[place] else reordered
-        if newest - time > back or time - newest > most:
-            jumps.append(Jump(place, newest, _first_shown(stamps, place, reordered)))
-            newest = time
+        is_back = newest - time > (_BACK_S / tick_s if is_key[place] else reordered)
+        if is_back and not is_key[place]:  # or stored behind some that are shown later
+            is_back = len(latest) > _REORDERED_FRAMES and latest[0] > time
+        near = stamps[place : place + _REORDERED_FRAMES]
+        if time - newest > most:  # unless frames that are stored behind it fill the wait
+            after = min(other for other in near if other > newest)
+        else:
+            after = min(other for other in near if abs(other - time) <= reordered)
+        if is_back or after - newest > most:
+            jumps.append(Jump(place, newest, after))
+            newest, latest = time, []
         newest = max(newest, time)
+        heappush(latest, time)
+        if len(latest) > _REORDERED_FRAMES + 1:
+            heappop(latest)
     return jumps
-
-
-def _first_shown(stamps: list[int], place: int, reordered: float) -> int:
-    """The earliest frame behind a jump, which need not be the first in the file."""
-    near = stamps[place : place + _REORDERED_FRAMES]
-    return min(time for time in near if abs(time - near[0]) <= reordered)
 
 
 def without_stills(jumps: list[Jump], heard_s: NDArray[np.float64], tick_s: float) -> list[Jump]:

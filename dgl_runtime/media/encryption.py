@@ -48,6 +48,15 @@ def require_open_pictures(path: Path, container: InputContainer) -> None:
         )
 
 
+def is_scrambled_behind(path: Path, container: InputContainer, offset: int) -> bool:
+    """Whether the pictures of a transport stream go on behind ``offset``, and are encrypted there."""
+    if container.format.name != "mpegts":
+        return False
+    with path.open("rb") as file:
+        file.seek(offset)
+        return _is_scrambled(file.read(_HEAD_BYTES), {s.id for s in container.streams.video})
+
+
 def _is_encrypted(path: Path, container: InputContainer) -> bool:
     if any(_MATROSKA_KEY in stream.metadata for stream in container.streams.video):
         return True

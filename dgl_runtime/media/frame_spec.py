@@ -19,7 +19,7 @@ class FrameSpec:
     # longest: the longer side becomes S and black fills the rest.
     resize: str
     interpolation: str
-    mean: tuple[float, ...]  # already part of the clip graph, which takes uint8 pixels
+    mean: tuple[float, ...]  # already part of the clip encoder, which takes uint8 pixels
     std: tuple[float, ...]
     sampling: str  # which frames of a clip; "centers": those at the centres of F equal segments
 

@@ -18,7 +18,7 @@ from dgl_runtime.media.container import (
     packets_of,
     picture_streams,
 )
-from dgl_runtime.media.encryption import require_open_pictures
+from dgl_runtime.media.encryption import is_scrambled_behind, require_open_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +114,8 @@ def read_pass(path: Path) -> Pass:
         film = _film(films, packets)
         stated_s, all_s = _stated(container, film)
         own, rate, tick_s = packets[film.index], film.guessed_rate, float(film.time_base or 1)
+        if end.fault is None and is_scrambled_behind(path, container, own.end):
+            end.fault = "what follows is encrypted"
         if all(own.hidden):
             raise MediaError(
                 f"{path} has a picture stream without frames. Copy or download it again."
@@ -192,6 +194,15 @@ def read_others(path: Path) -> tuple[NDArray[np.float64], float]:
             if packet.stream.type == "audio":
                 heard.append(float(ticks * packet.time_base))
     return np.array(heard), ends_s
+
+
+def last_byte(path: Path) -> int:
+    """Bytes of a file up to the end of the last packet of any stream."""
+    packets = Packets()
+    with open_container(path) as container:
+        for packet in packets_of(container, list(container.streams)):
+            packets.add(packet)
+    return packets.end
 
 
 def first_decoded(path: Path, number: int) -> int | None:

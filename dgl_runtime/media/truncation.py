@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from dgl_runtime.media.packet_pass import read_others
+from dgl_runtime.media.boxes import boxes
+from dgl_runtime.media.packet_pass import last_byte, read_others
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,9 +24,20 @@ _BEGINNINGS = re.compile(
 """How a recording begins in formats of which at times only the first in a file is read: mp4, flv, asf, ogg,
 avi, mkv."""
 
-_AVI = re.compile(rb"RIFF(....)AVI ", re.DOTALL)  # and how much follows, in 4 bytes
+_STREAMS = re.compile(rb"(?:G.{187}){8}|\x00\x00\x01\xba[\x21\x44-\x47]", re.DOTALL)
+"""What a transport stream and a program stream are all along; either may follow a file of another format."""
 
-_BLOCK, _LONGEST_BEGINNING = 2**22, 16
+_BLOCK, _LONGEST_BEGINNING = 2**22, 8 * 188
+
+_AVI = re.compile(rb"RIFF(....)AVI ", re.DOTALL)  # and how much follows, in 4 bytes
+_ASF = re.compile(
+    rb"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65.{24}(.{8})", re.DOTALL
+)
+"""The object of an asf that states its size, in 8 bytes."""
+
+_HEAD_BYTES = 2**16
+_TAIL_PART, _TAIL_BYTES = 0.1, 2**15
+"""This much of a file in which no stream has data is more than the stuffing of sectors and constant rates."""
 
 
 def what_is_missing(read: Pass, last_s: float, duration_s: float, *, has_jumps: bool) -> str | None:
@@ -48,7 +60,25 @@ def what_is_missing(read: Pass, last_s: float, duration_s: float, *, has_jumps: 
             f"ends after {reached_s:.1f} s of the {stated_s:.1f} s it states: the rest is missing, "
             "or its header is wrong. Copy or download it again."
         )
+    size, stated = read.path.stat().st_size, _stated_bytes(read.path)
+    if stated - size > _PART * size:
+        return (
+            f"ends after {reached_s:.1f} s: of the {stated} bytes it states {size} are there. "
+            "Copy or download it again."
+        )
     return _unread(read, duration_s)
+
+
+def _stated_bytes(path: Path) -> int:
+    """The size that the header of an avi or asf states, of which FFmpeg makes nothing; 0: none."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if (found := _AVI.match(head)) is not None:
+        size = int.from_bytes(found[1], "little")
+        return 8 + size if size < 2**32 - 1 else 0
+    if _BEGINNINGS.match(head) and (found := _ASF.search(head)) is not None:
+        return int.from_bytes(found[1], "little")
+    return 0
 
 
 def _is_short(reached_s: float, stated_s: float) -> bool:
@@ -61,7 +91,7 @@ def _unread(read: Pass, duration_s: float) -> str | None:
     A second recording may begin before it: FFmpeg takes the first frame of a second avi for one of the first.
     """
     size, end = read.path.stat().st_size, read.packets.end
-    if (second := _second_avi(read.path)) is not None and second < read.packets.last_but_one:
+    if (second := _second_recording(read.path)) is not None and second < read.packets.last_but_one:
         return (
             f"holds another recording, at byte {second} of {size}, of which players show a part. "
             "Split it there, or convert it to one recording."
@@ -72,8 +102,12 @@ def _unread(read: Pass, duration_s: float) -> str | None:
         reason = f"reading it stops there ({read.end.fault}). Copy or download it again"
     elif read.end.is_other:
         reason = "streams follow that its beginning does not announce, as of another recording. Split it there"
-    elif _has_beginning(read.path, read.packets.last_but_one):
+    elif _has(_BEGINNINGS, read.path, read.packets.last_but_one) or (
+        not read.may_jump and _has(_STREAMS, read.path, end)
+    ):
         reason = "another recording follows, which no player reaches. Split it there"
+    elif read.may_jump and _is_empty(size - last_byte(read.path), size):  # formats without tables
+        reason = "no picture and no sound follows. Copy or download it again"
     else:
         return None
     return (
@@ -82,10 +116,17 @@ def _unread(read: Pass, duration_s: float) -> str | None:
     )
 
 
-def _second_avi(path: Path) -> int | None:
-    """Where a second avi begins behind a first; a large avi's own later parts are no such."""
+def _is_empty(tail: int, size: int) -> bool:
+    return tail > max(_TAIL_BYTES, _TAIL_PART * size)
+
+
+def _second_recording(path: Path) -> int | None:
+    """Where a second avi or mp4 begins behind a first; a large avi's own later parts are no such."""
     with path.open("rb") as file:
         first = file.read(12)
+        if first[4:8] == b"ftyp":
+            begins = [box.start - 8 for box in boxes(file) if box.kind == b"ftyp"]
+            return begins[1] if len(begins) > 1 else None
         if (found := _AVI.match(first)) is None:
             return None
         size = int.from_bytes(found[1], "little")
@@ -94,13 +135,13 @@ def _second_avi(path: Path) -> int | None:
         return second if _AVI.match(file.read(12)) else None
 
 
-def _has_beginning(path: Path, offset: int) -> bool:
+def _has(beginnings: re.Pattern[bytes], path: Path, offset: int) -> bool:
     """Whether a recording begins somewhere behind ``offset``."""
     with path.open("rb") as file:
-        file.seek(max(offset, _LONGEST_BEGINNING))  # not that of the file itself
+        file.seek(max(offset, 16))  # not that of the file itself
         before = b""
         while block := file.read(_BLOCK):
-            if _BEGINNINGS.search(before + block):
+            if beginnings.search(before + block):
                 return True
             before = block[-_LONGEST_BEGINNING:]
     return False

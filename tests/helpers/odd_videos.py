@@ -1,13 +1,23 @@
 """Make small videos, ordinary and odd, in which every frame carries its own number."""
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 WIDTH, HEIGHT = 64, 48
+
+
+def ffmpeg(*arguments):
+    """Run ffmpeg; without it the test is skipped."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 def numbered_picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:

@@ -14,7 +14,7 @@ from dgl_runtime.media.frame_reader import FrameReader
 from dgl_runtime.media.packet_index import read_index
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.video import read_clips
-from tests.helpers.odd_videos import number_of, numbers_of, write_video
+from tests.helpers.odd_videos import ffmpeg, number_of, numbers_of, write_video
 from tests.helpers.random_media import Recipe, make
 from tests.helpers.specs import frame_spec
 
@@ -55,10 +55,30 @@ def test_a_keyframe_a_tenth_of_a_second_early_is_no_jump():
 
 
 def test_what_is_reordered_lies_a_second_or_sixteen_frames_back():
-    assert jumps([100, 200, 101, 300], step=1, tick_s=0.01) == []
-    assert jumps([100, 202, 101, 300], step=1, tick_s=0.01) == [Jump(2, 202, 101)]
-    assert jumps([100, 400, 241, 500], step=10, tick_s=0.01) == []
-    assert jumps([100, 400, 239, 500], step=10, tick_s=0.01) == [Jump(2, 400, 239)]
+    shown = [*range(100, 116)]
+    assert jumps([*shown, 199, 99, 300], step=1, tick_s=0.01) == []
+    assert jumps([*shown, 201, 99, 300], step=1, tick_s=0.01) == [Jump(17, 201, 99)]
+    assert jumps([*shown, 258, 99, 500], step=10, tick_s=0.01) == []
+    assert jumps([*shown, 260, 99, 500], step=10, tick_s=0.01) == [Jump(17, 260, 99)]
+
+
+def test_sixteen_frames_that_are_reordered_may_stay_for_minutes():
+    later = [1000 * number for number in range(2, 18)]
+    assert jumps([0, *later, 1000]) == []
+    assert jumps([0, *later, 18000, 1000]) == [Jump(18, 18000, 1000)]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_reordered_slides_are_no_jumps(tmp_path, container):
+    """A lecture as x264 writes it: slides that stay for 5 s in the middle of a film."""
+    stamps = "setpts='if(lt(N,40),N/25,if(lt(N,46),2+(N-40)*5,32+(N-46)/25))/TB'"
+    path = tmp_path / f"lecture.{container}"
+    made = ("-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=4", "-vf", stamps, "-fps_mode", "vfr")
+    ffmpeg(*made, "-enc_time_base", "1/90000", "-c:v", "libx264", "-pix_fmt", "yuv420p", path)
+    index = read_index(path)
+    assert index.remarks == ()
+    assert index.end_s == pytest.approx(34.16, abs=0.05)
+    assert len(index.shown) > 90
 
 
 def test_one_frame_or_one_time_has_no_jumps():

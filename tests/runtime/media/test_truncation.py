@@ -1,24 +1,17 @@
 """One rule for files that end early, and for what lies where no reader comes."""
 
-import shutil
 import struct
-import subprocess
 from fractions import Fraction
 
+import av
 import pytest
 
 from dgl_runtime.media import truncation
 from dgl_runtime.media.packet_index import read_index
-from tests.helpers.odd_videos import truncate, write_video
+from tests.helpers.odd_videos import ffmpeg, truncate, write_video
 from tests.helpers.random_media import Recipe, make
 
 STARTS = "ends after"
-
-
-def ffmpeg(*arguments):
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed")
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mkv", "libx264"), ("webm", "libvpx")])
@@ -129,6 +122,67 @@ def test_a_second_avi_that_is_read_in_part_is_named(tmp_path):
     assert index.missing.startswith(
         f"holds another recording, at byte {len(content)} of {2 * len(content)}, "
     )
+
+
+def test_joined_fragmented_recordings_of_which_players_show_a_part_are_named(tmp_path):
+    made = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(10), 40, gop=10))
+    path = tmp_path / "fragments.mp4"
+    ffmpeg("-i", made, "-c", "copy", "-movflags", "frag_keyframe+empty_moov", path)
+    assert read_index(path).missing is None
+    path.write_bytes(2 * path.read_bytes())
+    assert "another recording" in read_index(path).missing
+
+
+@pytest.mark.parametrize("container", ["ts", "mpg"])
+def test_a_recording_of_another_format_that_follows_is_named(tmp_path, container):
+    recipe = Recipe(container, "mpeg2video", Fraction(25), 100)
+    stream = make(tmp_path / f"film.{container}", recipe).read_bytes()
+    path = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(10), 20))
+    path.write_bytes(path.read_bytes() + stream)
+    assert "another recording follows, which no player reaches" in read_index(path).missing
+
+
+@pytest.mark.parametrize(("container", "codec"), [("avi", "mpeg4"), ("wmv", "wmv2")])
+def test_half_a_file_that_states_its_bytes_is_named(tmp_path, container, codec):
+    path = make(
+        tmp_path / f"film.{container}", Recipe(container, codec, Fraction(25), 200, sound_s=8.0)
+    )
+    assert read_index(path).missing is None
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half])
+    said = read_index(path).missing
+    assert said.startswith("ends after ")
+    if "s it states" not in said:
+        assert f"of the {len(content)} bytes it states {half} are there" in said
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ts", "libx264"), ("mpg", "mpeg2video")])
+def test_zeros_in_place_of_the_second_half_are_named(tmp_path, container, codec):
+    path = make(
+        tmp_path / f"film.{container}", Recipe(container, codec, Fraction(25), 100, sound_s=9.0)
+    )
+    content = path.read_bytes()
+    assert read_index(path).missing is None  # the sound goes on
+    path.write_bytes(content[: len(content) // 3].ljust(len(content), b"\0"))
+    assert "no picture and no sound follows" in read_index(path).missing
+
+
+def test_a_stream_that_is_scrambled_from_its_middle_on_is_named(tmp_path):
+    path = make(
+        tmp_path / "film.ts", Recipe("ts", "libx264", Fraction(25), 100, gop=10, sound_s=4.0)
+    )
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as opened:
+        pictures = opened.streams.video[0].id
+    for at in range(len(content) // 376 * 188, len(content), 188):
+        if int.from_bytes(content[at + 1 : at + 3], "big") & 0x1FFF == pictures:
+            content[at + 3] |= 0x80
+            content[at + 4 : at + 188] = bytes(byte ^ 0x5A for byte in content[at + 4 : at + 188])
+    path.write_bytes(content)
+    index = read_index(path)
+    assert index.end_s < 3
+    assert "reading it stops there (what follows is encrypted)" in index.missing
 
 
 def test_the_later_parts_of_a_large_avi_are_its_own(tmp_path):
