@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,14 @@ def parse_metadata(path: Path, tell: Callable[[str], None] = report_note) -> Met
         tell(f"{path} has a header and no row, so it says nothing of any video.")
     keys = [key for key in table.columns if key != VIDEO]
     cells = [[_cell(row, key, table) for key in keys] for row in table.rows]
-    kinds = [_kind(column) for column in zip(*cells, strict=True)]
+    columns = list(zip(*cells, strict=True))
+    kinds = [_kind(column) for column in columns]
+    for key, column in zip(keys, columns, strict=False):
+        if (odd := _first_among_numbers(column)) is not None:
+            tell(
+                f"{path} line {table.rows[odd].line}: {table.columns[key]} is {column[odd].strip()!r} among "
+                "numbers, so filters compare the whole column as text. Leave such cells empty."
+            )
     rows = [
         (file, row, [_value(kind, cell) for kind, cell in zip(kinds, texts, strict=True)])
         for (file, row), texts in zip(_files_of(table), cells, strict=True)
@@ -170,6 +177,14 @@ def _kind(cells: Iterable[str]) -> Callable[[str], Value]:
         if filled and all(form.fullmatch(cell) for cell in filled):
             return kind
     return str
+
+
+def _first_among_numbers(cells: Sequence[str]) -> int | None:
+    """The first cell that makes a text of a column that mostly holds numbers."""
+    filled = {number: cell.strip() for number, cell in enumerate(cells) if cell.strip()}
+    odd = [number for number, cell in filled.items() if not _NUMBER.fullmatch(cell)]
+    is_code = any(filled[number].isdigit() for number in odd)  # 007 is as it is meant to be
+    return odd[0] if 0 < len(odd) < len(filled) / 2 and not is_code else None
 
 
 def _value(kind: Callable[[str], Value], cell: str) -> Value:

@@ -51,6 +51,19 @@ def test_a_column_is_of_numbers_if_every_cell_is_one(tmp_path):
         assert list(map(type, values)) == [type(values[n]) for _, values in columns.values()]
 
 
+def test_one_word_among_numbers_is_told(tmp_path):
+    """A text is greater than any number, so every filter on the column would be wrong."""
+    years = ["1999", "", "2003", " n/a ", "2001"]
+    rows = ["video,Year", *(f"{n}.mp4,{year}" for n, year in enumerate(years))]
+    _, found, notes = parse(tmp_path, "\n".join(rows))
+    assert found["0.mp4"] == ["1999"]
+    assert notes == [
+        "line 5: Year is 'n/a' among numbers, so filters compare the whole column as text. "
+        "Leave such cells empty."
+    ]
+    assert parse(tmp_path, "video,year\na.mp4,1\nb.mp4,x\n")[2] == []
+
+
 def test_jsonl_holds_what_a_csv_holds(tmp_path):
     rows = [
         {"Video ": "a.mp4", "year": 1999, "light": 0.5, "title": "x"},
