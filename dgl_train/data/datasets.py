@@ -13,6 +13,7 @@ from dgl_runtime.errors import ConfigError
 from dgl_runtime.names import Files, find_path
 from dgl_runtime.tables.table import Table, Words, read_table
 from dgl_runtime.tables.text_files import BREAK, is_text
+from dgl_runtime.times import read_seconds
 from dgl_train.data.captioned_clip import CaptionedClip
 from dgl_train.data.published import PUBLISHED, check_data_root, read_published
 from dgl_train.shapes.clips import SPLITS, make_shapes
@@ -182,7 +183,7 @@ def _read_file(path: Path, folder: Path, tell: Callable[[str], None]) -> list[Ca
                 f"{path} line {cell.line}: {cell.key} goes on to line {cell.last_line}. Close its quotation "
                 "mark on its line; a text may hold line breaks in a .jsonl file."
             )
-    for note in [*table.notes(COLUMNS), *_broken_captions(table)]:
+    for note in [*table.notes(COLUMNS), *_broken_captions(table), *_empty_splits(table)]:
         tell(note)
     files = Files()
     return [_make_clip(row.cells, folder, files, f"{path} line {row.line}") for row in table.rows]
@@ -197,6 +198,16 @@ def _broken_captions(table: Table) -> list[str]:
     return [
         f"{table.path} has captions with line breaks, {len(lines):,} of them, the first on line {lines[0]}; "
         "a line break is read as a space."
+    ]
+
+
+def _empty_splits(table: Table) -> list[str]:
+    lines = [row.line for row in table.rows if not str(row.cells.get("split") or "").strip()]
+    if not 0 < len(lines) < len(table.rows):
+        return []
+    return [
+        f"{table.path} has rows without a split, {len(lines):,} of them, the first on line {lines[0]}; "
+        "they are read as train, beside others that state one."
     ]
 
 
@@ -233,8 +244,9 @@ def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        seconds = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
-    except (TypeError, ValueError, OverflowError):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        seconds = float(value) if is_number else read_seconds(value)
+    except (TypeError, ValueError, OverflowError, AttributeError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise ConfigError(f"{where}: {key} is {value!r}, expected seconds from 0.")

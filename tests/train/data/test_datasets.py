@@ -45,6 +45,27 @@ def test_csv_with_every_column(folder):
     ]
 
 
+def test_times_of_a_table_are_read_as_they_are_written_elsewhere(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("captions") / "clips.csv"
+    path.write_text("video,caption,start_s,end_s\na.mp4,a,0:01,1:00:00.5\na.mp4,b,500ms,1m30s\n")
+    found = read_dataset(str(path), folder)
+    assert [(clip.start_s, clip.end_s) for clip in found] == [(1.0, 3600.5), (0.5, 90.0)]
+
+
+def test_rows_without_a_split_beside_others_are_told(folder, tmp_path_factory):
+    path, notes = tmp_path_factory.mktemp("captions") / "clips.csv", []
+    path.write_text("video,caption,split\na.mp4,a,test\nb.mp4,b,\nb.mp4,c, \n")
+    found = read_dataset(str(path), folder, tell=notes.append)
+    assert [clip.split for clip in found] == ["test", "train", "train"]
+    assert notes == [
+        f"{path} has rows without a split, 2 of them, the first on line 3; they are read as train, beside "
+        "others that state one."
+    ]
+    path.write_text("video,caption,split\na.mp4,a,\nb.mp4,b,\n")
+    read_dataset(str(path), folder, tell=notes.append)
+    assert len(notes) == 1
+
+
 def test_jsonl_with_videos_elsewhere(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("captions") / "clips.jsonl"
     rows = [{"video": "a.mp4", "caption": "a dog", "end_s": 3}, {"video": "b.mp4", "caption": "é"}]
