@@ -2,13 +2,15 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from dgl_runtime.media.container import media_faults, open_container
+from dgl_runtime.media.container import media_faults, open_container, packets_of
 
 if TYPE_CHECKING:
-    from av import AudioStream
-    from av.container import OutputContainer
+    from collections.abc import Iterator
+
+    from av import AudioFrame, AudioStream
+    from av.container import InputContainer, OutputContainer
 
 _RATE, _LAYOUT = 48_000, "stereo"
 
@@ -18,6 +20,13 @@ def add_sound(path: Path, container: "OutputContainer") -> "AudioStream | None":
     with open_container(path) as source:
         decodable = [one for one in source.streams.audio if one.codec_context is not None]
     return container.add_stream("aac", rate=_RATE, layout=_LAYOUT) if decodable else None
+
+
+def _decoded(source: "InputContainer", audio: "AudioStream") -> "Iterator[AudioFrame]":
+    """Frames from where the container stands; what does not decode, as the first packet in mpg, is skipped."""
+    for packet in packets_of(source, [audio]):
+        with suppress(*media_faults()):
+            yield from cast("list[AudioFrame]", packet.decode())
 
 
 def write_sound(
@@ -35,7 +44,7 @@ def write_sound(
         audio = next(one for one in source.streams.audio if one.codec_context is not None)
         if audio.time_base is not None:
             source.seek(int(start_s / audio.time_base), stream=audio)
-        for frame in source.decode(audio):
+        for frame in _decoded(source, audio):
             if frame.time is None or frame.time + frame.samples / frame.sample_rate <= start_s:
                 continue
             if frame.time >= end_s:

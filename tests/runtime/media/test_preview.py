@@ -11,6 +11,7 @@ from dgl_runtime.media.preview import LONGEST_S, PREVIEW_SIDE, picture, write_pr
 from dgl_runtime.media.preview_sound import add_sound
 from dgl_runtime.media.video import Span, probe, read_clips
 from tests.helpers.odd_videos import (
+    ffmpeg,
     numbered_picture,
     replace_bytes,
     write_video,
@@ -196,6 +197,18 @@ def test_a_preview_has_the_sound_of_its_moment(tmp_path, name, start_s, end_s, t
     # Away from where one tone ends and from the encoder's first frames.
     found = [loudest(piece[len(piece) // 4 : -len(piece) // 4], 48_000) for piece in pieces]
     assert found == pytest.approx(tones, abs=15)
+
+
+def test_a_seek_to_the_middle_of_a_packet_of_sound_loses_that_packet_alone(tmp_path):
+    film, tone = "testsrc=s=64x48:r=10:d=4", "sine=d=4:frequency=440"
+    sources = ("-f", "lavfi", "-i", film, "-f", "lavfi", "-i", tone)
+    path = tmp_path / "film.mpg"
+    ffmpeg(*sources, "-r", 25, "-c:v", "mpeg2video", "-c:a", "mp2", path)
+    preview(path, 1.0, 3.0, tmp_path / "out.mp4")
+    begins_s, samples = sound_of(tmp_path / "out.mp4")
+    assert begins_s == pytest.approx(0.0, abs=0.1)
+    assert len(samples) / 48_000 == pytest.approx(2.0, abs=0.15)
+    assert loudest(samples[12_000:-12_000], 48_000) == pytest.approx(440, abs=15)
 
 
 def with_other_sound(path, made, change):
