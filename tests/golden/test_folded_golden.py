@@ -10,7 +10,7 @@ import torch
 
 from dgl_export.fold import fold
 from dgl_export.parity import run_captions, run_clips
-from dgl_export.to_onnx import write_captions, write_clips
+from dgl_export.to_onnx import write_clip_encoder, write_text_encoder
 from dgl_runtime.engines.opening import open_engine
 from dgl_train.model.checkpoint import load_checkpoint
 from tests.golden.reference import ATOL, CASES, Case
@@ -30,8 +30,8 @@ class Exported:
         )
         self.any_frames = self.tuned.settings.method == "dgl-linear"
         folded = fold(self.tuned.model, uint8=False)
-        captions = write_captions(folded.captions, tokens, folder)
-        clips = write_clips(folded.clips, frames, folder, any_frames=self.any_frames)
+        captions = write_text_encoder(folded.text_encoder, tokens, folder)
+        clips = write_clip_encoder(folded.clip_encoder, frames, folder, any_frames=self.any_frames)
         self.folder = folder
         self.captions = open_engine(folder / captions.file, device="cpu", threads=2)
         self.clips = open_engine(folder / clips.file, device="cpu", threads=2)
@@ -76,8 +76,8 @@ def test_uint8_graph_equals_the_float_graph_on_real_pixels(exported, tmp_path):
     pictures = rng.integers(0, 256, (*shape, size, size), dtype=np.uint8)
     pictures[0] = np.linspace(0, 255, size, dtype=np.uint8)  # one clip of smooth pictures
     folded = fold(exported.tuned.model)
-    graph = write_clips(
-        folded.clips, torch.from_numpy(pictures), tmp_path, any_frames=exported.any_frames
+    graph = write_clip_encoder(
+        folded.clip_encoder, torch.from_numpy(pictures), tmp_path, any_frames=exported.any_frames
     )
     ours, weights = run_clips(open_engine(tmp_path / graph.file, device="cpu", threads=2), pictures)
     normalised = exported.tuned.model.backbone.normalize(torch.from_numpy(pictures)).numpy()
