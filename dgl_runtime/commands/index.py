@@ -29,7 +29,8 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+# One that may not be read is reported beside the others, which are indexed.
+@click.argument("videos", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--gallery",
     required=True,

@@ -66,14 +66,15 @@ def find_jumps(
         is_back = newest - time > (_BACK_S / tick_s if is_key[place] else reordered)
         if is_back and not is_key[place]:  # or stored behind some that are shown later
             is_back = len(latest) > _REORDERED_FRAMES and latest[0] > time
-        near = stamps[place : place + _REORDERED_FRAMES]
-        if time - newest > most:  # unless frames that are stored behind it fill the wait
-            after = min(other for other in near if other > newest)
-        else:
-            after = min(other for other in near if abs(other - time) <= reordered)
-        if is_back or after - newest > most:
-            jumps.append(Jump(place, newest, after))
-            newest, latest = time, []
+        if is_back or time - newest > most:
+            near = stamps[place : place + _REORDERED_FRAMES]
+            if is_back:
+                after = min(other for other in near if abs(other - time) <= reordered)
+            else:  # frames that are stored behind it may fill the wait
+                after = min(other for other in near if other > newest)
+            if is_back or after - newest > most:
+                jumps.append(Jump(place, newest, after))
+                newest, latest = time, []
         newest = max(newest, time)
         heappush(latest, time)
         if len(latest) > _REORDERED_FRAMES + 1:

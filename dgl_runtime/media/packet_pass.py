@@ -149,9 +149,8 @@ def _stated(container: InputContainer, film: VideoStream) -> tuple[float | None,
 
 
 def _begins_s(path: Path, container: InputContainer) -> float | None:
-    if (
-        container.format.name == "avi"
-    ):  # counts from 0 in order of decoding, whatever is shown first
+    # An avi counts from 0 in order of decoding, whatever is shown first.
+    if container.format.name == "avi":
         return None
     begins = cast("int | None", container.start_time)
     if begins is not None:

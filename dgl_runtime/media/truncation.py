@@ -138,7 +138,7 @@ def _second_recording(path: Path) -> int | None:
 def _has(beginnings: re.Pattern[bytes], path: Path, offset: int) -> bool:
     """Whether a recording begins somewhere behind ``offset``."""
     with path.open("rb") as file:
-        file.seek(max(offset, 16))  # not that of the file itself
+        file.seek(max(offset, 1))  # not that of the file itself
         before = b""
         while block := file.read(_BLOCK):
             if beginnings.search(before + block):
