@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource
-from dgl_train.model.backbones.from_open_clip import load_clip
+from dgl_train.model.backbones.from_open_clip import load_open_clip
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Family:
 
 
 FAMILIES = {
-    "clip": Family(lambda source: True, load_clip),
+    "open_clip": Family(lambda source: True, load_open_clip),
 }
-"""The family registered last that knows a source loads it, so ``clip`` has what nobody else knows."""
+"""The family registered last that knows a source loads it, so ``open_clip`` has what nobody else knows."""
 
 
 def load_backbone(source: BackboneSource) -> Backbone:

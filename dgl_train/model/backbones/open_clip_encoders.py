@@ -1,0 +1,126 @@
+"""The encoders of any open_clip model, as they are: a dual encoder without blocks to attend in."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgl_train.model.backbones.clip import state_at_end
+from dgl_train.model.backbones.towers import merge_heads, split_heads
+
+READ_OUTS = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
+"""How open_clip calls the position that is read, and how TextSpec does."""
+
+
+class WholeVision(nn.Module):
+    """An image encoder of open_clip: normalised pixels [N, 3, S, S] -> embeddings [N, E]."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Every frame by itself."""
+        return _first(self.visual(frames))
+
+
+class WholeText(nn.Module):
+    """A text encoder that reads rows of one length alone: token ids [B, L] -> embeddings [B, E]."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Padding is attended to, or masked by the encoder itself."""
+        return _first(self.text(tokens))
+
+
+class TransformerText(nn.Module):
+    """open_clip's own text transformer, on rows of any length up to its context.
+
+    open_clip asks for whole rows; where no token sees what follows it, what is behind the end token
+    changes nothing and need not be there.
+
+    Args:
+        text: A CLIP, or its ``text``: what holds the transformer.
+        end_id: The token that is read; None: the last or first position is, as ``read`` says.
+        read: As of a TextSpec.
+    """
+
+    def __init__(self, text: Any, end_id: int | None, read: str) -> None:  # noqa: ANN401 - untyped
+        super().__init__()
+        self.token_embedding, self.transformer = text.token_embedding, text.transformer
+        self.positional_embedding, self.ln_final = text.positional_embedding, text.ln_final
+        self.text_projection, self.end_id, self.read = text.text_projection, end_id, read
+        self.causal = text.attn_mask is not None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids [B, L] -> embeddings [B, E]."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)  # a slice fixes it in an export
+        follows = places > places[:, None]
+        mask = torch.zeros_like(follows, dtype=torch.float32).masked_fill(follows, -torch.inf)
+        x = self.token_embedding(tokens) + self.positional_embedding[places]
+        x = self.ln_final(self.transformer(x, attn_mask=mask if self.causal else None))
+        if self.read == "end":
+            x = state_at_end(x, tokens, self.end_id)
+        else:
+            x = x[:, 0 if self.read == "first" else -1]
+        if self.text_projection is None:
+            return x
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(x)
+        return x @ self.text_projection
+
+
+class Attention(nn.Module):
+    """torch's MultiheadAttention in few words: it can be exported for any number of rows and tokens."""
+
+    def __init__(self, theirs: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads, self.batch_first = theirs.num_heads, theirs.batch_first
+        self.out_proj, self.in_proj_bias = theirs.out_proj, theirs.in_proj_bias
+        if theirs.in_proj_weight is None:
+            parts = (theirs.q_proj_weight, theirs.k_proj_weight, theirs.v_proj_weight)
+            self.weights = nn.ParameterList(parts)
+        else:
+            self.in_proj_weight = theirs.in_proj_weight
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Tokens [N, T, D], or [T, N, D] without ``batch_first`` -> the same of the queries."""
+        inputs = (query, key, value)
+        if not self.batch_first:
+            inputs = tuple(one.transpose(0, 1) for one in inputs)
+        weights = self.weights if hasattr(self, "weights") else self.in_proj_weight.chunk(3)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        q, k, v = (
+            split_heads(F.linear(*one), self.heads)
+            for one in zip(inputs, weights, biases, strict=True)
+        )
+        if attn_mask is not None and attn_mask.dim() == 3:  # one for each head of each row
+            attn_mask = attn_mask.unflatten(0, (-1, self.heads))
+        out = self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask)))
+        return out if self.batch_first else out.transpose(0, 1), None
+
+
+def exportable(encoder: nn.Module) -> nn.Module:
+    """An encoder whose MultiheadAttention is ``Attention``, with the same tensors under the same names."""
+    for name, module in encoder.named_children():
+        if type(module) is nn.MultiheadAttention:
+            setattr(encoder, name, Attention(module))
+        else:
+            exportable(module)
+    return encoder
+
+
+def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Of an encoder that also gives its tokens, the embedding."""
+    return out[0] if isinstance(out, tuple) else out
