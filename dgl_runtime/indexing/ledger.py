@@ -70,7 +70,8 @@ class Ledger:
     @_in_its_thread
     def plan(self, videos: Iterable[Path]) -> list[Job]:
         """What to look into: not the files of which the gallery has everything and which did not change."""
-        jobs = []
+        videos, jobs = list(videos), []
+        self._remove_replaced(videos)
         for path in videos:
             content = None
             if (state := _state_of(path)) is not None:  # else the reader will say what is wrong
@@ -140,6 +141,14 @@ class Ledger:
         except GalleryError as error:  # the clips are there all the same
             self.broken.append(BrokenVideo(str(self._gallery.folder), str(error)))
         return len(missing)
+
+    def _remove_replaced(self, videos: Iterable[Path]) -> None:
+        """Drop the files in whose places there are links now: their clips are of what they held."""
+        if links := {
+            str(path.parent.resolve() / path.name) for path in videos if path.is_symlink()
+        }:
+            if replaced := [file.path for file in self._gallery.files() if file.path in links]:
+                self._gallery.remove(replaced)
 
     def _remove_old_names(self, content: str, name: str) -> None:
         names = [old.path for old in self._gallery.files(content) if old.path != name]
