@@ -58,6 +58,7 @@ class Ledger:
         self._gallery, self._segmentation = gallery, str(segmentation)
         self._thread = ThreadPoolExecutor(1, "gallery")
         self._states: dict[Path, FileState] = {}  # before the files were looked into
+        self._links: dict[str, str] = {}  # where each leads
         # Clips that a video will bring, so that none like it does.
         self._promised: dict[tuple[str, float, float], Path] = {}
 
@@ -70,12 +71,13 @@ class Ledger:
     @_in_its_thread
     def plan(self, videos: Iterable[Path]) -> list[Job]:
         """What to look into: not the files of which the gallery has everything and which did not change."""
-        videos, jobs = list(videos), []
-        self._remove_replaced(videos)
+        jobs = []
         for path in videos:
             content = None
             if (state := _state_of(path)) is not None:  # else the reader will say what is wrong
                 self._states[path] = state
+                if path.is_symlink():
+                    self._links[str(path.parent.resolve() / path.name)] = state.path
                 (known,) = self._gallery.plan([state], self._segmentation)
                 if known.content_sha256 is not None and known.is_complete:
                     self.present += known.num_clips
@@ -131,6 +133,7 @@ class Ledger:
     @_in_its_thread
     def close_run(self, sought: Sought) -> int:
         """Drop what is missing, if that was asked for, and take its room back; how many files were."""
+        self._remove_replaced()
         missing = (
             sought.missing(file.path for file in self._gallery.files()) if sought.prune else []
         )
@@ -142,13 +145,13 @@ class Ledger:
             self.broken.append(BrokenVideo(str(self._gallery.folder), str(error)))
         return len(missing)
 
-    def _remove_replaced(self, videos: Iterable[Path]) -> None:
-        """Drop the files in whose places there are links now: their clips are of what they held."""
-        if links := {
-            str(path.parent.resolve() / path.name) for path in videos if path.is_symlink()
-        }:
-            if replaced := [file.path for file in self._gallery.files() if file.path in links]:
-                self._gallery.remove(replaced)
+    def _remove_replaced(self) -> None:
+        """Drop files in whose places there are links now to others, of which the gallery knows."""
+        if self._links:
+            placed = {file.path for file in self._gallery.files()}
+            links = [name for name, other in self._links.items() if {name, other} <= placed]
+            if links:
+                self._gallery.remove(links)
 
     def _remove_old_names(self, content: str, name: str) -> None:
         names = [old.path for old in self._gallery.files(content) if old.path != name]

@@ -177,6 +177,16 @@ def test_a_file_in_whose_place_another_is_has_the_clips_of_that_one(bundle, tmp_
     ]
 
 
+def test_a_video_that_was_moved_and_linked_to_keeps_its_clips(bundle, tmp_path):
+    video, gallery = write_video(tmp_path / "v" / "a.mp4", 20), tmp_path / "gallery"
+    add(bundle, gallery, tmp_path / "v")
+    video.symlink_to(video.rename(tmp_path / "b.mp4"))
+    for _ in range(2):
+        report = add(bundle, gallery, tmp_path / "v")
+        assert (report.clips_added, report.clips_present) == (0, 1)
+        assert names(gallery) == ["b.mp4"]
+
+
 def test_a_link_in_a_file_s_place_can_be_pruned(bundle, tmp_path):
     """Also one that leads nowhere, or to a file that is found under its own name."""
     folder, gallery = tmp_path / "v", tmp_path / "gallery"

@@ -152,6 +152,20 @@ def test_what_a_file_held_goes_only_where_the_file_itself_is_broken(gallery, vid
     assert len(gallery) == len(gallery.files(CONTENT)) * 2 == (0 if is_unreadable else 2)
 
 
+def test_a_link_to_what_could_not_be_read_drops_nothing(gallery, video):
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([video])
+        ledger.choose(seen_of(video))
+        ledger.ingest(clips_of(video), encoded(2))
+        ledger.finish(Done(video, CONTENT, seen_of(video), None))
+    video.symlink_to(video.rename(video.with_name("b.mp4")))
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([video])
+        ledger.finish(Done(video, None, None, "it was lost"))
+        ledger.close_run(look_for_videos([video], (), prune=False))
+    assert len(gallery) == 2
+
+
 def test_files_are_placed_under_their_whole_names_and_remarks_name_them(
     gallery, video, monkeypatch
 ):
