@@ -2,13 +2,13 @@
 
 import inspect
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
 
+from dgl_bench.quiet import QUIET_CORES, OtherWork, busy_cores
 from dgl_bench.report import Rendered, Report
 from dgl_runtime.command import Command, fail
 
@@ -34,9 +34,13 @@ def benchmark(measure: Callable[..., Report]) -> Command:
     def run(out: Path | None, **options: Any) -> None:  # noqa: ANN401 - whatever it declares
         folder = out or results_folder()
         folder.mkdir(parents=True, exist_ok=True)  # before the minutes of measuring, not after
-        load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+        if (busy := busy_cores()) > QUIET_CORES:
+            say(
+                f"Other work keeps {busy:.1f} cores busy: the report will be marked, if it goes on."
+            )
+        others = OtherWork()
         report = measure(**options)
-        rendered = Rendered.of(report, options, load)
+        rendered = Rendered.of(report, options, others.cores())
         markdown, files = rendered.write(folder)
         click.echo(markdown)
         for path in files:

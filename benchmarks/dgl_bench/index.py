@@ -11,7 +11,7 @@ from typing import Annotated
 
 from dgl_bench.command import Threads, benchmark, say
 from dgl_bench.made_clips import MadeClip, write_clip
-from dgl_bench.processes import children, resident_bytes
+from dgl_bench.processes import resident_bytes
 from dgl_bench.report import Report, Row, Table
 from dgl_runtime.errors import EngineError
 
@@ -83,8 +83,8 @@ def _run(bundle: Path, videos: Path, gallery: Path, jobs: int, threads: int) -> 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     encoder_bytes = decoder_bytes = 0
     while process.poll() is None:
-        encoder_bytes = max(encoder_bytes, resident_bytes(process.pid))
-        decoder_bytes = max(decoder_bytes, resident_bytes(*children(process.pid)))
+        encoder, decoders = resident_bytes(process.pid)
+        encoder_bytes, decoder_bytes = max(encoder_bytes, encoder), max(decoder_bytes, decoders)
         time.sleep(_LOOK_EVERY_S)
     seconds = time.perf_counter() - started
     said, _ = process.communicate()

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgl_bench.command import say
 from dgl_runtime.bundle.folder import sha256_of
@@ -107,19 +107,13 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.ui
     """Noise of several scales, uint8 [height, width] in 20..240."""
     total = np.zeros((height, width), np.float32)
     for scale, weight in ((128, 1.0), (32, 0.7), (8, 0.4)):
-        coarse = rng.random((height // scale + 2, width // scale + 2), dtype=np.float32)
-        total += weight * _enlarge(coarse, scale)[:height, :width]
+        coarse = rng.random((height // scale, width // scale), dtype=np.float32)
+        size = (width, height)
+        total += weight * np.asarray(
+            Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
+        )
     total = 20 + 220 * (total - total.min()) / np.ptp(total)
     return np.asarray(total, np.uint8)
-
-
-def _enlarge(values: NDArray[np.floating[Any]], scale: int) -> NDArray[np.floating[Any]]:
-    """Enlarge by linear interpolation, [H, W] to [(H - 1) * scale, (W - 1) * scale]."""
-    part = (np.arange(scale, dtype=np.float32) / scale)[:, None]
-    for _ in range(2):
-        upper, lower = values[:-1, None], values[1:, None]
-        values = (upper * (1 - part) + lower * part).reshape(-1, values.shape[1]).T
-    return values
 
 
 def fetch_real_clips(folder: Path) -> list[Path]:

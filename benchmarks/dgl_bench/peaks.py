@@ -1,4 +1,4 @@
-"""The limits of this machine that a perfect program would meet."""
+"""What torch reaches on this machine in one large product and one large read: a yardstick, not a limit."""
 
 import time
 from collections.abc import Callable
@@ -11,15 +11,10 @@ _REPEATS = 10
 
 @dataclass(frozen=True)
 class Peaks:
-    """Measured limits of this machine at a number of threads."""
+    """What torch reaches at a number of threads; another library may pass it."""
 
     flop_per_s: dict[str, float]  # precision -> rate of a large matrix product
     bytes_per_s: float  # reading and copying a large array, the faster of both
-
-    def best(self, other: "Peaks") -> "Peaks":
-        """The better of two measurements of one machine."""
-        rates = {name: max(rate, other.flop_per_s[name]) for name, rate in self.flop_per_s.items()}
-        return Peaks(rates, max(self.bytes_per_s, other.bytes_per_s))
 
     def __str__(self) -> str:
         rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in self.flop_per_s.items())

@@ -1,13 +1,16 @@
-"""Measurements in processes of their own, and the memory of processes, from /proc."""
+"""Measurements in processes of their own, and the memory of processes."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 from unittest.mock import patch
+
+import psutil
 
 from dgl_runtime.errors import EngineError
 
@@ -34,31 +37,25 @@ def apart(call: Callable[[], R], remedy: str, environment: Mapping[str, str] | N
             ) from error
 
 
-def children(pid: int) -> Iterator[int]:
-    """Processes that a process has started and that still run."""
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, _read(path).split())
+def memory_bytes(field: str) -> int | None:
+    """Memory of this process by its field of /proc/self/status; None where that is not told.
 
-
-def memory_bytes(field: str, pid: int | str = "self") -> int | None:
-    """Memory of a process by its field of /proc/PID/status; None where that is not told.
-
-    ``VmRSS`` is resident, shared pages included, ``VmHWM`` its peak, ``RssAnon`` the process's own,
-    ``RssFile`` pages of mapped files.
+    ``VmHWM`` is the peak, ``RssAnon`` the process's own, ``RssFile`` pages of mapped files.
     """
-    for line in _read(Path(f"/proc/{pid}/status")).splitlines():
+    status = Path("/proc/self/status")
+    for line in status.read_text("utf-8").splitlines() if status.exists() else ():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
     return None
 
 
-def resident_bytes(*pids: int) -> int:
-    """Resident memory of some processes together; those that have ended count 0."""
-    return sum(memory_bytes("VmRSS", pid) or 0 for pid in pids)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError:  # it has ended, or the system has no /proc
-        return ""
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """Resident memory of a process, and of its children together; one that has ended counts 0."""
+    found = [0, 0]
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        found[0] = process.memory_info().rss
+        for child in process.children():
+            with suppress(psutil.NoSuchProcess):
+                found[1] += child.memory_info().rss
+    return found[0], found[1]

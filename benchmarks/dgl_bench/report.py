@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dgl_bench.quiet import QUIET_CORES
 from dgl_bench.timing import Spread
 from dgl_runtime.engines.machine import Machine, describe_machine
 from dgl_runtime.tables.markdown import markdown_table
@@ -116,24 +117,35 @@ class Rendered:
     settings: Row
     date: str  # YYYY-MM-DD
     machine: Machine
-    load: float | None  # before the run
+    other_cores: float  # that worked for others during the run, on average
 
     @classmethod
-    def of(cls, report: Report, options: Row, load: float | None) -> "Rendered":
+    def of(cls, report: Report, options: Row, other_cores: float) -> "Rendered":
         """The report of today on this machine."""
         settings = {name: _shown(value) for name, value in {**options, **report.settings}.items()}
         machine = describe_machine((*PACKAGES, *report.packages))
-        return cls(report, settings, datetime.date.today().isoformat(), machine, load)
+        today = datetime.date.today().isoformat()
+        return cls(report, settings, today, machine, round(other_cores, 2))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the figures are the benchmark's own, and may be published."""
+        return self.other_cores <= QUIET_CORES
+
+    def _others(self) -> str:
+        return (
+            f"Other work kept {self.other_cores:.2f} of {self.machine.cores} cores busy meanwhile."
+        )
 
     def to_markdown(self, plots: Sequence[str] = ()) -> str:
         """The whole report for people."""
-        load = f"Load average before the run: {self.load}. Publish only what a quiet machine gave."
         parts = [
             f"# {self.report.title}",
+            *([] if self.is_quiet else [f"**Not to be published: {self._others()}**"]),
             f"{self.date}. {self.machine.describe()}.",
             f"Settings: {', '.join(f'{key} {value}' for key, value in self.settings.items())}.",
             *(table.to_markdown() for table in self.report.tables if table.is_shown and table.rows),
-            "\n".join(f"- {note}" for note in (*self.report.notes, load, *plots)),
+            "\n".join(f"- {note}" for note in (*self.report.notes, self._others(), *plots)),
         ]
         return "\n\n".join(parts) + "\n"
 
@@ -149,7 +161,8 @@ class Rendered:
             "benchmark": self.report.name,
             "date": self.date,
             "machine": asdict(self.machine),
-            "load_before": self.load,
+            "other_cores": self.other_cores,
+            "is_quiet": self.is_quiet,
             "settings": self.settings,
             "tables": {one.title: [plain(row) for row in one.rows] for one in self.report.tables},
             "notes": list(self.report.notes) if raw else [],

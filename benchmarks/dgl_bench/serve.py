@@ -21,7 +21,7 @@ import numpy as np
 
 from dgl_bench.command import Threads, benchmark, say
 from dgl_bench.made_clips import MadeClip, write_clip
-from dgl_bench.processes import children, resident_bytes
+from dgl_bench.processes import resident_bytes
 from dgl_bench.report import Plot, Report, Row, Table
 from dgl_bench.timing import Spread, ratios
 from dgl_runtime import Retriever
@@ -123,8 +123,7 @@ def soak(
             started = time.monotonic()
 
             def look() -> None:
-                taken = resident_bytes(pid, *children(pid))
-                resident.append((time.monotonic() - started, taken))
+                resident.append((time.monotonic() - started, sum(resident_bytes(pid))))
 
             mix = {"MIX": "1", "CLIPS": str(REAL_CLIPS)}
             load = _wrk(port, clients, round(60 * minutes), look, **mix)

@@ -1,6 +1,8 @@
 """Rows in, one form out: tables and plots for people, JSON for programs, and a command of a function."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 
 import dgl_bench.command
 from dgl_bench.command import benchmark
+from dgl_bench.quiet import OtherWork, busy_cores
 from dgl_bench.report import Plot, Rendered, Report, Table, cell
 from dgl_bench.timing import Spread
 from dgl_runtime.engines.machine import Machine
@@ -20,9 +23,9 @@ ROWS = [
 ]
 
 
-def rendered(*rows, **more):
+def rendered(*rows, other_cores=0.02, **more):
     report = Report("encode", "Latency", [Table("Times", rows or ROWS)], ["A note."], **more)
-    return Rendered(report, {"rounds": 2}, "2026-01-31", MACHINE, 0.5)
+    return Rendered(report, {"rounds": 2}, "2026-01-31", MACHINE, other_cores)
 
 
 def test_a_table_shows_what_is_not_raw_and_not_empty():
@@ -64,13 +67,37 @@ def test_files_are_named_after_machine_and_date_and_hold_all(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(files)
     document = json.loads(files[0].read_text())
     assert document["machine"]["cpu"] == "Some CPU 42"
-    assert document["load_before"] == 0.5
+    assert (document["other_cores"], document["is_quiet"]) == (0.02, True)
     assert document["tables"]["Times"][0] == {
         **ROWS[0], "ms": {"median": 1.5, "p10": 1.0, "p90": 20.0}
     }  # fmt: skip
     assert files[1].read_text() == markdown
     assert markdown.startswith("# Latency\n\n2026-01-31. Some CPU 42, 2 cores, 16 GB, Linux x86_64")
-    assert "- A note.\n- Load average before the run: 0.5." in markdown
+    assert "- A note.\n- Other work kept 0.02 of 2 cores busy meanwhile.\n" in markdown
+    assert "Not to be published" not in markdown
+
+
+def test_a_report_taken_beside_other_work_is_marked():
+    loud = rendered(other_cores=0.31)
+    assert not loud.document(raw=False)["is_quiet"]
+    mark = "**Not to be published: Other work kept 0.31 of 2 cores busy meanwhile.**"
+    assert loud.to_markdown().split("\n\n")[1] == mark
+
+
+def test_work_of_others_is_told_from_our_own():
+    def spin(seconds):
+        return [sys.executable, "-c", f"import time\nwhile time.process_time() < {seconds}: 0"]
+
+    work = OtherWork()
+    subprocess.run(spin(0.5), check=True)
+    quiet = work.cores()
+    other = subprocess.Popen(spin(60))
+    try:  # a child that has not ended is none of ours yet
+        loud = busy_cores()
+    finally:
+        other.kill()
+        other.wait()
+    assert loud > quiet + 0.3
 
 
 def test_the_short_document_has_nothing_raw():

@@ -4,7 +4,6 @@ import csv
 
 import pytest
 
-from dgl_bench.encode_variants import TARGETS, variant_name
 from dgl_export.formats import Target
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.errors import EngineError
@@ -15,29 +14,11 @@ from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
 from dgl_train.recipes.recipe import read_recipe
 from dgl_train.shapes.clips import make_shapes
-from studies import experiments, operators, quality
+from studies import experiments, quality
 from tests.helpers.odd_videos import write_video
 from tests.helpers.tiny import write_tiny_backbone
 
 SETTINGS = ("num_frames=2", "max_tokens=24", "epochs=1", "batch_size=16", "num_workers=0")
-
-
-def test_operators_account_for_each_engine_s_time(backbone_folder, small_peaks, measured):
-    options = ["--method", "dgl-linear", "--num-frames", 3, "--rounds", 5, "--threads", 1]
-    _, tables = measured(operators.main, "--backbone", backbone_folder, *options)
-    assert len(tables) == 2 * len(TARGETS["cpu"])
-    for at, rows in enumerate(tables):
-        *named, outside = rows
-        assert outside["operator"] == "outside operators"
-        assert sum(one["share, %"] for one in rows) == pytest.approx(100)
-        # Each of 2 and 3 blocks multiplies tokens with weights, whatever an engine calls that.
-        products = [
-            one for one in named
-            if any(part in one["operator"] for part in ("MatMul", "Gemm", "FullyConnected"))
-        ]  # fmt: skip
-        assert sum(one["nodes"] for one in products) >= 4 * (2 + at % 2)
-        assert all(one["ms"] > 0 for one in products)
-    assert variant_name(TARGETS["cpu"][0]) == "ONNX Runtime fp32"
 
 
 def test_each_target_is_evaluated_and_what_fails_is_told(tmp_path, measured, monkeypatch):
