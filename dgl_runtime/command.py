@@ -23,6 +23,7 @@ _EXTRAS = {
     "pycuda": "pycuda",
     "usearch": "large",
     "scenedetect": "shots",
+    "cv2": "shots",
     "pillow_heif": "heic",
     "watchfiles": "watch",
     "fastapi": "serve",

@@ -19,6 +19,13 @@ def _cache_of_this_run(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard():
+    """Also by what the tests start: a shell has its background jobs ignore it, and they pass that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def fixtures_dir(tmp_path_factory):
     """Three bundles, and a gallery of the first; without torch, DGL_TEST_FIXTURES brings them."""

@@ -93,6 +93,7 @@ TESTS_OF = {
         *VIDEO,
         "tests/runtime/decoding/test_decode_pool.py",
         *GALLERY,
+        "tests/runtime/indexing/test_shots.py",
     ),
     "dgl_runtime/media/encryption.py": ("tests/runtime/media/test_encryption.py",),
     "dgl_runtime/media/frame_reader.py": VIDEO,

@@ -58,6 +58,7 @@ class Ledger:
         self._gallery, self._segmentation = gallery, str(segmentation)
         self._thread = ThreadPoolExecutor(1, "gallery")
         self._states: dict[Path, FileState] = {}  # before the files were looked into
+        self._links: dict[str, str] = {}  # where each leads
         # Clips that a video will bring, so that none like it does.
         self._promised: dict[tuple[str, float, float], Path] = {}
 
@@ -75,6 +76,8 @@ class Ledger:
             content = None
             if (state := _state_of(path)) is not None:  # else the reader will say what is wrong
                 self._states[path] = state
+                if path.is_symlink():
+                    self._links[str(path.parent.resolve() / path.name)] = state.path
                 (known,) = self._gallery.plan([state], self._segmentation)
                 if known.content_sha256 is not None and known.is_complete:
                     self.present += known.num_clips
@@ -130,6 +133,7 @@ class Ledger:
     @_in_its_thread
     def close_run(self, sought: Sought) -> int:
         """Drop what is missing, if that was asked for, and take its room back; how many files were."""
+        self._remove_replaced()
         missing = (
             sought.missing(file.path for file in self._gallery.files()) if sought.prune else []
         )
@@ -140,6 +144,14 @@ class Ledger:
         except GalleryError as error:  # the clips are there all the same
             self.broken.append(BrokenVideo(str(self._gallery.folder), str(error)))
         return len(missing)
+
+    def _remove_replaced(self) -> None:
+        """Drop files in whose places there are links now to others, of which the gallery knows."""
+        if self._links:
+            placed = {file.path for file in self._gallery.files()}
+            links = [name for name, other in self._links.items() if {name, other} <= placed]
+            if links:
+                self._gallery.remove(links)
 
     def _remove_old_names(self, content: str, name: str) -> None:
         names = [old.path for old in self._gallery.files(content) if old.path != name]

@@ -1,6 +1,7 @@
 """Which videos a run of indexing looks for, and which of a gallery's files are gone since."""
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,10 @@ def look_for_videos(paths: Sequence[Path], exclude: Sequence[str], *, prune: boo
 
 
 def is_gone(name: str) -> bool:
-    """Whether there is no such file; one that may not be looked at is not gone."""
+    """Whether there is no such file, but nothing or a link; one that may not be looked at is not gone."""
     try:
-        os.lstat(name)
+        return stat.S_ISLNK(os.lstat(name).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
-    return False

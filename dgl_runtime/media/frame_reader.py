@@ -2,8 +2,8 @@
 
 Three things are skipped: stretches up to a keyframe (by a seek), frames nobody wants that no other
 frame refers to, and the frames behind the last one before a seek (the decoder is emptied instead).
-Each frame found must then have exactly the time the packet index says; where a file does not keep
-to its index, the pass begins again and decodes everything.
+Each packet behind a seek, and each frame found, must then have exactly the time the packet index says;
+where a file does not keep to its index, the pass begins again and decodes everything.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class FrameReader:
         self._index = index
         self._threads = threads
         self._may_skip = may_skip and not index.is_counted
-        self._has_jumps = index.has_jumps
-        self._may_seek = not self._has_jumps
+        self._has_jumps, self._has_sought = index.has_jumps, False
+        self._may_seek = not index.has_jumps
         self._opened = ExitStack()
         self._fault = "the stream ends early"
 
@@ -122,7 +122,7 @@ class FrameReader:
 
     def _start_again(self) -> None:
         """Decode everything from the first packet on."""
-        self._may_skip = False
+        self._may_skip = self._has_sought = False
         self._start()
 
     def _go_on(self, position: int, packets: Iterator[Packet[VideoStream]]) -> None:
@@ -160,6 +160,8 @@ class FrameReader:
         """
         codec = self._stream.codec_context
         for packet in packets:
+            if self._has_sought and not self._is_next(packet):
+                return
             self._follow_clock(packet)
             self._position += 1
             self.packets_read += 1
@@ -169,6 +171,11 @@ class FrameReader:
             if self._may_skip and self._position == self._stop + 1:
                 break
         yield from self._decode_packet(None)
+
+    def _is_next(self, packet: Packet[VideoStream]) -> bool:
+        """Whether a packet has the time that the index says of this place."""
+        times = self._index.times
+        return self._position < len(times) and packet_time(packet) == times[self._position]
 
     def _follow_clock(self, packet: Packet[VideoStream]) -> None:
         """Where the clock jumps, give a packet the time of the index."""
@@ -207,16 +214,40 @@ class FrameReader:
         """
         if not self._pays(key, self._position):
             return
-        # Containers disagree on whether a seek goes by display time or by decode time.
-        for times in (self._index.times, self._index.decode_times):
-            packets = self._seek(int(times[key]))
-            first = next(packets, None)
-            landed = None if first is None else self._index.position_of(first)
-            if first is not None and landed is not None and landed <= key:
+        for ticks in self._seek_times(key):
+            packets = self._seek(ticks)
+            if (found := self._keyframe_behind(packets, key)) is not None:
+                landed, first = found
                 self._may_seek = landed - self._position >= SEEK_SAVES_PACKETS
+                self._has_sought = True
                 self._go_on(landed, chain([first], packets))
                 return
         self._start_again()
+
+    def _seek_times(self, key: int) -> tuple[int, int, int]:
+        """Times to seek to for a keyframe, ticks.
+
+        Containers disagree on whether a seek goes by display time or by decode time; where it lands
+        within a picture, the keyframe is behind it only if the seek began earlier.
+        """
+        decoded = int(self._index.decode_times[key])
+        return int(self._index.times[key]), decoded, decoded - round(1 / self._index.tick_s)
+
+    def _keyframe_behind(
+        self, packets: Iterator[Packet[VideoStream]], key: int
+    ) -> tuple[int, Packet[VideoStream]] | None:
+        """The first keyframe behind a seek that is where the index says; None: none up to the one wanted.
+
+        A seek in a program stream lands within a picture. The rest of it takes the stamps of the next,
+        that one those of the one behind it, and so on until the stream states a time again.
+        """
+        for packet in packets:
+            time = packet_time(packet)
+            if time is not None and time > self._index.times[key]:
+                return None
+            if packet.is_keyframe and (landed := self._index.keyframe_of(packet)) is not None:
+                return landed, packet
+        return None
 
     def _seek(self, ticks: int) -> Iterator[Packet[VideoStream]]:
         """Packets from a keyframe near a time on; none if the container cannot seek."""

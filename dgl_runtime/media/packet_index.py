@@ -17,7 +17,13 @@ from dgl_runtime.errors import MediaError
 from dgl_runtime.media.clock import find_jumps, shifts, without_stills
 from dgl_runtime.media.container import one_line, packet_time
 from dgl_runtime.media.packet_index_cache import find_index, keep_index
-from dgl_runtime.media.packet_pass import NOT_GIVEN, first_decoded, read_others, read_pass
+from dgl_runtime.media.packet_pass import (
+    NOT_GIVEN,
+    first_decoded,
+    place_of,
+    read_others,
+    read_pass,
+)
 from dgl_runtime.media.stills import find_still
 from dgl_runtime.media.truncation import what_is_missing
 
@@ -52,6 +58,8 @@ class PacketIndex:
         decode_times: Decode time of each packet in the file, ticks, int64 [N]; its display time if not given.
         shown: Display times of the frames that can be shown, ascending and distinct, ticks, int64 [M].
         keyframes: Positions of the keyframes in file order, int64 [K].
+        key_places: Where the packet of each keyframe begins in the file (-1: not given) and its size, bytes,
+            int64 [K, 2].
         tick_s: Seconds per tick.
         zero_s: The second of the file's clock that players call 0: where the first of its streams begins.
         duration_s: From the first frame to the end of the last one, seconds.
@@ -68,6 +76,7 @@ class PacketIndex:
     decode_times: NDArray[np.int64]
     shown: NDArray[np.int64]
     keyframes: NDArray[np.int64]
+    key_places: NDArray[np.int64]
     tick_s: float
     zero_s: float
     duration_s: float
@@ -112,10 +121,13 @@ class PacketIndex:
         order = np.argsort(self.times, kind="stable")
         return order[np.searchsorted(self.times[order], ticks, side="right") - 1]
 
-    def position_of(self, packet: Packet[Any]) -> int | None:
-        """Position of a packet in file order; None if its time is not there exactly once."""
+    def keyframe_of(self, packet: Packet[Any]) -> int | None:
+        """Position in file order of a keyframe; None: none has its time, alone, its place and its size."""
         found = np.flatnonzero(self.times == packet_time(packet))
-        return int(found[0]) if found.size == 1 else None
+        is_there = np.all(self.key_places == place_of(packet), axis=1)
+        if found.size != 1 or found[0] not in self.keyframes[is_there]:
+            return None
+        return int(found[0])
 
 
 def read_index(path: Path) -> PacketIndex:
@@ -201,6 +213,7 @@ def _make_index(path: Path) -> PacketIndex:
         decode_times=_fill(dts, pts, step),
         shown=shown,
         keyframes=np.flatnonzero(is_key),
+        key_places=np.array(packets.key_places, np.int64).reshape(-1, 2),
         tick_s=tick_s,
         zero_s=zero_s,
         duration_s=duration_s,
@@ -237,6 +250,7 @@ def _index_of(still: Still) -> PacketIndex:
         decode_times=one,
         shown=one,
         keyframes=one,
+        key_places=np.array([[-1, 0]], np.int64),
         tick_s=_STILL_S,
         zero_s=0.0,
         duration_s=_STILL_S,

@@ -12,7 +12,7 @@ import numpy as np
 
 from dgl_runtime.cache_folder import cache_folder
 
-_FORMAT = 3  # one more whenever an index holds something else
+_FORMAT = 4  # one more whenever an index holds something else
 _MOST_BYTES = 512 * 2**20
 _FACTS = "facts"
 

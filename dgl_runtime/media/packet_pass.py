@@ -49,6 +49,9 @@ class Packets:
     dts: array[int] = field(default_factory=lambda: array("q"))
     durations: array[int] = field(default_factory=lambda: array("q"))
     keys: bytearray = field(default_factory=bytearray)
+    key_places: array[int] = field(
+        default_factory=lambda: array("q")
+    )  # byte, size; of each keyframe
     hidden: bytearray = field(default_factory=bytearray)  # by an edit list
     end: int = 0  # bytes of the file up to the end of the last one
     last_but_one: int = 0  # bytes up to the end of the one before it
@@ -59,9 +62,16 @@ class Packets:
         self.dts.append(NOT_GIVEN if packet.dts is None else packet.dts)
         self.durations.append(max(packet.duration or 0, 0))
         self.keys.append(packet.is_keyframe)
+        if packet.is_keyframe:
+            self.key_places.extend(place_of(packet))
         self.hidden.append(packet.is_discard)
         if (end := (packet.pos or 0) + packet.size) > self.end:
             self.last_but_one, self.end = self.end, end
+
+
+def place_of(packet: Packet[Any]) -> tuple[int, int]:
+    """The byte of the file at which a packet begins (-1: the container does not say) and its size."""
+    return -1 if packet.pos is None else packet.pos, packet.size
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from dgl_runtime.errors import MediaError
+from dgl_runtime.errors import ConfigError, MediaError, reason_of
 from dgl_runtime.media.packet_index import PacketIndex, read_index
 from dgl_runtime.media.shots import find_shots
 from dgl_runtime.media.windows import Span, cut_windows
@@ -45,13 +45,24 @@ class Segmentation:
         return cls(window_s, stride_s, what == _SHOTS, around_s)
 
     def require_installed(self) -> None:
-        """Refuse shots without the extra ``shots``.
+        """Refuse shots without the extra ``shots``, or where it does not start.
 
         Raises:
             ModuleNotFoundError: It is not installed.
+            ConfigError: OpenCV lacks a library of the system.
         """
-        if self.at_shots and find_spec("scenedetect") is None:
-            raise ModuleNotFoundError("No module named 'scenedetect'", name="scenedetect")
+        if not self.at_shots:
+            return
+        for name in ("scenedetect", "cv2"):
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        try:
+            import cv2  # noqa: F401 - or every single video would be found to be unreadable
+        except ImportError as error:
+            raise ConfigError(
+                f"shots need OpenCV, which does not import: {reason_of(error)}. Install the library of the "
+                "system that is named, or opencv-python-headless in place of opencv-python."
+            ) from error
 
     def spans(self, path: Path, sign: Callable[[], None]) -> tuple[float, list[Span]]:
         """The second at which a video ends, and its clips in order of their start.

@@ -248,7 +248,8 @@ class Service:
             session_of(token),
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            # A proxy need not say what it was asked over; the browser says what its page came over.
+            secure="https" in (request.url.scheme, request.headers.get("origin", "")[:5]),
         )
 
     async def list_galleries(self) -> list[GalleryFacts]:
@@ -302,7 +303,7 @@ class Service:
             raise HTTPException(422, str(error)) from error
 
     async def preview(self, name: str, clip: Number, start_s: Time, end_s: Time) -> FileResponse:
-        """A moment of a clip's video as MP4, for what a browser cannot play."""
+        """A moment of a clip's video as MP4, a minute at the most, for what a browser cannot play."""
         made = await self._previews.run(self._preview, self._gallery(name), clip, start_s, end_s)
         return FileResponse(made, media_type="video/mp4", headers=_PRIVATE)
 

@@ -100,6 +100,7 @@ def test_other_moments_failures_and_missing_packages_are_told(clip):
     report = compare("some", some, [clip], 2, 1)
     rows = {row["decoder"]: row for row in report.tables[0].rows}
     assert rows.keys() == {OURS, "late", "failing"}
+    assert {row["clip"] for table in report.tables for row in table.rows} == {clip.name}
     assert (rows[OURS]["other frames"], rows[OURS]["off, grey levels"]) == (0, 0)
     assert rows["late"]["other frames"] == NUM_FRAMES - 1
     assert rows["late"]["ours faster, pictures"].median > 0

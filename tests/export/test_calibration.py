@@ -95,9 +95,14 @@ def test_damaged_videos_are_named_and_left_out(videos, tmp_path, capsys):
 
 
 def test_too_few_clips_are_refused(videos, tmp_path):
-    (tmp_path / "video0.mp4").symlink_to(videos / "video0.mp4")
-    with pytest.raises(ExportError, match=r"has 1 clips that can be read \(of 1\); at least 8"):
-        read(tmp_path)
+    for number in range(FEWEST):
+        if number:
+            with pytest.raises(
+                ExportError, match=rf"has {number} clips .* \(of {number}\); at least 8"
+            ):
+                read(tmp_path)
+        (tmp_path / f"video{number}.mp4").symlink_to(videos / f"video{number}.mp4")
+    assert read(tmp_path)
 
 
 def test_what_is_no_calibration_set_is_refused(tmp_path):

@@ -4,15 +4,18 @@ import re
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from dgl_export import lower_precision, quality
 from dgl_export.calibration import FEWEST
 from dgl_export.cli import export
 from dgl_export.formats import WRITTEN
+from dgl_export.parity import MAX_ABS
 from dgl_export.request import DEFAULT_FRAMES, ZERO_SHOT_TOKENS
 from dgl_runtime.bundle.input_spec import clip_texts
 from dgl_runtime.bundle.manifest import MIN_COSINE, PRECISIONS
 from dgl_runtime.encoder.rebuild import CAPTION_BATCH, CLIP_BATCH, caption_profiles
+from dgl_runtime.engines.tensorrt_library import OLDEST
 from tests import ROOT
 
 TEXT = (ROOT / "docs/export.md").read_text(encoding="utf-8")
@@ -46,6 +49,10 @@ def test_bounds_by_precision(columns):
     for precision, column in columns.items():
         assert float(cosines[column]) == MIN_COSINE[precision]
         assert agreeing[column] == f"{quality.MIN_TOP1[precision]:.0%}".replace("%", " %")
+
+
+def test_float32_equals_the_trained_model_to_rounding():
+    assert numbers(r"to rounding \(([\de.-]+) in any number\)") == [MAX_ABS]
 
 
 def test_what_counts_as_equal_and_what_is_forgiven():
@@ -84,6 +91,17 @@ def test_limits_of_what_may_be_given():
     assert numbers(r"from (\d+) to what the backbone reads with `--max-tokens`") == [words.type.min]
     assert words.type.max is None  # the writer asks the backbone
     assert numbers(r"At least (\d+) clips are needed") == [FEWEST]
+
+
+@pytest.mark.parametrize(("option", "least"), [("--num-frames", 1), ("--max-tokens", 3)])
+def test_less_than_may_be_given_is_refused(option, least):
+    refused = CliRunner().invoke(export, [option, str(least - 1), "--out", "absent"])
+    assert refused.exit_code == 2
+    assert f"{least - 1} is not in the range x>={least}" in refused.stderr
+
+
+def test_versions_of_tensorrt():
+    assert numbers(r"TensorRT (\d+)\.(\d+) or newer") == list(OLDEST)
 
 
 def test_profiles_of_engines():

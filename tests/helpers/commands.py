@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -15,10 +16,14 @@ from dgl_runtime.commands.{command} import {command}
 {command}(prog_name='dgl-{command}')"""
 
 
+@contextmanager
 def start(command, *arguments, before="", prefix=(), **options):
-    """Start a command; ``before`` is code that runs first, ``prefix`` a program that starts it."""
+    """Start a command; ``before`` is code that runs first, ``prefix`` a program that starts it.
+
+    It is killed in the end if it still runs: a test that fails must not wait for it.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(dgl_runtime.__file__).parents[1])}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*prefix, sys.executable, "-c", CODE.format(command=command, before=before), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -26,17 +31,17 @@ def start(command, *arguments, before="", prefix=(), **options):
         errors="surrogateescape",
         env=environment,
         **options,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(command, *arguments, before="", prefix=(), timeout_s=60, **options):
     """Run a command to its end: exit code, stdout and stderr."""
     with start(command, *arguments, before=before, prefix=prefix, **options) as process:
-        try:
-            out, err = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        out, err = process.communicate(timeout=timeout_s)
     return process.returncode, out, err
 
 

@@ -1,4 +1,4 @@
-"""A service in this process, every answer of which is held against its description."""
+"""A service in this process, every answer of which is held against its description and has its headers."""
 
 import re
 
@@ -11,10 +11,21 @@ from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
 
 HOSTS = frozenset({"localhost", "127.0.0.1"})
+# What every answer says, whatever it is.
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 class DescribedClient(TestClient):
-    """Holds every answer against the description of the service."""
+    """Holds every answer against the description of the service, and against ``HEADERS``."""
 
     def __init__(self, app, description):
         super().__init__(app, base_url="http://localhost")
@@ -41,6 +52,10 @@ class DescribedClient(TestClient):
 
     def request(self, method, url, **settings):
         answer = super().request(method, url, **settings)
+        assert {name: answer.headers.get_list(name) for name in HEADERS} == {
+            name: [value] for name, value in HEADERS.items()
+        }
+        assert not any(name.startswith("access-control-") for name in answer.headers)
         operation = self._operation(answer.request.url.path, method)
         if operation is None:
             return answer

@@ -13,6 +13,8 @@ import pytest
 
 from dgl_runtime import Retriever
 from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.media.frame_reader import FrameReader
+from dgl_runtime.media.packet_index import read_index
 from tests.helpers.indexed import names
 from tests.helpers.made_galleries import clips_of
 from tests.helpers.odd_videos import damage, numbered_picture, truncate, write_audio, write_video
@@ -146,3 +148,13 @@ def test_one_film_in_seven_containers_is_found_in_each(bundle, samples, tmp_path
     with Gallery.open(tmp_path / "gallery") as gallery:
         for _, clip in clips_of(gallery):
             assert clip.duration_s == pytest.approx(60, abs=1.5)
+
+
+def test_a_frame_of_a_real_program_stream_is_the_same_alone_and_among_all(samples):
+    (path,) = [sample for sample in samples if sample.suffix == ".mpg"]
+    index = read_index(path)
+    numbers = range(1, len(index.shown), 12)  # the keyframes, where a seek went wrong
+    among_all = FrameReader(path, index, may_skip=False).read(numbers)
+    for number, picture in among_all:
+        ((_, alone),) = FrameReader(path, index).read([number])
+        np.testing.assert_array_equal(alone, picture, err_msg=f"{number}")

@@ -124,12 +124,9 @@ def test_what_is_neither_text_nor_a_byte_is_printed_as_a_question_mark():
 @contextmanager
 def serving(gallery):
     with start("serve", str(gallery), "--port", "0", "--threads", "1") as process:
-        try:
-            said = process.stderr.readline()
-            assert said.startswith("Serving "), said + process.stderr.read()
-            yield f"http://127.0.0.1:{said.rpartition(':')[2].strip()}"
-        finally:
-            process.kill()
+        said = process.stderr.readline()
+        assert said.startswith("Serving "), said + process.stderr.read()
+        yield f"http://127.0.0.1:{said.rpartition(':')[2].strip()}"
 
 
 def test_a_gallery_is_served(folder):

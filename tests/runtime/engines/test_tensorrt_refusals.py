@@ -136,8 +136,8 @@ def test_a_missing_library_says_what_to_install(monkeypatch, error, engine, extr
 
 
 def test_a_tensorrt_that_is_too_old_is_refused(cuda, tmp_path, monkeypatch):
-    monkeypatch.setattr(fake_tensorrt, "__version__", "10.9.0.34")
-    with pytest.raises(EngineError, match=r"tensorrt is 10\.9\.0\.34; 10\.12 or newer is needed"):
+    monkeypatch.setattr(fake_tensorrt, "__version__", "10.11.0.33")
+    with pytest.raises(EngineError, match=r"tensorrt is 10\.11\.0\.33; 10\.12 or newer is needed"):
         load(tmp_path)
 
 

@@ -199,6 +199,22 @@ def test_after_a_compaction_searches_go_through_a_graph_of_the_clips_that_stay(i
     assert len(ApproximateIndex.open(path, indexed.embeddings())) == 1500
 
 
+@pytest.mark.parametrize("share", [0.95, 0.3])
+def test_a_filter_made_before_clips_were_dropped_finds_none_of_them(indexed, share):
+    """Of nearly all clips through the graph, of few exactly."""
+    fill(indexed, clustered(40, seed=4), video="gone.mp4")
+    fill(indexed, clustered(40, seed=5), video="stays.mp4")
+    among = indexed.select(f"start_s < {round(2000 * share)} OR start_s >= 2000")
+    indexed.remove(["gone.mp4"])
+    queries = clustered(20, seed=4)
+    living = among & ~np.isin(np.arange(2080), range(2000, 2040))
+    rows, similarity = indexed.search(queries, 10, among)
+    exact, exact_similarity = exact_top_k(indexed.embeddings(), queries, 10, living)
+    assert living[rows].all()
+    assert recall(rows, exact) > 0.98
+    np.testing.assert_allclose(similarity, exact_similarity, atol=0.05)
+
+
 def test_all_clips_are_returned_when_more_are_asked_for_than_the_index_gives(indexed):
     queries = clustered(2, seed=3)
     for top_k in (1999, 2000, 5000):

@@ -1,5 +1,6 @@
 """Videos that are renamed, changed, copied or deleted between two runs of indexing, or during one."""
 
+import os
 import shutil
 import time
 
@@ -149,3 +150,51 @@ def test_a_copy_takes_the_place_of_a_file_that_is_gone(bundle, tmp_path):
     first.unlink()
     add(bundle, gallery, tmp_path / "v")
     assert names(gallery) == ["b.mp4"]
+
+
+@pytest.mark.parametrize("new", ["size", "time", "link"])
+def test_a_file_in_whose_place_another_is_has_the_clips_of_that_one(bundle, tmp_path, new):
+    """Of another time, of another size, or a link to a file of equal size and time."""
+    video, gallery = write_video(tmp_path / "v" / "a.mp4", 20), tmp_path / "gallery"
+    other = write_video(tmp_path / "other.mp4", 30)
+    size = max(video.stat().st_size, other.stat().st_size) + 8
+    for path in (video, other):
+        free = size - path.stat().st_size  # a box that says nothing
+        path.write_bytes(path.read_bytes() + free.to_bytes(4) + b"free" + bytes(free - 8))
+        os.utime(path, ns=(10**18, 10**18))
+    add(bundle, gallery, tmp_path / "v")
+    if new == "link":
+        video.unlink()
+        video.symlink_to(other)
+    else:
+        if new == "size":
+            other.write_bytes(other.read_bytes() + (8).to_bytes(4) + b"free")
+        os.utime(other, ns=(10**18, 10**18 + (new == "time")))
+        other.rename(video)
+    add(bundle, gallery, tmp_path / "v")
+    assert [(clip.video, clip.duration_s) for clip in contents(gallery)] == [
+        (str(video.resolve()), 3.0)
+    ]
+
+
+def test_a_video_that_was_moved_and_linked_to_keeps_its_clips(bundle, tmp_path):
+    video, gallery = write_video(tmp_path / "v" / "a.mp4", 20), tmp_path / "gallery"
+    add(bundle, gallery, tmp_path / "v")
+    video.symlink_to(video.rename(tmp_path / "b.mp4"))
+    for _ in range(2):
+        report = add(bundle, gallery, tmp_path / "v")
+        assert (report.clips_added, report.clips_present) == (0, 1)
+        assert names(gallery) == ["b.mp4"]
+
+
+def test_a_link_in_a_file_s_place_can_be_pruned(bundle, tmp_path):
+    """Also one that leads nowhere, or to a file that is found under its own name."""
+    folder, gallery = tmp_path / "v", tmp_path / "gallery"
+    for number, name in enumerate("abc"):
+        write_video(folder / f"{name}.mp4", 20 + number)
+    add(bundle, gallery, folder)
+    for name, target in (("b", "nowhere"), ("c", "a.mp4")):
+        (folder / f"{name}.mp4").unlink()
+        (folder / f"{name}.mp4").symlink_to(folder / target)
+    assert add(bundle, gallery, folder, prune=True).files_dropped == 2
+    assert names(gallery) == ["a.mp4"]

@@ -92,6 +92,32 @@ def test_clips_that_another_file_will_bring_are_not_read_twice(gallery, video, t
         assert list(ledger.choose(seen_of(copy))) == [0, 1]
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_copy_that_is_through_first_leaves_the_clips_to_the_file_that_brings_them(
+    gallery, video, tmp_path, is_lost
+):
+    """And where that one crashed its decoder, neither counts as indexed; the next run reads them."""
+    copies = [tmp_path / "b.mp4", tmp_path / "c.mp4"]
+    for copy in copies:
+        copy.write_bytes(b"a video")
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([video, *copies])
+        ledger.choose(seen_of(video))
+        for copy in copies:
+            assert list(ledger.choose(seen_of(copy))) == []
+            ledger.finish(Done(copy, CONTENT, seen_of(copy), None))
+        ledger.ingest([] if is_lost else clips_of(video), encoded(0 if is_lost else 2))
+        fault = "its decoder crashed" if is_lost else None
+        ledger.finish(Done(video, CONTENT, seen_of(video), fault))
+        assert len(ledger.broken) == is_lost
+    assert len(gallery) == (0 if is_lost else 2)
+    with Ledger(gallery, WINDOWS) as again:
+        left = [Job(path, CONTENT) for path in (video, *copies)] if is_lost else []
+        assert again.plan([video, *copies]) == left
+        if is_lost:
+            assert list(again.choose(seen_of(copies[0]))) == [0, 1]
+
+
 def test_a_file_that_is_gone_is_left_to_the_reader(gallery, tmp_path):
     gone = tmp_path / "gone.mp4"
     with Ledger(gallery, WINDOWS) as ledger:
@@ -124,6 +150,20 @@ def test_what_a_file_held_goes_only_where_the_file_itself_is_broken(gallery, vid
         assert ledger.plan([video]) == [Job(video)]
         ledger.finish(Done(video, None, None, "it was lost", is_unreadable=is_unreadable))
     assert len(gallery) == len(gallery.files(CONTENT)) * 2 == (0 if is_unreadable else 2)
+
+
+def test_a_link_to_what_could_not_be_read_drops_nothing(gallery, video):
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([video])
+        ledger.choose(seen_of(video))
+        ledger.ingest(clips_of(video), encoded(2))
+        ledger.finish(Done(video, CONTENT, seen_of(video), None))
+    video.symlink_to(video.rename(video.with_name("b.mp4")))
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.plan([video])
+        ledger.finish(Done(video, None, None, "it was lost"))
+        ledger.close_run(look_for_videos([video], (), prune=False))
+    assert len(gallery) == 2
 
 
 def test_files_are_placed_under_their_whole_names_and_remarks_name_them(

@@ -71,6 +71,48 @@ def test_a_seek_that_lands_behind_its_keyframe_is_useless(tmp_path, monkeypatch,
     assert numbers(FrameReader(path, index), [5, 20, 45]) == [5, 20, 45]
 
 
+def test_a_stamp_behind_a_seek_that_is_not_the_indexs_begins_the_pass_again(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "film.mp4", 60, codec="libx264", gop=10)
+    index, seek = read_index(path), FrameReader._seek
+
+    def late_by_one(self, ticks):
+        for place, packet in enumerate(seek(self, ticks)):
+            if place == 2:
+                packet.pts = int(index.shown[43])  # of picture 42
+            yield packet
+
+    monkeypatch.setattr(FrameReader, "_seek", late_by_one)
+    reader = FrameReader(path, index)
+    assert numbers(reader, [5, 43]) == [5, 43]
+    assert not reader._may_skip
+
+
+@pytest.mark.parametrize(("lie", "last"), [("time", 11), ("place", 16), ("size", 16)])
+def test_a_seek_counts_only_where_a_keyframe_is_in_time_place_and_size(
+    tmp_path, monkeypatch, lie, last
+):
+    path = write_video(tmp_path / "film.mp4", 60, codec="libx264", gop=10)
+    index, seek, taken = read_index(path), FrameReader._seek, []
+
+    def counted(self, ticks):
+        taken.append(0)
+        for packet in seek(self, ticks):
+            taken[-1] += 1
+            yield packet
+
+    monkeypatch.setattr(FrameReader, "_seek", counted)
+    if lie == "time":
+        index.times[40] += 1
+    else:
+        index.key_places[4, ["place", "size"].index(lie)] += 1
+    assert numbers(FrameReader(path, index), [5, 45]) == [5, 45]
+    assert taken == [
+        2,
+        2,
+        last,
+    ]  # twice to what lies behind it; a second before, to keyframe 30 and on
+
+
 def test_a_wanted_frame_that_no_other_refers_to_is_not_skipped(tmp_path):
     path = write_video(tmp_path / "film.mp4", 40, codec="libx264", b_frames=2, gop=400)
     for number in range(20, 24):
@@ -81,10 +123,11 @@ def test_a_wanted_frame_that_no_other_refers_to_is_not_skipped(tmp_path):
 
 def test_a_container_that_cannot_seek_there_is_read_from_its_start(tmp_path):
     path = write_video(tmp_path / "film.rm", 60, codec="rv10", gop=10)
-    with av.open(str(path)) as container, pytest.raises(PermissionError):
-        container.seek(2400, stream=container.streams.video[0])
+    for ticks in (4600, 3600):  # to the frame, and to a second before it
+        with av.open(str(path)) as container, pytest.raises(PermissionError):
+            container.seek(ticks, stream=container.streams.video[0])
     reader = FrameReader(path, read_index(path))
-    assert numbers(reader, [24, 50]) == [24, 50]
+    assert numbers(reader, [46, 50]) == [46, 50]
     assert reader.frames_decoded >= 51
 
 

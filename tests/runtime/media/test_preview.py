@@ -166,6 +166,14 @@ def test_a_preview_is_a_minute_at_the_most(tmp_path):
     assert preview(path, 10.0, 90.0, tmp_path / "out.mp4") == 61
 
 
+def test_the_sound_of_a_preview_is_as_long_as_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr("dgl_runtime.media.preview.LONGEST_S", 2.0)
+    path = write_video_with_tones(tmp_path / "tones.mp4", [440], seconds=6)
+    assert preview(path, 1.0, 6.0, tmp_path / "out.mp4") == 21
+    _, samples = sound_of(tmp_path / "out.mp4")
+    assert len(samples) / 48_000 == pytest.approx(2.0, abs=0.15)
+
+
 def loudest(samples, rate):
     spectrum = np.abs(np.fft.rfft(samples))
     return float(np.fft.rfftfreq(len(samples), 1 / rate)[spectrum.argmax()])

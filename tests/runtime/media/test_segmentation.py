@@ -1,5 +1,7 @@
 """How a video is cut into clips: by its own times, and never into a million for nothing."""
 
+import sys
+
 import pytest
 
 from dgl_runtime.errors import MediaError
@@ -57,14 +59,16 @@ def test_time_before_the_first_frame_counts_for_no_windows(tmp_path):
     assert len(Segmentation(2e-4).spans(path, nothing)[1]) == pytest.approx(1000, abs=2)
 
 
-def test_shots_without_their_extra_are_refused(monkeypatch):
+@pytest.mark.parametrize("absent", ["scenedetect", "cv2"])
+def test_shots_without_their_extra_are_refused(monkeypatch, absent):
+    monkeypatch.setitem(sys.modules, "cv2", sys)
     monkeypatch.setattr(segmentation, "find_spec", lambda name: name)
     Segmentation(1.0, at_shots=True).require_installed()
-    monkeypatch.setattr(segmentation, "find_spec", lambda name: None)
+    monkeypatch.setattr(segmentation, "find_spec", lambda name: None if name == absent else name)
     Segmentation(1.0).require_installed()
-    with pytest.raises(ModuleNotFoundError, match="scenedetect") as refused:
+    with pytest.raises(ModuleNotFoundError, match=absent) as refused:
         Segmentation(1.0, at_shots=True).require_installed()
-    assert refused.value.name == "scenedetect"
+    assert refused.value.name == absent
 
 
 def late_by(folder, packets):

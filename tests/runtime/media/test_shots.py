@@ -10,25 +10,10 @@ from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.shots import SHORTEST_SHOT_S, find_shots
 from dgl_runtime.media.windows import Span
 from tests.helpers.odd_videos import damage, replace_bytes, write_video
+from tests.helpers.scenes import SIZE, write_scenes
 
 pytest.importorskip("scenedetect")
 pytest.importorskip("cv2", exc_type=ImportError)  # it needs libraries of the system
-
-SIZE = (64, 48)
-
-
-def scene(number, size=SIZE):
-    """A still picture of blocks, unlike that of another number."""
-    width, height = size
-    blocks = np.random.default_rng(number).integers(0, 255, (3, 4, 3), np.uint8)
-    return np.kron(blocks, np.ones((height // 3, width // 4, 1), np.uint8))
-
-
-def write_scenes(path, lengths, first=0, **options):
-    """A video of scenes, each of some frames, 10 a second if ``pts`` does not say otherwise."""
-    size = options.get("size", SIZE)
-    pictures = [scene(i, size) for i, length in enumerate(lengths, first) for _ in range(length)]
-    return write_video(path, len(pictures), pictures=pictures, **options)
 
 
 def shots(path, sign=lambda: None):

@@ -46,6 +46,18 @@ CONTAINERS = {
     "old.wmv": {"codec": "mpeg4"},
     "raw.h264": {"codec": "libx264", "b_frames": 2},
 }
+NOISE = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+# Streams of MPEG with open groups of pictures; in a program stream a seek lands within a picture.
+MPEG = {
+    name: {"codec": codec, "b_frames": 2, "rate": 25, "size": (160, 96)}
+    | {"pictures": [NOISE[i : i + 96] for i in range(100)]}  # none shares a packet with another
+    for name, codec in (
+        ("mpeg1.mpg", "mpeg1video"),
+        ("mpeg2.mpg", "mpeg2video"),
+        ("mpeg2.vob", "mpeg2video"),
+        ("mpeg2.ts", "mpeg2video"),
+    )
+}
 
 
 def read_numbers(path: Path, *spans: Span, num_frames: int = 10) -> list[list[int]]:
@@ -198,10 +210,10 @@ def test_a_span_around_others_comes_first_and_keeps_their_frames(long_video):
     assert read_numbers(long_video, *spans) == expected
 
 
-@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("name", [*CONTAINERS, *MPEG])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_skipping_never_changes_a_frame(tmp_path, name, threads):
-    path = write_video(tmp_path / name, 100, **{"gop": 10, **CONTAINERS[name]})
+    path = write_video(tmp_path / name, 100, **{"gop": 10, **(CONTAINERS | MPEG)[name]})
     index = read_index(path)
     for numbers in ([3, 40, 41, 77, 98], [95], list(range(0, 98, 13))):
         pictures = [
@@ -211,6 +223,27 @@ def test_skipping_never_changes_a_frame(tmp_path, name, threads):
         assert [number for number, _ in pictures[0]] == numbers
         for (_, skipped), (_, plain) in zip(*pictures, strict=True):
             np.testing.assert_array_equal(skipped, plain)
+
+
+@pytest.mark.parametrize("name", MPEG)
+@pytest.mark.parametrize(("gop", "b_frames"), [(5, 2), (12, 0), (12, 2), (18, 2)])
+def test_each_frame_of_mpeg_is_the_same_alone_and_among_all(tmp_path, name, gop, b_frames):
+    form = {**MPEG[name], "gop": gop, "b_frames": b_frames}
+    path = write_video(tmp_path / name, 100, **form)
+    index = read_index(path)
+    numbers = range(len(index.shown))
+    pictures = dict(FrameReader(path, index, may_skip=False).read(numbers))
+    for number in numbers:
+        ((_, alone),) = FrameReader(path, index).read([number])
+        np.testing.assert_array_equal(alone, pictures[number], err_msg=f"{number}")
+
+
+@pytest.mark.parametrize("name", MPEG)
+def test_seeking_in_mpeg_decodes_less(tmp_path, name):
+    path = write_video(tmp_path / name, 100, **MPEG[name])
+    reader = FrameReader(path, read_index(path))
+    assert [number for number, _ in reader.read([90])] == [90]
+    assert reader.frames_decoded < 45  # from a second before its keyframe on, not from the start
 
 
 def frames_decoded(path: Path, numbers: list[int], *, may_skip: bool) -> int:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 import uvicorn
 from fastapi import HTTPException
+from fastapi.testclient import TestClient
 
 from dgl_runtime import Encoder
 from dgl_runtime.commands.serve import read_token
@@ -16,7 +17,7 @@ from dgl_runtime.errors import ConfigError
 from dgl_runtime.serve.app import ServeSettings, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
-from tests.helpers.described_client import HOSTS, serve
+from tests.helpers.described_client import HEADERS, HOSTS, serve
 
 AT = "/api/galleries/holiday"
 TOKEN = "a-token-of-some-length"
@@ -43,19 +44,43 @@ def test_only_known_hosts_are_answered(client, host, is_known):
         assert (answer.status_code == 421) != is_known
 
 
-def test_every_answer_has_the_headers_that_keep_others_out(client):
-    answers = [
-        client.get("/"),
-        client.get("/nothing"),
-        client.get("/api/galleries"),
-        client.get("/health", headers={"host": "evil.example"}),
-        client.post(f"{AT}/search", content=b"{"),
-    ]
-    assert [one.status_code for one in answers] == [200, 404, 200, 421, 422]
-    for answer in answers:
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "access-control-allow-origin" not in answer.headers
+@pytest.mark.parametrize(
+    ("status", "path", "settings"),
+    [
+        (200, "/", {}),
+        (200, "/assets/app.js", {}),
+        (200, "/health", {}),
+        (200, "/api/galleries", {}),
+        (200, f"{AT}/clips/0/thumbnail", {}),
+        (200, f"{AT}/clips/0/preview?start_s=0&end_s=1", {}),
+        (206, f"{AT}/videos/1", {"headers": {"range": "bytes=0-9"}}),
+        (403, "/api/galleries", {"headers": {"sec-fetch-site": "cross-site"}}),
+        (404, "/nothing", {}),
+        (404, f"{AT}/videos/99", {}),
+        (405, "/health", {"method": "DELETE"}),
+        (413, f"{AT}/search", {"method": "POST", "content": bytes(70_000)}),
+        (416, f"{AT}/videos/1", {"headers": {"range": "bytes=99999999-"}}),
+        (421, "/health", {"headers": {"host": "evil.example"}}),
+        (422, f"{AT}/search", {"method": "POST", "content": b"{"}),
+    ],
+)
+def test_every_answer_has_the_headers_that_keep_others_out(client, status, path, settings):
+    """The client of these tests looks for them, in the answers of all other tests as well."""
+    settings = {"method": "GET", **settings}
+    assert client.request(url=path, **settings).status_code == status
+
+
+def test_a_bug_is_answered_with_the_headers_that_keep_others_out(bundle, library, monkeypatch):
+    def fail(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("dgl_runtime.serve.media.MediaMaker.picture", fail)
+    served = ServedGallery("holiday", library / "gallery", Encoder(bundle, threads=1))
+    app = create_app([served], ServeSettings(GuardSettings(HOSTS)))
+    with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
+        answer = client.get(f"{AT}/clips/0/thumbnail")
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+    assert answer.headers.items() >= HEADERS.items()
 
 
 def test_no_other_origin_may_ask(client):
@@ -145,8 +170,7 @@ def test_the_token_opens_and_a_browser_keeps_a_cookie_instead(guarded):
     answer = guarded.post("/api/session", json={"token": TOKEN})
     assert answer.status_code == 204
     cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
+    assert cookie.split("; ")[1:] == ["HttpOnly", "Path=/", "SameSite=strict"]
     assert TOKEN not in cookie
     assert guarded.get("/api/galleries").status_code == 200  # with the cookie
     cookie = cookie.partition(";")[0]

@@ -9,6 +9,7 @@ import pytest
 from fastapi import HTTPException
 
 from dgl_runtime.serve.guard import Guard, GuardSettings, same, session_of
+from tests.helpers.described_client import HEADERS
 
 TOKEN = "a-token-of-some-length"
 HOST = (b"host", b"localhost")
@@ -87,16 +88,7 @@ def test_what_passes_arrives_as_it_was_sent():
 
 
 def test_every_answer_says_what_a_browser_may_do_with_it():
-    expected = {
-        b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
-        b"img-src 'self' blob:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; "
-        b"form-action 'none'; frame-ancestors 'none'",
-        b"x-content-type-options": b"nosniff",
-        b"x-frame-options": b"DENY",
-        b"referrer-policy": b"no-referrer",
-        b"cross-origin-resource-policy": b"same-origin",
-        b"cross-origin-opener-policy": b"same-origin",
-    }
+    expected = {name.encode(): value.encode() for name, value in HEADERS.items()}
     answer = ask(guarded())
     assert answer.headers == expected
     assert "headers" not in answer.sent[1]

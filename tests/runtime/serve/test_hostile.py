@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from dgl_runtime.decoding.decode_process import Limits
+from tests.helpers.described_client import serve
 from tests.helpers.odd_videos import write_video
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,21 @@ def test_a_video_that_hangs_or_crashes_the_decoder_costs_nothing_else(client, de
     assert said in answer.json()["detail"]
     assert decoders[0].process.poll() is not None
     assert_it_goes_on(client)
+
+
+def test_a_picture_that_hangs_is_given_up_and_the_next_is_made(
+    bundle, library, started_decoders, monkeypatch
+):
+    monkeypatch.setattr("dgl_runtime.serve.media._LIMITS", Limits(2**32, 2.0))
+    picture = f"{AT}/clips/0/thumbnail"
+    with serve(bundle, library / "gallery", media_jobs=1) as client:
+        assert client.get(f"{picture}?side=32").status_code == 200
+        os.kill(started_decoders[0].process.pid, signal.SIGSTOP)
+        answer = client.get(picture)
+        assert answer.status_code == 422
+        assert "took more than 2 s without any progress" in answer.json()["detail"]
+        assert started_decoders[0].process.poll() is not None
+        assert client.get(f"{picture}?side=64").status_code == 200
 
 
 def playlists(video):

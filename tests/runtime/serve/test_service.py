@@ -1,7 +1,9 @@
 """The service as a whole: its start and end, what it counts, how answers may be kept, and its bounds."""
 
 import asyncio
+import json
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from dgl_runtime.serve.app import ServeSettings, Service, create_app
 from dgl_runtime.serve.galleries import ServedGallery
 from dgl_runtime.serve.guard import GuardSettings
 from tests.helpers.described_client import HOSTS, serve
+from tests.helpers.served import serving
 
 AT = "/api/galleries/holiday"
 TOKEN = "a-token-of-some-length"
@@ -107,17 +110,41 @@ def test_pages_that_load_scripts_from_elsewhere_are_not_there(client):
         assert client.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_cookie_that_was_given_over_https_stays_there(bundle, library, scheme):
+@pytest.mark.parametrize(
+    ("scheme", "page", "is_secure"),
+    [
+        ("http", None, False),
+        ("http", "http://localhost", False),
+        ("https", None, True),
+        ("http", "https://localhost", True),  # behind a proxy that says nothing
+    ],
+)
+def test_a_cookie_that_was_given_over_https_stays_there(bundle, library, scheme, page, is_secure):
     served = ServedGallery("holiday", library / "gallery", Encoder(bundle, threads=1))
     made = create_app([served], ServeSettings(GuardSettings(HOSTS, TOKEN)))
-    with TestClient(made, f"{scheme}://localhost") as client:
+    headers = {} if page is None else {"origin": page}
+    with TestClient(made, f"{scheme}://localhost", headers=headers) as client:
         answer = client.post("/api/session", json={"token": TOKEN})
         assert answer.status_code == 204
-        assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
+        said = answer.headers["set-cookie"].split("; ")
+        assert said[1:] == ["HttpOnly", "Path=/", "SameSite=strict", *["Secure"] * is_secure]
         refused = client.post("/api/session", json={"token": "x"})
         assert refused.json()["detail"] == "this is not the token of this service"
         assert "set-cookie" not in refused.headers
+
+
+def test_a_proxy_may_say_that_it_was_asked_over_https(library, tmp_path):
+    (tmp_path / "token").write_text(TOKEN)
+    body, kind = json.dumps({"token": TOKEN}).encode(), {"content-type": "application/json"}
+    with serving(library / "gallery", "--token-file", tmp_path / "token") as (_, port):
+        for scheme in ("http", "https"):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/api/session",
+                body,
+                {**kind, "x-forwarded-proto": scheme},
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
 
 
 def test_without_a_token_there_is_no_session(client):

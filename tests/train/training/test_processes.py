@@ -79,6 +79,11 @@ def trained(run):
     return load_file(run / "last.safetensors")
 
 
+def processes_of(run):
+    """How many processes the run itself says it had."""
+    return json.loads((run / "environment.json").read_text())["processes"]
+
+
 @pytest.mark.parametrize("method", ["dgl-linear", "dgl-transformer", "full"])
 def test_two_processes_give_the_gradients_of_one(method, two_processes):
     _, whole = gradients_of_share(method, micro_batch_size=0)
@@ -112,6 +117,7 @@ def test_a_run_of_two_processes_ends_where_that_of_one_does(tmp_path, captions, 
         check=True,
         capture_output=True,
     )
+    assert [processes_of(tmp_path / name) for name in ("one", "two")] == [1, 2]
     one, two = trained(tmp_path / "one"), trained(tmp_path / "two")
     for name in one:  # float32: Adam turns rounding of tiny gradients into small steps
         np.testing.assert_allclose(two[name], one[name], rtol=0, atol=2e-3, err_msg=name)

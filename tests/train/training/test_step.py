@@ -156,6 +156,16 @@ def test_a_reversed_clip_is_one_more_wrong_answer():
     assert float(loss) == pytest.approx((np.mean(rows) + np.mean(columns)) / 2, rel=1e-5)
 
 
+def test_only_clips_that_look_different_backwards_are_reversed(clips):
+    settings = tiny_recipe(method="dgl-transformer", reversed_negatives=True)
+    step = step_of(make_model(settings, tiny_backbone()).model, settings)
+    reverses = ["it falls", "it rises", None, "it rises", "it rises"]  # None: not known
+    rising = [replace(clips[0], caption="it rises", reversed_caption=one) for one in reverses]
+    frames = torch.zeros(5, 2, 3, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
+    pairs = make_batch(rising, frames, step)
+    assert pairs.has_reverse.tolist() == [True, False, True, False, False]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_follows_full_precision(precision):
     losses = {}
