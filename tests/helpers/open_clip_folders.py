@@ -14,7 +14,12 @@ SENTENCES = [
 ]  # fmt: skip
 PIXELS = {
     "openai": {},
-    "half": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"},
+    "half": {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    },
     "bare": {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear"},
 }
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from dgl_runtime.bundle.input_spec import CLIP_END, InputSpec, clip_frames
 from dgl_runtime.media.frame_spec import FrameSpec
-from dgl_train.model.backbones.backbone import DEFAULT_FRAMES, Backbone, BackboneSource, Facts
+from dgl_train.model.backbones.backbone import (
+    DEFAULT_FRAMES,
+    UNKNOWN_LICENCE,
+    Backbone,
+    BackboneSource,
+    Facts,
+)
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.backbones.towers import Block, TextTower, VisionTower, attend_within
 
@@ -31,6 +37,7 @@ class Kind:
     quick_gelu: bool
     eps: float = 1e-5
     frames: FrameSpec | None = None  # None: OpenAI's pixels
+    licence: str = UNKNOWN_LICENCE
 
 
 def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kind) -> Backbone:
@@ -51,7 +58,8 @@ def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kin
     )
     frames = kind.frames or clip_frames(DEFAULT_FRAMES, vision.frame_size, OPENAI_MEAN, OPENAI_STD)
     tokenizer = clip_tokenizer(context)
-    facts = Facts(source, InputSpec(frames, tokenizer.spec), tokenizer, embed_dim)
+    inputs = InputSpec(frames, tokenizer.spec)
+    facts = Facts(source, inputs, tokenizer, embed_dim, licence=kind.licence)
     backbone = Backbone(vision, text, facts)
     backbone.load_state_dict(dict(rename_openai_state(state)))
     return backbone

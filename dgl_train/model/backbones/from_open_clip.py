@@ -22,6 +22,7 @@ from dgl_train.model.backbones.backbone import Backbone, BackboneSource, Facts
 from dgl_train.model.backbones.clip import Kind, clip_backbone
 from dgl_train.model.backbones.clip_architecture import foreign_parts
 from dgl_train.model.backbones.downloaded import name_without_download, tokenizer_file
+from dgl_train.model.backbones.licences import licence_in, published_licence
 from dgl_train.model.backbones.open_clip_encoders import (
     TransformerText,
     WholeText,
@@ -41,6 +42,7 @@ class Built:
     config: dict[str, Any]  # model_cfg
     frames: FrameSpec
     tokenizer: Tokenizer
+    licence: str
 
 
 def load_open_clip(source: BackboneSource) -> Backbone:
@@ -67,6 +69,7 @@ def _towers(built: Built, source: BackboneSource) -> Backbone:
         quick_gelu=type(block.mlp.gelu).__name__ == "QuickGELU",
         eps=model.visual.ln_post.eps,
         frames=built.frames,
+        licence=built.licence,
     )
     state = {name.removeprefix("text."): tensor for name, tensor in model.state_dict().items()}
     return clip_backbone(state, source, kind)
@@ -91,6 +94,7 @@ def _whole(built: Built, source: BackboneSource) -> Backbone:
         int(built.config["embed_dim"]),
         loss="softmax" if bias is None else "sigmoid",
         max_logit_scale=100.0 if bias is None else SIGMOID_SCALE,
+        licence=built.licence,
     )
     return Backbone(
         WholeVision(model.visual),
@@ -105,10 +109,12 @@ def _built(source: BackboneSource) -> Built:
     try:
         with _named(source) as (name, pretrained):
             config = _config(name)
+            _require_own_text(config)
             _require_activation(name, pretrained, config)
             model = _created(name, pretrained)
             frames = frames_of(_preprocess(model, name, pretrained), model.visual.image_size)
             tokenizer = tokenizer_of(config["text_cfg"], _finder(source, config))
+            licence = _licence(source, name)
     except ConfigError as error:
         raise ConfigError(f"backbone {source.name!r} is not supported: {error}.") from error
     except Exception as error:  # open_clip, timm, torch and safetensors raise many kinds
@@ -117,7 +123,7 @@ def _built(source: BackboneSource) -> Built:
             f"{reason_of(error)}. Give a model name of open_clip.list_models(), a folder in open_clip's "
             "format, or hf-hub: and a repository in it."
         ) from error
-    return Built(model.eval(), config, frames, tokenizer)
+    return Built(model.eval(), config, frames, tokenizer, licence)
 
 
 @contextmanager
@@ -141,6 +147,16 @@ def _config(name: str) -> dict[str, Any]:
     return dict(config)
 
 
+def _require_own_text(config: dict[str, Any]) -> None:
+    """Building another library's text encoder asks the network, also where a folder names it.
+
+    Raises:
+        ConfigError: The text encoder comes from transformers.
+    """
+    if other := config["text_cfg"].get("hf_model_name"):
+        raise ConfigError(f"its text encoder, {other}, is built by the library transformers")
+
+
 def _require_activation(name: str, pretrained: str, config: dict[str, Any]) -> None:
     """Weights trained with QuickGELU want a model with it, and the others one without.
 
@@ -162,6 +178,14 @@ def _finder(source: BackboneSource, config: dict[str, Any]) -> FindFile:
     if (folder := Path(source.name)).is_dir():
         return lambda file: folder / file if (folder / file).is_file() else None
     return partial(tokenizer_file, config["text_cfg"].get("hf_tokenizer_name"))
+
+
+def _licence(source: BackboneSource, name: str) -> str:
+    """Of published weights; random numbers, and files that do not say, have none that we know."""
+    name = name_without_download(name, "")  # by now it is there
+    if name.startswith("local-dir:"):
+        return licence_in(Path(name.removeprefix("local-dir:")))
+    return published_licence(name, source.pretrained)
 
 
 def _created(name: str, pretrained: str) -> Any:  # noqa: ANN401 - open_clip is untyped

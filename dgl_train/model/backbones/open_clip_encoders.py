@@ -58,7 +58,9 @@ class TransformerText(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> embeddings [B, E]."""
-        places = torch.arange(tokens.shape[1], device=tokens.device)  # a slice fixes it in an export
+        places = torch.arange(
+            tokens.shape[1], device=tokens.device
+        )  # a slice fixes it in an export
         follows = places > places[:, None]
         mask = torch.zeros_like(follows, dtype=torch.float32).masked_fill(follows, -torch.inf)
         x = self.token_embedding(tokens) + self.positional_embedding[places]
