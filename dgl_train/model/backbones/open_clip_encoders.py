@@ -76,6 +76,9 @@ class TransformerText(nn.Module):
         return x @ self.text_projection
 
 
+_APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
 class Attention(nn.Module):
     """torch's MultiheadAttention in few words: it can be exported for any number of rows and tokens."""
 
@@ -83,11 +86,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.batch_first = theirs.num_heads, theirs.batch_first
         self.out_proj, self.in_proj_bias = theirs.out_proj, theirs.in_proj_bias
-        if theirs.in_proj_weight is None:
-            parts = (theirs.q_proj_weight, theirs.k_proj_weight, theirs.v_proj_weight)
-            self.weights = nn.ParameterList(parts)
-        else:
-            self.in_proj_weight = theirs.in_proj_weight
+        for name in ("in_proj_weight", *_APART):  # the one, or the others where widths differ
+            self.register_parameter(name, getattr(theirs, name))
 
     def forward(
         self,
@@ -101,7 +101,8 @@ class Attention(nn.Module):
         inputs = (query, key, value)
         if not self.batch_first:
             inputs = tuple(one.transpose(0, 1) for one in inputs)
-        weights = self.weights if hasattr(self, "weights") else self.in_proj_weight.chunk(3)
+        together = self.in_proj_weight
+        weights = [getattr(self, one) for one in _APART] if together is None else together.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
             split_heads(F.linear(*one), self.heads)

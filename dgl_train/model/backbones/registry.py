@@ -26,11 +26,21 @@ FAMILIES = {
 """The family registered last that knows a source loads it, so ``open_clip`` has what nobody else knows."""
 
 
+RECOMMENDED = {
+    "small": BackboneSource("ViT-B-32-256", "datacomp_s34b_b86k"),
+    "default": BackboneSource("PE-Core-B-16", "meta"),
+    "best": BackboneSource("PE-Core-L-14-336", "meta"),
+}
+"""Names for who has no model in mind; docs/backbones.md says why these."""
+
+
 def load_backbone(source: BackboneSource) -> Backbone:
-    """Load a backbone by the family that knows it.
+    """Load a backbone by the family that knows it; a name of ``RECOMMENDED`` stands for a model and its tag.
 
     Raises:
         ConfigError: It does not load, or is one that is not supported.
     """
+    if not source.pretrained:
+        source = RECOMMENDED.get(source.name, source)
     family = next(one for one in reversed(FAMILIES.values()) if one.knows(source))
     return family.load(source)
