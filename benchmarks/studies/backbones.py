@@ -25,7 +25,7 @@ from dgl_export.bundle_writer import write_bundle
 from dgl_export.formats import FLOAT32_ONNX
 from dgl_export.request import untuned_request
 from dgl_runtime.errors import DglError, reason_of
-from dgl_train.model.backbones.backbone import Towers
+from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.backbones.towers import TextTower, VisionTower
 
 MOVED = 0.02  # how far every number is moved, at random
@@ -72,8 +72,8 @@ def outcome(name: str, most: int) -> Row:
         try:
             row["M parameters"] = write_random(name, Path(folder) / "backbone", most) / 1e6
             request = untuned_request(str(Path(folder) / "backbone"), "")
-            towers = Towers(request.model.backbone.vision, request.model.backbone.text)
-            is_prompted = isinstance(towers.vision, VisionTower) and isinstance(towers.text, TextTower)
+            both = load_backbone(request.model.source)
+            is_prompted = isinstance(both.vision, VisionTower) and isinstance(both.text, TextTower)
             parity = write_bundle(request, Path(folder) / "bundle", FLOAT32_ONNX).parity
         except (DglError, RuntimeError, ImportError) as error:
             return {**row, "why not": reason_of(error).replace(folder, "FOLDER")[:200]}
@@ -103,11 +103,14 @@ def write_random(name: str, folder: Path, most: int) -> int:
     tags = open_clip.list_pretrained_tags_by_model(name)
     pixels = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
     kept = ("mean", "std", "interpolation", "resize_mode")
-    told = {"model_cfg": config, "preprocess_cfg": {key: pixels[key] for key in kept if key in pixels}}
+    told = {
+        "model_cfg": config,
+        "preprocess_cfg": {key: pixels[key] for key in kept if key in pixels},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(told), "utf-8")
     if config["text_cfg"].get("hf_tokenizer_name"):
         write_vocabulary(folder, config["text_cfg"])
-    return count
+    return int(count)
 
 
 def moved(name: str, tensor: Tensor) -> Tensor:

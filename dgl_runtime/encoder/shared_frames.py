@@ -27,13 +27,15 @@ class SharedFrames:
         """Clips uint8 [B, F, 3, S, S] -> what the clip encoder makes of them, to rounding: [B, E]."""
         count, length = frames.shape[:2]
         pictures = frames.reshape(count * length, 1, *frames.shape[2:])
-        keys = [blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in pictures]
+        keys = [blake2b(one.tobytes(), digest_size=16).digest() for one in pictures]
         by_key = self._recalled(keys)
         new = {key: row for row, key in enumerate(keys) if key not in by_key}
         if new:
             by_key |= zip(new, self._encode(pictures[[*new.values()]]), strict=True)
             self._keep(by_key)
-        mean = np.stack([by_key[key] for key in keys]).reshape(count, length, -1).mean(axis=1)
+        mean: Float32 = (
+            np.stack([by_key[key] for key in keys]).reshape(count, length, -1).mean(axis=1)
+        )
         mean /= np.linalg.norm(mean, axis=1, keepdims=True)
         return mean
 

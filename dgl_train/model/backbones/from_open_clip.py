@@ -77,11 +77,12 @@ def _towers(built: Built, source: BackboneSource) -> Backbone:
 
 def _whole(built: Built, source: BackboneSource) -> Backbone:
     """Both encoders as open_clip has them."""
-    model, texts = exportable(built.model), built.tokenizer.spec
+    model: Any = exportable(built.model)
+    texts = built.tokenizer.spec
     text, own = _text_of(model), built.config["text_cfg"]
     plain = hasattr(text, "transformer") and hasattr(text, "ln_final")
     if plain and not (own.get("embed_cls") or own.get("use_pad_mask")):
-        text = TransformerText(text, texts.end_id, texts.read)
+        text = TransformerText(text, texts)
     elif text is model:
         raise ConfigError(f"backbone {source.name!r} has a text encoder that is not known here.")
     else:
@@ -207,7 +208,9 @@ def _preprocess(model: Any, name: str, pretrained: str) -> dict[str, Any]:  # no
     import open_clip
 
     tags = [pretrained, *open_clip.list_pretrained_tags_by_model(name)]
-    listed = next((cfg for tag in tags if (cfg := open_clip.get_pretrained_cfg(name, tag))), {})
+    listed: dict[str, Any] = next(
+        (cfg for tag in tags if (cfg := open_clip.get_pretrained_cfg(name, tag))), {}
+    )
     known = {
         key: listed[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in listed
     }

@@ -1,11 +1,12 @@
 """The encoders of any open_clip model, as they are: a dual encoder without blocks to attend in."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgl_runtime.bundle.input_spec import TextSpec
 from dgl_train.model.backbones.clip import state_at_end
 from dgl_train.model.backbones.towers import merge_heads, split_heads
 
@@ -45,35 +46,39 @@ class TransformerText(nn.Module):
 
     Args:
         text: A CLIP, or its ``text``: what holds the transformer.
-        end_id: The token that is read; None: the last or first position is, as ``read`` says.
-        read: As of a TextSpec.
+        spec: Which position is read, and the end token.
     """
 
-    def __init__(self, text: Any, end_id: int | None, read: str) -> None:  # noqa: ANN401 - untyped
+    def __init__(self, text: Any, spec: TextSpec) -> None:  # noqa: ANN401 - open_clip is untyped
         super().__init__()
         self.token_embedding, self.transformer = text.token_embedding, text.transformer
         self.positional_embedding, self.ln_final = text.positional_embedding, text.ln_final
-        self.text_projection, self.end_id, self.read = text.text_projection, end_id, read
-        self.causal = text.attn_mask is not None
+        self.text_projection, self.causal = text.text_projection, text.attn_mask is not None
+        self.read, self.end_id = spec.read, -1 if spec.end_id is None else spec.end_id
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> embeddings [B, E]."""
-        places = torch.arange(
-            tokens.shape[1], device=tokens.device
-        )  # a slice fixes it in an export
+        # Numbers of places, not slices: a slice fixes the length in an export.
+        places = torch.arange(tokens.shape[1], device=tokens.device)
         follows = places > places[:, None]
         mask = torch.zeros_like(follows, dtype=torch.float32).masked_fill(follows, -torch.inf)
         x = self.token_embedding(tokens) + self.positional_embedding[places]
         x = self.ln_final(self.transformer(x, attn_mask=mask if self.causal else None))
+        return self._project(self._read(x, tokens))
+
+    def _read(self, x: Tensor, tokens: Tensor) -> Tensor:
         if self.read == "end":
-            x = state_at_end(x, tokens, self.end_id)
-        else:
-            x = x[:, 0 if self.read == "first" else -1]
-        if self.text_projection is None:
-            return x
-        if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(x)
-        return x @ self.text_projection
+            return state_at_end(x, tokens, self.end_id)
+        return x[:, 0 if self.read == "first" else -1]
+
+    def _project(self, x: Tensor) -> Tensor:
+        match self.text_projection:
+            case None:
+                return x
+            case nn.Linear() as linear:
+                return cast(Tensor, linear(x))
+            case matrix:
+                return cast(Tensor, x @ matrix)
 
 
 _APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -82,10 +87,14 @@ _APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 class Attention(nn.Module):
     """torch's MultiheadAttention in few words: it can be exported for any number of rows and tokens."""
 
+    in_proj_weight: nn.Parameter | None
+    in_proj_bias: nn.Parameter | None
+
     def __init__(self, theirs: nn.MultiheadAttention) -> None:
         super().__init__()
         self.heads, self.batch_first = theirs.num_heads, theirs.batch_first
-        self.out_proj, self.in_proj_bias = theirs.out_proj, theirs.in_proj_bias
+        self.out_proj = theirs.out_proj
+        self.register_parameter("in_proj_bias", theirs.in_proj_bias)
         for name in ("in_proj_weight", *_APART):  # the one, or the others where widths differ
             self.register_parameter(name, getattr(theirs, name))
 
@@ -97,21 +106,34 @@ class Attention(nn.Module):
         attn_mask: Tensor | None = None,
         need_weights: bool = False,
     ) -> tuple[Tensor, None]:
-        """Tokens [N, T, D], or [T, N, D] without ``batch_first`` -> the same of the queries."""
-        inputs = (query, key, value)
+        """Tokens [N, T, D], or [T, N, D] without ``batch_first`` -> the same of the queries.
+
+        Args:
+            query: Who attends.
+            key: To whom.
+            value: What they say.
+            attn_mask: Added to the logits: [T, T], or [N * H, T, T].
+            need_weights: Ignored: open_clip asks for none.
+        """
+        inputs = [query, key, value]
         if not self.batch_first:
-            inputs = tuple(one.transpose(0, 1) for one in inputs)
-        together = self.in_proj_weight
-        weights = [getattr(self, one) for one in _APART] if together is None else together.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            inputs = [one.transpose(0, 1) for one in inputs]
         q, k, v = (
-            split_heads(F.linear(*one), self.heads)
-            for one in zip(inputs, weights, biases, strict=True)
+            split_heads(F.linear(one, weight, bias), self.heads)
+            for one, (weight, bias) in zip(inputs, self._projections(), strict=True)
         )
         if attn_mask is not None and attn_mask.dim() == 3:  # one for each head of each row
             attn_mask = attn_mask.unflatten(0, (-1, self.heads))
-        out = self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask)))
+        attended = merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask))
+        out: Tensor = self.out_proj(attended)
         return out if self.batch_first else out.transpose(0, 1), None
+
+    def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of queries, keys and values."""
+        together = self.in_proj_weight
+        weights = [getattr(self, one) for one in _APART] if together is None else together.chunk(3)
+        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        return list(zip(weights, biases, strict=True))
 
 
 def exportable(encoder: nn.Module) -> nn.Module:
