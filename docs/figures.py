@@ -151,7 +151,7 @@ def _searching() -> list[Passage]:
         Passage(
             "docs/performance.md",
             "At a million clips ours takes {} times as long as FAISS HNSW and {} times as long as hnswlib "
-            "in turns with the others, {} and {} times alone:",
+            "in turns with the others, {} and {} times alone.",
             tuple(
                 f"{found['ours approximate'][column] / found[one][column]:.2f}"
                 for column in ("p50 ms", "median ms")
