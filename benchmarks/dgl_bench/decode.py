@@ -120,8 +120,8 @@ def compare(
         settings={"frames": NUM_FRAMES, "frame_size": FRAME_SIZE, "warm_up": 0},
         packages=("av", "pillow", "decord2", "torchcodec", "opencv-python-headless"),
         notes=[
-            "Every call opens the file anew; files are in the page cache. Every decoder has run once before "
-            "the rounds, in which all take turns. Wall clock, median (p10 to p90) over rounds.",
+            "Every call opens the file anew; files are in the page cache. All take turns, each right after a "
+            "call of its own that is not timed. Wall clock, median (p10 to p90) over rounds.",
             "Ours faster: the decoder's time divided by ours, in each round; pictures, and made small.",
             "Other frames: those that show another moment than the centre of their segment, by matching "
             f"with a plain pass over the video (more than {SAME} grey levels nearer to another frame). Ours "
@@ -151,7 +151,9 @@ def _rows(path: Path, decoders: Mapping[str, Decoder], rounds: int, threads: int
     for form, ms in FORMS.items():
         reads = {name: getattr(one, form) for name, one in decoders.items() if name not in failures}
         calls = {name: partial(read, video, threads) for name, read in reads.items()}
-        timed[ms] = time_paired(calls, rounds=rounds, warm_up=0, label=f"{path.name}, {form}")
+        timed[ms] = time_paired(
+            calls, rounds=rounds, warm_up=0, settle=1, label=f"{path.name}, {form}"
+        )
     frames, clips = (one.results for one in timed.values())
     others = other_frames(path, frames)
     for name, one in decoders.items():

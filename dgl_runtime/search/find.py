@@ -17,7 +17,7 @@ HUB_BETA = 20.0  # inverse temperature of the correction for hubs
 _HUB_CANDIDATES = 1000  # clips that are ranked anew by it
 _CLIPS_A_MOMENT = 4  # looked at first, for each moment asked for
 _ROWS_AT_ONCE = 16_384
-_LOOKED_UP_AT_ONCE = 32  # hits; not all are needed
+_LOOKED_UP_AT_ONCE = 16  # hits; the first are often all that is needed
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ WIDTH = 100
 
 
 def prose(text):
-    """Its lines with their numbers, without code, tables and pictures, which cannot be wrapped."""
+    """Its lines with their numbers, without code, tables, comments and pictures, which cannot be wrapped."""
     is_code = False
     for number, line in enumerate(text.splitlines(), 1):
         is_fence = line.lstrip().startswith("```")
         is_code ^= is_fence
-        if not is_code and not is_fence and not line.startswith(("|", "![", "<img")):
+        if not is_code and not is_fence and not line.startswith(("|", "![", "<img", "<!--")):
             yield number, line
 
 
