@@ -159,18 +159,18 @@ def _require_own_text(config: dict[str, Any]) -> None:
 
 
 def _require_activation(name: str, pretrained: str, config: dict[str, Any]) -> None:
-    """Weights trained with QuickGELU want a model with it, and the others one without.
+    """Weights trained with QuickGELU want a model with it.
 
     Raises:
-        ConfigError: They do not fit: open_clip only warns, and embeddings would be wrong.
+        ConfigError: It has none: open_clip only warns, and embeddings would be wrong.
     """
     import open_clip
 
     tag = open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained) if pretrained else None
-    if tag and bool(tag.get("quick_gelu")) != bool(config.get("quick_gelu")):
-        other = f"{name}-quickgelu" if tag.get("quick_gelu") else name.removesuffix("-quickgelu")
+    if tag and tag.get("quick_gelu") and not config.get("quick_gelu"):
         raise ConfigError(
-            f"the weights {pretrained!r} were trained with another activation than it has; take {other}"
+            f"the weights {pretrained!r} were trained with another activation than it has; "
+            f"take {name}-quickgelu"
         )
 
 

@@ -72,16 +72,11 @@ def test_a_name_without_a_tag_has_the_pixels_of_its_first_tag():
     assert (frames.mean, frames.std) == ((0.5,) * 3, (0.5,) * 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "tag", "right"),
-    [
-        ("ViT-B-32", "openai", "ViT-B-32-quickgelu"),
-        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "ViT-B-32"),
-    ],
-)
-def test_weights_of_another_activation_are_refused(name, tag, right):
-    with pytest.raises(ConfigError, match=f"another activation than it has; take {right}\\.$"):
-        load_backbone(BackboneSource(name, tag))
+def test_weights_of_another_activation_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"another activation than it has; take ViT-B-32-quickgelu\.$"
+    ):
+        load_backbone(BackboneSource("ViT-B-32", "openai"))
 
 
 def broken(folder, file, change):
