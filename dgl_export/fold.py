@@ -4,12 +4,15 @@ After training, prompts do not depend on the input. So the generators are evalua
 
 - frame prompts and caption prompts become constant keys and values of each block, because the
   block's output at their places is overwritten before anybody reads it;
-- caption prompts behind the end token never existed here (see dgl_train.model.prompts);
-- the start token attends only to itself, so its state is constant: one more cached key and value;
-- tokens behind the end token reach nothing: a caption is as long as the longest of its batch;
-- only one token is read out, so the last block computes query and MLP for that token alone;
+- caption prompts behind the end token never existed under a causal mask (see dgl_train.model.prompts);
+- under a causal mask the start token attends only to itself, so its state is constant: one more cached key
+  and value;
+- tokens behind the end token reach nothing where a mask hides them: a caption is as long as the longest of
+  its batch;
+- the last block computes query and MLP only for the tokens that are read;
 - pixel mean, deviation and the factor 255 disappear into the patch embedding;
-- at block 0 the global prompts are constants, with their queries, keys and values.
+- at block 0 the global prompts are constants, with their queries, keys and values;
+- the query of a map pooling is constant: its keys are one vector a head, its values follow the average.
 
 How a model folds depends on its kind, and how an encoder folds on its own: what has no blocks of ours is
 exported as it is.
@@ -22,11 +25,12 @@ from functools import singledispatch
 import torch
 from torch import nn
 
-from dgl_export.folded_clip_encoder import ClipEncoder, FrameMeanEncoder, Pixels
+from dgl_export.folded_clip_encoder import ClipEncoder, FrameMeanEncoder
+from dgl_export.folded_ends import Pixels
 from dgl_export.folded_text_encoder import TextEncoder
 from dgl_export.plain import PlainClipEncoder, PlainTextEncoder
 from dgl_runtime.errors import ExportError
-from dgl_train.model.backbones.clip import ClipText, ClipVision
+from dgl_train.model.backbones.towers import TextTower, VisionTower
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 from dgl_train.model.peft import has_adapters, merge_lora
@@ -97,9 +101,7 @@ def _(model: FrameMeanModel, uint8: bool) -> FoldedModel:
     for encoder in (text, vision):
         merge_lora(encoder)
     pixels = Pixels(backbone.mean, backbone.std, uint8)
-    return FoldedModel(
-        fold_text(text, None, model.inputs.texts.start_id), fold_vision(vision, None, pixels)
-    )
+    return FoldedModel(fold_text(text, None), fold_vision(vision, None, pixels))
 
 
 @fold_model.register
@@ -113,29 +115,28 @@ def _(model: DglModel, uint8: bool) -> FoldedModel:
     pixels = Pixels(backbone.mean, backbone.std, uint8)
     is_bound = max(prompts.frames.shape[1] - 1, prompts.frame_positions.shape[1]) > 0
     return FoldedModel(
-        fold_text(backbone.text, prompts, model.inputs.texts.start_id),
-        fold_vision(backbone.vision, prompts, pixels),
+        fold_text(backbone.text, prompts),
+        fold_vision(backbone.vision, None if model.frame_wise else prompts, pixels),
         any_frames=not is_bound,
     )
 
 
 @singledispatch
-def fold_text(text: nn.Module, prompts: Prompts | None, start_id: int | None) -> nn.Module:
+def fold_text(text: nn.Module, prompts: Prompts | None) -> nn.Module:
     """Fold a text encoder; of one without blocks of ours nothing is known, and nothing folds.
 
     Args:
         text: The encoder.
         prompts: What it was tuned with, if anything.
-        start_id: Of the token that every text starts with.
     """
     _refuse(text, prompts)
     return PlainTextEncoder(text)
 
 
 @fold_text.register
-def _(text: ClipText, prompts: Prompts | None, start_id: int) -> TextEncoder:
+def _(text: TextTower, prompts: Prompts | None) -> TextEncoder:
     none = torch.empty(len(text.blocks), 0, text.width)
-    return TextEncoder(text, none if prompts is None else prompts.captions, start_id)
+    return TextEncoder(text, none if prompts is None else prompts.captions)
 
 
 @singledispatch
@@ -153,7 +154,7 @@ def fold_vision(vision: nn.Module, prompts: Prompts | None, pixels: Pixels) -> n
 
 @fold_vision.register
 def _(
-    vision: ClipVision, prompts: Prompts | None, pixels: Pixels
+    vision: VisionTower, prompts: Prompts | None, pixels: Pixels
 ) -> ClipEncoder | FrameMeanEncoder:
     if len(vision.blocks) < 2:
         raise ExportError(

@@ -3,15 +3,13 @@
 They are written so that ONNX gets plain, fast operators.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
-from dgl_train.model.backbones.towers import Block, activate
+from dgl_train.model.backbones.block import AroundAttention, Block
 
 
-class FoldedBlock(nn.Module):
+class FoldedBlock(AroundAttention):
     """A block with the attention scale in its queries, and its prompts' constant keys and values.
 
     Between blocks all tokens are the rows of one matrix, so that every linear layer is one plain Gemm.
@@ -22,34 +20,33 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: Block, prompts: Tensor) -> None:
         """Args: the block, and the tokens [..., K, D] of which only keys and values are left."""
-        super().__init__()
-        width = block.out.in_features
-        self.heads, self.quick_gelu = block.heads, block.quick_gelu
+        with torch.device("meta"):
+            super().__init__(block.shape)
+        kept = {name: tensor for name, tensor in block.state_dict().items() if name[:4] != "qkv."}
+        self.load_state_dict(kept, assign=True)
+        self.rotation = block.rotation
         weights, biases = block.qkv.weight.chunk(3), block.qkv.bias.chunk(3)
-        scale = (width // block.heads) ** -0.5
+        scale = (block.shape.width // block.shape.heads) ** -0.5
         self.q = _linear(weights[0] * scale, biases[0] * scale)
         self.k, self.v = _linear(weights[1], biases[1]), _linear(weights[2], biases[2])
-        self.ln_1, self.out = block.ln_1, block.out
-        self.ln_2, self.fc, self.proj = block.ln_2, block.fc, block.proj
-        normal = self.ln_1(prompts)
+        normal = self.enter(prompts)
         lead = prompts.shape[:-2]  # keys and values are [..., H, K, D/H]
         self.register_buffer("keys", self.split(self.k(normal), *lead).contiguous())
         self.register_buffer("values", self.split(self.v(normal), *lead).contiguous())
 
     def split(self, x: Tensor, *lead: int) -> Tensor:
         """Rows [N, D] of N = lead x T tokens -> [*lead, H, T, D/H]."""
-        heads = x.reshape(*lead, -1, self.heads, x.shape[-1] // self.heads)
+        heads = x.reshape(*lead, -1, self.shape.heads, x.shape[-1] // self.shape.heads)
         return heads.transpose(-2, -3)
+
+    def split_frames(self, x: Tensor, *lead: int) -> Tensor:
+        """The same of queries or keys of all tokens of frames, which are rotated where the block rotates."""
+        heads = self.split(x, *lead)
+        return heads if self.rotation is None else self.rotation(heads)
 
     def merge(self, attended: Tensor) -> Tensor:
         """[..., H, T, D/H] -> rows [N, D]."""
-        return attended.transpose(-2, -3).reshape(-1, self.out.in_features)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual, output projection and MLP: rows [N, D] -> [N, D]."""
-        x = x + self.out(attended)
-        hidden = activate(self.fc(self.ln_2(x)), quick_gelu=self.quick_gelu)
-        return x + cast(Tensor, self.proj(hidden))
+        return attended.transpose(-2, -3).reshape(-1, self.shape.width)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -66,7 +63,7 @@ def pick_rows(table: Tensor, rows: Tensor) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return layer

@@ -1,11 +1,10 @@
 """Folded vision towers: constants where global prompts and frame prompts were.
 
-Axes: B batch, F frames, T tokens of a frame (class token and patches), G global prompts, K frame
-prompts, M = G + K + T keys of a frame, H heads, D width, E embedding.
+Axes: B batch, F frames, T tokens of a frame (its patches, behind a class token if there is one), G global
+prompts, K frame prompts, M = G + K + T keys of a frame, H heads, D width, E embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,47 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgl_export.folded_block import FoldedBlock, attend, pick_rows
-from dgl_train.model.backbones.clip import ClipVision
-from dgl_train.model.backbones.towers import split_heads
+from dgl_export.folded_ends import PatchEmbedding, Pixels, ReadOut
+from dgl_train.model.backbones.block import split_heads
+from dgl_train.model.backbones.towers import VisionTower
 from dgl_train.model.prompts import Prompts
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What a clip encoder is given: uint8 or floats already normalised, with the statistics [3, 1, 1]."""
-
-    mean: Tensor
-    std: Tensor
-    uint8: bool
-
-
-class PatchEmbedding(nn.Module):
-    """Pixels to tokens; of uint8 the pixel statistics are part of the weights."""
-
-    weight: Tensor
-    positions: Tensor
-    class_token: Tensor
-
-    def __init__(self, vision: ClipVision, pixels: Pixels) -> None:
-        super().__init__()
-        weight = vision.patch_embedding.weight
-        bias = torch.zeros(weight.shape[0])
-        if pixels.uint8:
-            bias = -(weight * (pixels.mean / pixels.std)).sum(dim=(1, 2, 3))
-            weight = weight / (255 * pixels.std)
-        self.patch = vision.patch
-        self.register_buffer("weight", weight.clone())
-        self.register_buffer("positions", vision.positions[1:] + bias)
-        self.register_buffer("class_token", (vision.class_embedding + vision.positions[0]).clone())
-        self.ln_pre = vision.ln_pre
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames as floats [N, 3, S, S] -> [N, T, D]."""
-        patches = F.conv2d(frames, self.weight, stride=self.patch)
-        patches = patches.flatten(2).transpose(1, 2) + self.positions
-        class_token = self.class_token.expand(patches.shape[0], 1, -1)
-        tokens: Tensor = self.ln_pre(torch.cat([class_token, patches], dim=1))
-        return tokens
 
 
 class ClipEncoder(nn.Module):
@@ -63,7 +25,6 @@ class ClipEncoder(nn.Module):
     """
 
     blocks: Sequence[FoldedBlock]
-    projection: Tensor
     globals: Tensor
     global_q: Tensor
     global_k: Tensor
@@ -71,25 +32,24 @@ class ClipEncoder(nn.Module):
     is_global: Tensor
     positions: Tensor
 
-    def __init__(self, vision: ClipVision, prompts: Prompts, pixels: Pixels) -> None:
+    def __init__(self, vision: VisionTower, prompts: Prompts, pixels: Pixels) -> None:
         """Args: the vision tower, its evaluated prompts, what its pixels are."""
         super().__init__()
         self.embed = PatchEmbedding(vision, pixels)
         folded = [FoldedBlock(*pair) for pair in zip(vision.blocks, prompts.frames, strict=True)]
         self.blocks = cast(Sequence[FoldedBlock], nn.ModuleList(folded))
-        self.ln_post = vision.ln_post
-        self.register_buffer("projection", vision.projection.clone())
+        self.read = ReadOut(vision)
         self.register_buffer("globals", prompts.globals.clone())
         first = folded[0]
-        normal = first.ln_1(prompts.globals)
+        normal = first.enter(prompts.globals)
         for name, layer in (("global_q", first.q), ("global_k", first.k), ("global_v", first.v)):
             self.register_buffer(name, layer(normal))  # [G, D]
         self.num_globals = prompts.globals.shape[0]
-        keys_of_a_frame = self.num_globals + prompts.frames.shape[2] + vision.positions.shape[0]
+        keys_of_a_frame = self.num_globals + prompts.frames.shape[2] + len(vision.positions)
         is_global = torch.arange(keys_of_a_frame) < self.num_globals
         self.register_buffer("is_global", is_global.float())
         positions = [
-            split_heads(of_block, block.heads)
+            split_heads(of_block, block.shape.heads)
             for of_block, block in zip(prompts.frame_positions, folded, strict=True)
         ]
         self.register_buffer("positions", torch.stack(positions))  # [blocks, H, F or 0, D/H]
@@ -99,16 +59,16 @@ class ClipEncoder(nn.Module):
         batch, num_frames = frames.shape[:2]
         x = self.embed(frames.float().flatten(0, 1)).flatten(0, 1)
         block = self.blocks[0]
-        normal = block.ln_1(x)
+        normal = block.enter(x)
         q = self.put_in_front(self.global_q, block.q(normal), batch)
         k = self.put_in_front(self.global_k, block.k(normal), batch)
         v = self.put_in_front(self.global_v, block.v(normal), batch)
         x = self.put_in_front(self.globals, x, batch)
-        x = block.finish(x, self.attend_all(0, (q, k, v), (batch, num_frames)))
+        x = block.leave(x, self.attend_all(0, (q, k, v), (batch, num_frames)))
         for number, block in enumerate(self.blocks[1:-1], start=1):
-            normal = block.ln_1(x)
+            normal = block.enter(x)
             qkv = block.q(normal), block.k(normal), block.v(normal)
-            x = block.finish(x, self.attend_all(number, qkv, (batch, num_frames)))
+            x = block.leave(x, self.attend_all(number, qkv, (batch, num_frames)))
         return self.read_out(x, (batch, num_frames))
 
     def put_in_front(self, constant: Tensor, x: Tensor, batch: int) -> Tensor:
@@ -122,22 +82,26 @@ class ClipEncoder(nn.Module):
         block = self.blocks[number]
         q, k, v = qkv
         num_globals = sizes[0] * self.num_globals
-        keys = self.see(block, k, block.keys, sizes)
-        values = self.see(block, v, block.values, sizes)
-        global_q, frame_q = (
-            block.split(q[:num_globals], sizes[0]),
-            block.split(q[num_globals:], *sizes),
-        )
+        keys, values = self.see(block, k, v, sizes)
+        global_q = block.split(q[:num_globals], sizes[0])
+        frame_q = block.split_frames(q[num_globals:], *sizes)
         globally, _ = self.attend_globally(global_q, keys, values, self.positions[number])
         return torch.cat([block.merge(globally), block.merge(attend(frame_q, keys, values))])
 
-    def see(self, block: FoldedBlock, x: Tensor, prompts: Tensor, sizes: tuple[int, int]) -> Tensor:
-        """Keys (or values) a frame's tokens see: rows [B*G + B*F*T, D] -> [B, F, H, M, D/H]."""
-        num_globals = sizes[0] * self.num_globals
-        globals_ = block.split(x[:num_globals], sizes[0], 1)
-        frames = block.split(x[num_globals:], *sizes)
-        each = (*sizes, -1, -1, -1)
-        return torch.cat([globals_.expand(each), prompts.expand(each), frames], dim=3)
+    def see(
+        self, block: FoldedBlock, k: Tensor, v: Tensor, sizes: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values a frame's tokens see: rows [B*G + B*F*T, D] -> [B, F, H, M, D/H]."""
+        num_globals, each = sizes[0] * self.num_globals, (*sizes, -1, -1, -1)
+
+        def seen(x: Tensor, prompts: Tensor, frames: Tensor) -> Tensor:
+            globals_ = block.split(x[:num_globals], sizes[0], 1)
+            return torch.cat([globals_.expand(each), prompts.expand(each), frames], dim=3)
+
+        return (
+            seen(k, block.keys, block.split_frames(k[num_globals:], *sizes)),
+            seen(v, block.values, block.split(v[num_globals:], *sizes)),
+        )
 
     def attend_globally(
         self, q: Tensor, keys: Tensor, values: Tensor, positions: Tensor
@@ -167,27 +131,28 @@ class ClipEncoder(nn.Module):
         return (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1), attention
 
     def read_out(self, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The last block, for global prompt 0 of each clip alone."""
+        """The last block, for the global prompts that are read."""
         block = self.blocks[-1]
-        normal = block.ln_1(x)
-        keys = self.see(block, block.k(normal), block.keys, sizes)
-        values = self.see(block, block.v(normal), block.values, sizes)
+        normal = block.enter(x)
+        keys, values = self.see(block, block.k(normal), block.v(normal), sizes)
         rows = torch.arange(sizes[0], device=x.device) * self.num_globals
+        if not self.read.reads_first:
+            each = torch.arange(self.num_globals, device=x.device)
+            rows = (rows[:, None] + each).flatten()
         q = block.split(block.q(pick_rows(normal, rows)), sizes[0])
         attended, attention = self.attend_globally(q, keys, values, self.positions[-1])
-        x = self.ln_post(block.finish(pick_rows(x, rows), block.merge(attended)))
+        x = block.leave(pick_rows(x, rows), block.merge(attended)).unflatten(0, (sizes[0], -1))
         mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
-        return F.normalize(x @ self.projection, dim=-1), mass / mass.sum(dim=-1, keepdim=True)
+        return F.normalize(self.read(x), dim=-1), mass / mass.sum(dim=-1, keepdim=True)
 
 
 class FrameMeanEncoder(nn.Module):
-    """Folded vision tower without global prompts: the mean of its frames' class tokens."""
+    """Folded vision tower without global prompts: the mean of its frames' embeddings."""
 
     blocks: Sequence[FoldedBlock]
-    projection: Tensor
 
     def __init__(
-        self, vision: ClipVision, prompts: Tensor, pixels: Pixels, *, unit_frames: bool
+        self, vision: VisionTower, prompts: Tensor, pixels: Pixels, *, unit_frames: bool
     ) -> None:
         """Args: vision tower, frame prompts [blocks, F or 1, K, D], pixels, unit norm for each frame."""
         super().__init__()
@@ -195,8 +160,8 @@ class FrameMeanEncoder(nn.Module):
         self.embed = PatchEmbedding(vision, pixels)
         folded = [FoldedBlock(*pair) for pair in zip(vision.blocks, prompts, strict=True)]
         self.blocks = cast(Sequence[FoldedBlock], nn.ModuleList(folded))
-        self.ln_post = vision.ln_post
-        self.register_buffer("projection", vision.projection.clone())
+        self.read = ReadOut(vision)
+        self.unpooled = vision.shape.num_unpooled
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Embed clips; every frame counts the same."""
@@ -205,26 +170,35 @@ class FrameMeanEncoder(nn.Module):
         per_frame = tokens.shape[1]
         x = tokens.flatten(0, 1)
         for block in self.blocks[:-1]:
-            normal = block.ln_1(x)
-            q = block.split(block.q(normal), *sizes)
-            x = block.finish(x, block.merge(attend(q, *self.see(block, normal, sizes))))
-        block = self.blocks[-1]
-        normal = block.ln_1(x)
-        q = block.split(block.q(_class_tokens(normal, per_frame)), *sizes)
-        attended = attend(q, *self.see(block, normal, sizes))
-        x = self.ln_post(block.finish(_class_tokens(x, per_frame), block.merge(attended)))
-        by_frame = (x @ self.projection).unflatten(0, sizes)  # [B, F, E]
+            normal = block.enter(x)
+            q = block.split_frames(block.q(normal), *sizes)
+            x = block.leave(x, block.merge(attend(q, *self.see(block, normal, sizes))))
+        by_frame = self.read(self.last_tokens(x, per_frame, sizes)).unflatten(0, sizes)  # [B, F, E]
         if self.unit_frames:
             by_frame = F.normalize(by_frame, dim=-1)
         weights = torch.ones_like(by_frame[..., 0])
         embedding = F.normalize(by_frame.mean(dim=1), dim=-1)
         return embedding, weights / weights.sum(dim=-1, keepdim=True)
 
+    def last_tokens(self, x: Tensor, per_frame: int, sizes: Sequence[int]) -> Tensor:
+        """The last block, for what is read of each frame: rows [B*F*T, D] -> [B*F, 1 or T, D]."""
+        block = self.blocks[-1]
+        normal = block.enter(x)
+        keys, values = self.see(block, normal, sizes)
+        if self.read.reads_first:  # the class token, which no rotation moves
+            first = block.split(block.q(_first_tokens(normal, per_frame)), *sizes)
+            attended = block.merge(attend(first, keys, values))
+            return block.leave(_first_tokens(x, per_frame), attended)[:, None]
+        q = block.split_frames(block.q(normal), *sizes)
+        x = block.leave(x, block.merge(attend(q, keys, values)))
+        return cast(Tensor, x.unflatten(0, (-1, per_frame)))[:, self.unpooled :]
+
     def see(
         self, block: FoldedBlock, normal: Tensor, sizes: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """Keys and values a frame's tokens see, each [B, F, H, K + T, D/H]."""
-        keys, values = block.split(block.k(normal), *sizes), block.split(block.v(normal), *sizes)
+        keys = block.split_frames(block.k(normal), *sizes)
+        values = block.split(block.v(normal), *sizes)
         if not block.keys.shape[-2]:
             return keys, values
         each = (*sizes, -1, -1, -1)
@@ -234,6 +208,6 @@ class FrameMeanEncoder(nn.Module):
         )
 
 
-def _class_tokens(rows: Tensor, per_frame: int) -> Tensor:
-    """Rows of all tokens of all frames [B*F*T, D] -> those of the class tokens [B*F, D]."""
+def _first_tokens(rows: Tensor, per_frame: int) -> Tensor:
+    """Rows of all tokens of all frames [B*F*T, D] -> the first of each frame [B*F, D]."""
     return cast(Tensor, rows.unflatten(0, (-1, per_frame)))[:, 0]

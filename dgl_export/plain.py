@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgl_export.folded_clip_encoder import Pixels
+from dgl_export.folded_ends import Pixels
 
 
 class PlainTextEncoder(nn.Module):

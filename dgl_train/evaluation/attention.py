@@ -49,8 +49,8 @@ def measure_attention(model: DualEncoder, frames: Tensor) -> GlobalAttention:
         ConfigError: The model has no global prompts.
     """
     state = global_attention(model, frames)
-    side = math.isqrt(state.frames.shape[2] - 1)
-    to_frames = state.frame_attention()  # class token, frame prompts, then patches
+    side = math.isqrt(state.frames.shape[2])  # a class token more or less changes nothing
+    to_frames = state.frame_attention()  # patches stand last
     shares = to_frames / to_frames.sum(dim=(1, 2), keepdim=True)
     patches = shares[:, :, -side * side :]
     return GlobalAttention(

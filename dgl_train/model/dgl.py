@@ -7,8 +7,9 @@ token (Dynamic Global-Local Prompt Tuning, AAAI 2024, section 3).
 Frame and caption prompts are replaced before every block, so what a block makes of them is never read:
 they take part as keys and values only.
 
-Axes: B batch, F frames, P patches, K frame prompts, T keys of a frame (class token, K frame prompts, P
-patches), G global prompts, C caption prompts, L caption tokens, H heads, D width, E embedding.
+Axes: B batch, F frames, P tokens of a frame (its patches, behind a class token if there is one), K frame
+prompts, T keys of a frame (K frame prompts and P tokens), G global prompts, C caption prompts, L caption
+tokens, H heads, D width, E embedding.
 """
 
 import math
@@ -23,9 +24,10 @@ from torch import Tensor
 
 from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbones.backbone import Backbone, Towers, require_towers
-from dgl_train.model.backbones.towers import Block, split_heads
-from dgl_train.model.dual_encoder import DualEncoder, OnBackbone, equal_weights
+from dgl_train.model.backbones.backbone import Backbone, require_text_tower, require_towers
+from dgl_train.model.backbones.block import Block, split_heads
+from dgl_train.model.backbones.towers import TextTower, VisionTower
+from dgl_train.model.dual_encoder import DualEncoder, OnBackbone, equal_weights, mean_of_frames
 from dgl_train.model.prompts import PromptGenerator, Prompts
 
 State = TypeVar("State")
@@ -39,7 +41,7 @@ class ClipState:
     """A clip's tokens after a block, and how the global prompts attended in it."""
 
     globals: Tensor  # [B, G, D]
-    frames: Tensor  # [B, F, 1 + P, D], class token first
+    frames: Tensor  # [B, F, P, D]
     by_frame: Tensor  # attention [B, H, G, F, G + T]: the copies of the global prompts side by side
 
     @property
@@ -96,9 +98,19 @@ class DglModel(OnBackbone):
         self.visual_output = visual_output
 
     @property
-    def towers(self) -> Towers:
-        """The backbone's encoders."""
-        return require_towers(self.backbone, "DGL")
+    def frame_wise(self) -> bool:
+        """Whether frames are embedded one by one: in an image encoder that cannot be attended in."""
+        return not isinstance(self.backbone.vision, VisionTower)
+
+    @property
+    def text(self) -> TextTower:
+        """The text encoder."""
+        return require_text_tower(self.backbone, "DGL")
+
+    @property
+    def vision(self) -> VisionTower:
+        """The image encoder, where it can be attended in."""
+        return require_towers(self.backbone, "DGL").vision
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
         """Embed captions.
@@ -110,7 +122,7 @@ class DglModel(OnBackbone):
             Unit-norm embeddings [B, E].
         """
         state = last(self.caption_states(tokens, self.prompts()))
-        return F.normalize(self.towers.text.read(state, tokens).float(), dim=-1)
+        return F.normalize(self.text.read(state, tokens).float(), dim=-1)
 
     def encode_clips(self, frames: Tensor) -> Tensor:
         """Embed clips.
@@ -124,6 +136,8 @@ class DglModel(OnBackbone):
         Raises:
             ConfigError: If F differs from the number of frames the prompts were made for.
         """
+        if self.frame_wise:
+            return mean_of_frames(self.backbone, frames)
         return F.normalize(self.read_clip(self.last_clip_state(frames)).float(), dim=-1)
 
     def frame_weights(self, frames: Tensor) -> Tensor:
@@ -137,10 +151,12 @@ class DglModel(OnBackbone):
         return last(self.clip_states(frames, self.prompts()))
 
     def caption_states(self, tokens: Tensor, prompts: Prompts) -> Iterator[Tensor]:
-        """Tokens after each block, [B, L, D]. The prompts stand behind the start token."""
-        text = self.towers.text
+        """Tokens after each block, [B, L, D]. Under a causal mask the prompts stand behind the start token."""
+        text = self.text
         x = text.embed(tokens)
-        may_see = caption_mask(tokens.shape[1], prompts.captions.shape[1], tokens.device)
+        may_see = with_prompts(
+            text.may_see(tokens), prompts.captions.shape[1], text.shape.is_causal
+        )
         for block, prompt in zip(text.blocks, prompts.captions, strict=True):
             x = text.run(attend_with_prompts, block, x, prompt, may_see)
             yield x
@@ -151,7 +167,7 @@ class DglModel(OnBackbone):
         Frame prompts have neither positions nor ln_pre. Global prompts are given once and carry on
         through all blocks.
         """
-        vision = self.towers.vision
+        vision = self.vision
         batch, num_frames = frames.shape[:2]
         for made_for in (prompts.frames.shape[1], prompts.frame_positions.shape[1]):
             if made_for not in (0, 1, num_frames):
@@ -173,33 +189,40 @@ class DglModel(OnBackbone):
 
     def read_clip(self, state: ClipState) -> Tensor:
         """The clip's embedding before normalisation, [B, E]."""
-        read_out = self.towers.vision.read_out
+        vision = self.vision
         match self.visual_output:
             case "global-prompt":
-                return read_out(state.globals[:, 0])
+                return vision.read_pooled(state.globals)
             case "mean-globals":
-                return read_out(state.globals).mean(dim=1)
+                return vision.read_pooled(state.globals[:, :, None]).mean(dim=1)
             case "mean-frames":
-                return read_out(state.frames[:, :, 0]).mean(dim=1)
+                return vision.read(state.frames).mean(dim=1)
             case "mean-all":
-                return read_out(torch.cat([state.globals, state.frames[:, :, 0]], 1)).mean(dim=1)
+                by_global = vision.read_pooled(state.globals[:, :, None])
+                return torch.cat([by_global, vision.read(state.frames)], dim=1).mean(dim=1)
         # The paper leaves open how its global-local feature, global prompt 0 beside the frames' class
         # tokens, is compared: here the similarity is the mean of a global and a local one.
-        global_ = F.normalize(read_out(state.globals[:, 0]).float(), dim=-1)
-        local = F.normalize(read_out(state.frames[:, :, 0]).mean(dim=1).float(), dim=-1)
+        global_ = F.normalize(vision.read_pooled(state.globals).float(), dim=-1)
+        local = F.normalize(vision.read(state.frames).mean(dim=1).float(), dim=-1)
         return global_ + local
 
 
-def caption_mask(length: int, prompts: int, device: torch.device) -> Tensor:
-    """Which keys a token may see, bool [L, C + L]: itself, tokens before it, and but for the start prompts."""
-    may_see = torch.ones(length, prompts + length, dtype=torch.bool, device=device).tril(prompts)
-    may_see[0, :prompts] = False
-    return may_see
+def with_prompts(may_see: Tensor | None, prompts: int, is_causal: bool) -> Tensor | None:
+    """Which keys a token may see, C prompts before the tokens: bool [..., L or 1, C + L].
+
+    The start token of a causal text stands before the prompts and sees none.
+    """
+    if may_see is None:
+        return None
+    sees_prompts = torch.ones_like(may_see[..., :1]).repeat_interleave(prompts, dim=-1)
+    if is_causal:
+        sees_prompts[0] = False
+    return torch.cat([sees_prompts, may_see], dim=-1)
 
 
-def attend_with_prompts(block: Block, x: Tensor, prompts: Tensor, may_see: Tensor) -> Tensor:
-    """One text block: tokens [B, L, D] see the prompts [C, D] and their past; see ``caption_mask``."""
-    q, k, v = block.project_qkv(x)
+def attend_with_prompts(block: Block, x: Tensor, prompts: Tensor, may_see: Tensor | None) -> Tensor:
+    """One text block: tokens [B, L, D] see the prompts [C, D] and each other; see ``with_prompts``."""
+    q, k, v = block.project_tokens(x)
     _, prompt_k, prompt_v = block.project_qkv(prompts)
     each = (len(x), -1, -1, -1)
     k = torch.cat([prompt_k.expand(each), k], dim=2)
@@ -219,7 +242,7 @@ def attend_globally_and_locally(
     Args:
         block: A block of the vision tower.
         globals_: Global prompts [B, G, D].
-        frames: Frame tokens [B, F, 1 + P, D].
+        frames: Frame tokens [B, F, P, D].
         prompts: Frame prompts [F or 1, K, D].
         positions: Frame positions [F or 0, D].
 
@@ -228,13 +251,12 @@ def attend_globally_and_locally(
     """
     num_frames = frames.shape[1]
     global_q, global_k, global_v = block.project_qkv(globals_)  # [B, H, G, D/H]
-    q, k, v = block.project_qkv(frames)  # [B, F, H, 1 + P, D/H]
+    q, k, v = block.project_tokens(frames)  # [B, F, H, P, D/H]
     _, prompt_k, prompt_v = block.project_qkv(prompts)  # [F or 1, H, K, D/H]
 
     def seen(global_: Tensor, prompt: Tensor, frame: Tensor) -> Tensor:  # [B, F, H, G + T, D/H]
         each = (frame.shape[0], num_frames, -1, -1, -1)
-        parts = (global_[:, None].expand(each), frame[..., :1, :], prompt.expand(each))
-        return torch.cat([*parts, frame[..., 1:, :]], dim=-2)
+        return torch.cat([global_[:, None].expand(each), prompt.expand(each), frame], dim=-2)
 
     keys, values = seen(global_k, prompt_k, k), seen(global_v, prompt_v, v)
     # Its own copy of q lets go of the projection's k and v, which live on in keys and values. Fused
@@ -242,7 +264,7 @@ def attend_globally_and_locally(
     local = F.scaled_dot_product_attention(
         q.flatten(0, 1).contiguous(), keys.flatten(0, 1), values.flatten(0, 1)
     ).unflatten(0, (len(frames), num_frames))
-    attention = attend_over_frames(global_q, keys, split_heads(positions, block.heads))
+    attention = attend_over_frames(global_q, keys, split_heads(positions, block.shape.heads))
     globally = (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1)  # [B, H, G, D/H]
     return ClipState(
         globals=block.finish(globals_, globally),

@@ -20,8 +20,9 @@ from dgl_train.model.backbones.backbone import Backbone, BackboneSource
 class DualEncoder(Protocol):
     """An nn.Module that embeds captions and clips in one space."""
 
-    frame_wise: bool
-    """Whether a clip's embedding is the mean of its frames' unit embeddings, made unit again."""
+    @property
+    def frame_wise(self) -> bool:
+        """Whether a clip's embedding is the mean of its frames' unit embeddings, made unit again."""
 
     @property
     def inputs(self) -> InputSpec:
@@ -98,8 +99,6 @@ class OnBackbone(nn.Module):
             number of frames.
     """
 
-    frame_wise = False
-
     def __init__(self, backbone: Backbone, inputs: InputSpec | None = None) -> None:
         super().__init__()
         self.backbone = backbone
@@ -162,7 +161,10 @@ class FrameMeanModel(OnBackbone):
     Untuned it is zero-shot retrieval; the alternatives to prompts tune it.
     """
 
-    frame_wise = True
+    @property
+    def frame_wise(self) -> bool:
+        """It is."""
+        return True
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> unit-norm embeddings [B, E]."""
@@ -170,13 +172,18 @@ class FrameMeanModel(OnBackbone):
 
     def encode_clips(self, frames: Tensor) -> Tensor:
         """uint8 pixels [B, F, 3, S, S] -> unit-norm embeddings [B, E]."""
-        pictures = self.backbone.normalize(frames).flatten(0, 1)
-        by_frame = F.normalize(self.backbone.vision(pictures).float(), dim=-1)
-        return F.normalize(by_frame.unflatten(0, frames.shape[:2]).mean(dim=1), dim=-1)
+        return mean_of_frames(self.backbone, frames)
 
     def frame_weights(self, frames: Tensor) -> Tensor:
         """Every frame counts the same, [B, F]."""
         return equal_weights(frames)
+
+
+def mean_of_frames(backbone: Backbone, frames: Tensor) -> Tensor:
+    """Clips [B, F, 3, S, S] -> the mean of their frames' unit embeddings, made unit again, [B, E]."""
+    pictures = backbone.normalize(frames).flatten(0, 1)
+    by_frame = F.normalize(backbone.vision(pictures).float(), dim=-1)
+    return F.normalize(by_frame.unflatten(0, frames.shape[:2]).mean(dim=1), dim=-1)
 
 
 def equal_weights(frames: Tensor) -> Tensor:

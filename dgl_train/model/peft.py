@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from dgl_train.model.backbones.backbone import Backbone, require_towers
+from dgl_train.model.backbones.block import Block
 from dgl_train.model.backbones.open_clip_encoders import Attention
-from dgl_train.model.backbones.towers import Block, Tower
+from dgl_train.model.backbones.towers import Tower
 
 LORA_RANK = 8
 ADAPTER_WIDTH = 64

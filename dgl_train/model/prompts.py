@@ -2,9 +2,9 @@
 
 The paper's two share a latent space between the towers; ``UnsharedPrompts`` is its baseline. A
 generator's output does not depend on the input, so export evaluates it once. Counts: G global prompts,
-K frame prompts per frame and block, C caption prompts per block in front of the caption. The paper's
-caption prompts come in two halves; the half behind the end token reaches nothing under the causal mask,
-so only the front half (C = caption_prompts / 2) exists here.
+K frame prompts per frame and block, C caption prompts per block. The paper's caption prompts come in two
+halves, before and behind the caption. Under a causal mask the half behind the end token reaches nothing, so
+that C is the front half alone; where all tokens see each other both halves are live, and C is all of them.
 """
 
 import math
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dgl_runtime.errors import ConfigError
-from dgl_train.model.backbones.backbone import Backbone, require_towers
-from dgl_train.model.backbones.towers import Block, activate, attend_within
+from dgl_train.model.backbones.backbone import Backbone, require_text_tower, require_towers
+from dgl_train.model.backbones.block import Block, BlockShape, attend_within, quick_gelu
+from dgl_train.model.backbones.towers import TextTower, VisionTower
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PromptCounts:
 
     @property
     def prefix(self) -> int:
-        """C, the caption prompts in front of the caption."""
+        """The caption prompts in front of the caption."""
         return self.caption_prompts // 2
 
 
@@ -52,6 +53,26 @@ class Prompts:
     frame_positions: Tensor
 
 
+_PATCH = 16  # pixels, of an image encoder that has no patches
+
+
+def _prompted(backbone: Backbone, counts: PromptCounts) -> tuple[VisionTower | None, TextTower]:
+    """The towers that get prompts; without prompts for frames the image encoder may be any.
+
+    Raises:
+        ConfigError: One that gets prompts is no tower.
+    """
+    if not counts.global_prompts and not counts.frame_prompts:
+        text = require_text_tower(backbone, "a caption prompt")
+        return (backbone.vision if isinstance(backbone.vision, VisionTower) else None), text
+    return require_towers(
+        backbone,
+        "a prompt",
+        "full, bias or lora, caption prompts alone (method=unshared global_prompts=0 frame_prompts=0 "
+        "visual_output=mean-frames)",
+    )
+
+
 class PromptGenerator(nn.Module):
     """Shared part of the generators: the global prompts and the sizes both towers ask for.
 
@@ -61,18 +82,23 @@ class PromptGenerator(nn.Module):
 
     def __init__(self, backbone: Backbone, counts: PromptCounts, *, num_positions: int = 0) -> None:
         super().__init__()
-        vision, text = require_towers(backbone, "a prompt")
+        vision, text = _prompted(backbone, counts)
         self.counts = counts
-        self.vision_blocks, self.text_blocks = len(vision.blocks), len(text.blocks)
+        self.is_causal = text.shape.is_causal
+        self.num_captions = counts.prefix if self.is_causal else counts.caption_prompts  # C
+        self.vision_blocks = 0 if vision is None else len(vision.blocks)
+        self.text_blocks = len(text.blocks)
         self.latent_blocks = max(self.vision_blocks, self.text_blocks)
-        self.width, self.text_width = vision.width, text.width
+        self.text_width = text.width
+        self.width, patch = (text.width, _PATCH) if vision is None else (vision.width, vision.patch)
         # Uniform in the range of a patch embedding's Xavier initialisation, as in VPT.
-        self.bound = math.sqrt(6 / (3 * vision.patch**2 + self.width))
+        self.bound = math.sqrt(6 / (3 * patch**2 + self.width))
         # Beside what the backbone reads, so that an untrained model reads the same. The paper
         # starts from noise alone and spends its first epoch on getting there (docs/decisions.md).
         with torch.no_grad():
             noise = self.uniform(counts.global_prompts, self.width)
-            self.global_prompts = nn.Parameter(vision.prompt_anchor() + noise)
+            anchor = 0 if vision is None else vision.prompt_anchor()
+            self.global_prompts = nn.Parameter(anchor + noise)
         self.frame_positions = nn.Parameter(
             torch.zeros(self.vision_blocks, num_positions, self.width)
         )
@@ -104,23 +130,29 @@ class LinearPrompts(PromptGenerator):
         num_positions: int = 0,
     ) -> None:
         super().__init__(backbone, counts, num_positions=num_positions)
-        rows = max(counts.frame_prompts, counts.prefix)
         self.from_text = from_text
+        captions = self.num_captions if from_text else counts.prefix
+        rows = max(counts.frame_prompts, captions)
         if from_text:
             self.latent = nn.Parameter(self.uniform(self.latent_blocks, rows, self.text_width))
             self.to_frame = nn.Linear(self.text_width, self.width)
-        else:
-            self.latent = nn.Parameter(self.uniform(self.latent_blocks, rows, self.width))
-            self.to_caption = nn.Linear(self.width, self.text_width)
+            return
+        self.latent = nn.Parameter(self.uniform(self.latent_blocks, rows, self.width))
+        self.to_caption = nn.Linear(self.width, self.text_width)
+        if not self.is_causal:
+            self.to_caption_behind = nn.Linear(self.width, self.text_width)
 
     def forward(self) -> Prompts:
         """Evaluate the generator; F is 1."""
         frames = self.latent[: self.vision_blocks, : self.counts.frame_prompts]
-        captions = self.latent[: self.text_blocks, : self.counts.prefix]
         if self.from_text:
             frames = self.to_frame(frames)
+            captions = self.latent[: self.text_blocks, : self.num_captions]
         else:
-            captions = self.to_caption(captions)
+            latent = self.latent[: self.text_blocks, : self.counts.prefix]
+            captions = self.to_caption(latent)
+            if not self.is_causal:
+                captions = torch.cat([captions, self.to_caption_behind(latent)], dim=1)
         return Prompts(self.global_prompts, frames[:, None], captions, self.frame_positions)
 
 
@@ -129,9 +161,12 @@ class UnsharedPrompts(PromptGenerator):
 
     def __init__(self, backbone: Backbone, counts: PromptCounts, *, num_positions: int = 0) -> None:
         super().__init__(backbone, counts, num_positions=num_positions)
-        frames, captions = counts.frame_prompts, counts.prefix
-        self.frames = nn.Parameter(self.uniform(self.vision_blocks, frames, self.width))
-        self.captions = nn.Parameter(self.uniform(self.text_blocks, captions, self.text_width))
+        self.frames = nn.Parameter(
+            self.uniform(self.vision_blocks, counts.frame_prompts, self.width)
+        )
+        self.captions = nn.Parameter(
+            self.uniform(self.text_blocks, self.num_captions, self.text_width)
+        )
 
     def forward(self) -> Prompts:
         """Evaluate the generator; F is 1."""
@@ -144,8 +179,8 @@ class TransformerPrompts(PromptGenerator):
     """DGL-transformer: a table of caption and frame rows that one transformer block mixes.
 
     Every frame has prompts of its own, so the number of frames is fixed. Each CLIP block's rows are a
-    sequence of their own; all 2C caption rows take part in the mixing, though only the first C become
-    caption prompts.
+    sequence of their own; the rows of both halves of the caption prompts take part in the mixing, also where
+    only the front half becomes caption prompts.
     """
 
     def __init__(
@@ -160,9 +195,9 @@ class TransformerPrompts(PromptGenerator):
         self.num_frames = num_frames
         self.caption_rows = counts.caption_prompts
         rows = self.caption_rows + counts.frame_prompts * num_frames
-        heads = require_towers(backbone, "a prompt").vision.blocks[0].heads
+        heads = require_towers(backbone, "a prompt").vision.blocks[0].shape.heads
         self.latent = nn.Parameter(torch.randn(self.latent_blocks, rows, self.width))
-        self.mixer = Block(self.width, heads, 4 * self.width, quick_gelu=True, eps=1e-5)
+        self.mixer = Block(BlockShape(self.width, heads, 4 * self.width, "quick_gelu"))
         nn.init.xavier_uniform_(self.mixer.qkv.weight)
         nn.init.zeros_(self.mixer.qkv.bias)
         nn.init.zeros_(self.mixer.out.bias)
@@ -172,8 +207,8 @@ class TransformerPrompts(PromptGenerator):
     def forward(self) -> Prompts:
         """Evaluate the generator; F is ``num_frames``."""
         mixed = attend_within(self.mixer, self.latent)
-        captions = mixed[: self.text_blocks, : self.counts.prefix]
-        captions = self.caption_proj(activate(self.caption_fc(captions), quick_gelu=True))
+        captions = mixed[: self.text_blocks, : self.num_captions]
+        captions = self.caption_proj(quick_gelu(self.caption_fc(captions)))
         frames = mixed[: self.vision_blocks, self.caption_rows :]
         frames = frames.unflatten(1, (self.num_frames, self.counts.frame_prompts))
         return Prompts(self.global_prompts, frames, captions, self.frame_positions)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dgl_export.fold import fold, fold_text, fold_vision
-from dgl_export.folded_clip_encoder import Pixels
+from dgl_export.folded_ends import Pixels
 from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.clip import Kind, clip_backbone
@@ -209,6 +209,6 @@ def test_encoders_that_nothing_is_known_of_get_token_ids_as_in_training(toy):
 def test_prompts_of_encoders_that_nothing_is_known_of_are_refused(toy):
     prompts, backbone = make_tuned("dgl-linear").model.prompts(), toy.backbone
     with pytest.raises(ExportError, match=r"^prompts in a Text have no way to be folded yet\."):
-        fold_text(backbone.text, prompts, None)
+        fold_text(backbone.text, prompts)
     with pytest.raises(ExportError, match=r"^prompts in a Vision have no way to be folded yet\."):
         fold_vision(backbone.vision, prompts, Pixels(backbone.mean, backbone.std, True))

@@ -111,8 +111,8 @@ def test_prompts(case, prompts):
 def test_embeddings_of_every_visual_output(case, model, caption_states, clip_states):
     with torch.no_grad():
         text = model.backbone.text.read(caption_states[-1], torch.from_numpy(case.tokens))
-        globals_ = model.backbone.vision.read_out(clip_states[-1].globals)
-        class_tokens = model.backbone.vision.read_out(clip_states[-1].frames[:, :, 0])
+        globals_ = model.backbone.vision.read_pooled(clip_states[-1].globals[:, :, None])
+        class_tokens = model.backbone.vision.read(clip_states[-1].frames)
     local = torch.cat([globals_[:, :1], class_tokens], dim=1)
     assert_gold("text", text, case.gold["text_embedding"], "embeddings")
     assert_gold("global_local", local, case.gold["video_global_local_feature"], "embeddings")
@@ -149,6 +149,11 @@ def test_states_and_attention_of_each_block(case, caption_states, clip_states, b
     attention = state.attention.mean(dim=1)
     num_globals = state.globals.shape[1]
     to_frames = attention[..., num_globals:].unflatten(-1, (state.frames.shape[1], -1))
+    prompts = (
+        to_frames.shape[-1] - state.frames.shape[2]
+    )  # the research code has them behind the class token
+    by_kind = to_frames.tensor_split([prompts, prompts + 1], dim=-1)
+    to_frames = torch.cat([by_kind[1], by_kind[0], by_kind[2]], dim=-1)
     assert_gold(
         "to_global", attention[..., :num_globals], gold[f"attn_layer{block}_to_global"], "attention"
     )

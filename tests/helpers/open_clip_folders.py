@@ -1,12 +1,19 @@
 """Small models of every family that open_clip builds, as folders in its format, with random numbers."""
 
 import json
+from functools import partial
 
 import open_clip
 import tokenizers
 import torch
 from safetensors.torch import save_file
+from timm.layers import HybridEmbed
+from timm.models import register_model
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
 
 SENTENCES = [
     "a red circle moves left over a dark background", "a dog jumps into the lake",
@@ -25,6 +32,52 @@ PIXELS = {
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
 BOTH_WAYS = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+
+
+def tiny_vit(pretrained=False, **told):
+    """SigLIP's image encoder, small."""
+    told = {"class_token": False, "global_pool": "map", **kept(told)}
+    return VisionTransformer(**SMALL, **told)
+
+
+def tiny_hybrid(pretrained=False, **told):
+    """MobileCLIP-B's image encoder, small: a stem of convolutions, a class token without a place."""
+    stem = ConvStem(
+        channels=(8, 8, 32), stride=(4, 2, 1), kernel_size=(4, 2, 1), padding=0, act_layer=nn.GELU
+    )
+    embed = partial(HybridEmbed, backbone=stem, proj=False)
+    return VisionTransformer(
+        **SMALL | {"patch_size": 1}, embed_layer=embed, no_embed_class=True, **kept(told)
+    )
+
+
+def tiny_pe(pretrained=False, **told):
+    """PE-Core's image encoder, small."""
+    return Eva(
+        **SMALL, attn_type="rope", use_pre_transformer_norm=True, use_rot_pos_emb=True,
+        ref_feat_shape=(4, 4), rope_grid_offset=1.0, rope_grid_indexing="xy", attn_pool_num_heads=4,
+        attn_pool_mlp_ratio=4.0, norm_layer=partial(nn.LayerNorm, eps=1e-5), **kept(told),
+    )  # fmt: skip
+
+
+def tiny_eva02(pretrained=False, **told):
+    """EVA02's image encoder, small."""
+    return Eva(
+        **SMALL, qkv_fused=False, mlp_ratio=4 * 2 / 3, swiglu_mlp=True, scale_mlp=True,
+        scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(5, 5), init_values=0.3, **kept(told),
+    )  # fmt: skip
+
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def kept(told):
+    """What timm passes on to a model."""
+    return {name: told[name] for name in ("num_classes", "global_pool") if name in told}
+
+
+for model in (tiny_vit, tiny_hybrid, tiny_pe, tiny_eva02):
+    register_model(model)
 
 
 def timm(name, size, **more):
@@ -58,27 +111,37 @@ FAMILIES = {
         "openai",
     ),
     "siglip": (
-        {"vision_cfg": timm("test_vit3", 160, timm_pool="map", timm_proj="none"), "custom_text": True,
-         "init_logit_bias": -10, "embed_dim": 96,
+        {"vision_cfg": timm("tiny_vit", 32, timm_pool="map", timm_proj="none"), "custom_text": True,
+         "init_logit_bias": -10, "embed_dim": 32,
          "text_cfg": {**TEXT, **BOTH_WAYS, "hf_tokenizer_name": "unigram",
                       "tokenizer_kwargs": {"clean": "canonicalize"},
                       "act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}}},
         "half",
     ),
     "pe": (
-        {"vision_cfg": timm("vit_pe_core_tiny_patch16_384", 384, timm_pool="map", timm_proj=None),
-         "custom_text": True, "text_cfg": TEXT, "embed_dim": 512},
+        {"vision_cfg": timm("tiny_pe", 32, timm_pool="map", timm_proj=None),
+         "custom_text": True, "text_cfg": TEXT},
         "half",
     ),
     "eva02": (
-        {"vision_cfg": timm("eva02_tiny_patch14_224", 224, timm_pool="token", timm_proj=None),
+        {"vision_cfg": timm("tiny_eva02", 32, timm_pool="token", timm_proj=None),
          "custom_text": True, "text_cfg": TEXT},
         "openai",
     ),
-    "mobileclip": (
+    "mobileclip-b": (
+        {"vision_cfg": timm("tiny_hybrid", 32, timm_pool="token", timm_proj=None), "custom_text": True,
+         "text_cfg": TEXT},
+        "bare",
+    ),
+    "mobileclip-s": (
         {"vision_cfg": timm("fastvit_t8", 64, timm_pool="avg", timm_proj=None), "custom_text": True,
          "text_cfg": {**TEXT, "no_causal_mask": True}},
         "bare",
+    ),
+    "registers": (
+        {"vision_cfg": timm("test_vit3", 160, timm_pool="map", timm_proj="none"), "text_cfg": TEXT,
+         "embed_dim": 96},
+        "half",
     ),
     "convnext": (
         {"vision_cfg": timm("test_convnext", 64, timm_pool="", timm_proj="mlp"), "text_cfg": TEXT},

@@ -2,7 +2,7 @@
 
 There are two levels of support. *Dual encoder*: any two modules that embed frames and token ids; it is
 searched with untuned, tuned by what changes its weights, and exported. *Prompted*: towers whose blocks can
-be attended in (see ``towers``); DGL and the adapters need them.
+be attended in (see ``towers``); DGL and the adapters need them, caption prompts alone need the text tower.
 """
 
 import hashlib
@@ -46,6 +46,7 @@ class Facts:
         loss: One of ``LOSSES``, the one of its pretraining.
         max_logit_scale: Where training stops its temperature.
         licence: Of its weights, in words.
+        no_prompts: Why an encoder's blocks cannot be attended in; empty where both can.
     """
 
     source: BackboneSource
@@ -55,6 +56,7 @@ class Facts:
     loss: str = LOSSES[0]
     max_logit_scale: float = 100.0  # of CLIP's own training
     licence: str = UNKNOWN_LICENCE
+    no_prompts: str = ""
 
 
 class Backbone(nn.Module):
@@ -133,16 +135,32 @@ def require_towers(backbone: Backbone, what: str, instead: str = "full, bias or 
     Raises:
         ConfigError: An encoder of this backbone is no tower.
     """
-    vision, text = backbone.vision, backbone.text
-    if isinstance(vision, VisionTower) and isinstance(text, TextTower):
-        return Towers(vision, text)
-    lacking = {"image": VisionTower, "text": TextTower}
-    encoders = {"image": vision, "text": text}
-    which = " and ".join(
-        name for name, kind in lacking.items() if not isinstance(encoders[name], kind)
-    )
-    raise ConfigError(
-        f"{what} needs a backbone of the level 'prompted', but {backbone.facts.source.name!r} is of the "
-        f"level 'dual encoder': the blocks of its {which} encoder cannot be attended in. Take {instead}, "
+    if isinstance(backbone.vision, VisionTower) and isinstance(backbone.text, TextTower):
+        return Towers(backbone.vision, backbone.text)
+    raise _no_towers(backbone, what, instead)
+
+
+def require_text_tower(backbone: Backbone, what: str) -> TextTower:
+    """The same of the text encoder alone.
+
+    Raises:
+        ConfigError: It is no tower.
+    """
+    if isinstance(backbone.text, TextTower):
+        return backbone.text
+    raise _no_towers(backbone, what, "full, bias or lora")
+
+
+def _no_towers(backbone: Backbone, what: str, instead: str) -> ConfigError:
+    is_tower = {
+        "image": isinstance(backbone.vision, VisionTower),
+        "text": isinstance(backbone.text, TextTower),
+    }
+    which = " and ".join(name for name, tower in is_tower.items() if not tower)
+    facts = backbone.facts
+    why = f" ({facts.no_prompts})" if facts.no_prompts else ""
+    return ConfigError(
+        f"{what} needs a backbone of the level 'prompted', but {facts.source.name!r} is of the level "
+        f"'dual encoder': the blocks of its {which} encoder cannot be attended in{why}. Take {instead}, "
         "or a backbone such as ViT-B-32-quickgelu."
     )

@@ -1,10 +1,9 @@
 """Load any dual encoder that open_clip builds: by model name, from a folder in its format, or from the hub.
 
-A CLIP of the original architecture becomes towers that can be attended in; of any other model both encoders
-are taken as they are.
+An encoder made of blocks like ours becomes a tower, which can be attended in; any other is taken as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,25 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from dgl_runtime.bundle.input_spec import InputSpec
+from dgl_runtime.bundle.input_spec import InputSpec, TextSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.errors import ConfigError, reason_of
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.plain_path import plain_path
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource, Facts
-from dgl_train.model.backbones.clip import Kind, clip_backbone
-from dgl_train.model.backbones.clip_architecture import foreign_parts
 from dgl_train.model.backbones.downloaded import name_without_download, tokenizer_file
 from dgl_train.model.backbones.licences import licence_in, published_licence
-from dgl_train.model.backbones.open_clip_encoders import (
-    TransformerText,
-    WholeText,
-    WholeVision,
-    exportable,
-)
+from dgl_train.model.backbones.open_clip_encoders import WholeText, WholeVision, exportable
 from dgl_train.model.backbones.open_clip_inputs import FindFile, frames_of, tokenizer_of
+from dgl_train.model.backbones.open_clip_towers import NotATower, text_tower, vision_tower
+from dgl_train.model.backbones.timm_towers import timm_tower
 
+SAME = 1e-4  # of the norm of embeddings: rounding, after many layers
 SIGMOID_SCALE = 1000.0  # SigLIP's temperature is not clamped; a limit that it does not reach
 
 
@@ -54,39 +50,10 @@ def load_open_clip(source: BackboneSource) -> Backbone:
         ConfigError: Unknown model or weights, or one that wants its inputs in a way we do not know.
     """
     built = _built(source)
-    if not foreign_parts(built.model, built.tokenizer.spec):
-        return _towers(built, source)
-    return _whole(built, source)
-
-
-def _towers(built: Built, source: BackboneSource) -> Backbone:
-    """CLIP's own architecture."""
-    model = built.model
-    block = model.visual.transformer.resblocks[0]
-    kind = Kind(
-        vision_heads=block.attn.num_heads,
-        text_heads=_text_of(model).transformer.resblocks[0].attn.num_heads,
-        quick_gelu=type(block.mlp.gelu).__name__ == "QuickGELU",
-        eps=model.visual.ln_post.eps,
-        frames=built.frames,
-        licence=built.licence,
-    )
-    state = {name.removeprefix("text."): tensor for name, tensor in model.state_dict().items()}
-    return clip_backbone(state, source, kind)
-
-
-def _whole(built: Built, source: BackboneSource) -> Backbone:
-    """Both encoders as open_clip has them."""
-    model: Any = exportable(built.model)
-    texts = built.tokenizer.spec
-    text, own = _text_of(model), built.config["text_cfg"]
-    plain = hasattr(text, "transformer") and hasattr(text, "ln_final")
-    if plain and not (own.get("embed_cls") or own.get("use_pad_mask")):
-        text = TransformerText(text, texts)
-    elif text is model:
-        raise ConfigError(f"backbone {source.name!r} has a text encoder that is not known here.")
-    else:
-        text = WholeText(text)
+    model, texts = built.model, built.tokenizer.spec
+    whys: list[str] = []
+    vision = _vision_of(model.visual, built.frames, whys)
+    text = _text_of(model.text, texts, whys)
     bias = model.logit_bias
     facts = Facts(
         source,
@@ -96,14 +63,60 @@ def _whole(built: Built, source: BackboneSource) -> Backbone:
         loss="softmax" if bias is None else "sigmoid",
         max_logit_scale=100.0 if bias is None else SIGMOID_SCALE,
         licence=built.licence,
+        no_prompts=" and ".join(whys),
     )
     return Backbone(
-        WholeVision(model.visual),
+        vision,
         text,
         facts,
         logit_scale=float(model.logit_scale.detach()),
         logit_bias=None if bias is None else float(bias.detach()),
     )
+
+
+@torch.no_grad()
+def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  # noqa: ANN401
+    """A tower, or the encoder as it is, with the reason."""
+    whole = WholeVision(visual)
+    try:
+        match type(visual).__name__:
+            case "VisionTransformer":
+                tower = vision_tower(visual)
+            case "TimmModel":
+                tower = timm_tower(visual)
+            case other:
+                raise NotATower(f"a {other} image encoder")
+        _require_equal(tower, whole, torch.randn(2, 3, frames.size, frames.size))
+    except NotATower as why:
+        whys.append(str(why))
+        return WholeVision(exportable(visual))
+    return tower
+
+
+@torch.no_grad()
+def _text_of(text: Any, texts: TextSpec, whys: list[str]) -> nn.Module:  # noqa: ANN401
+    """The same of texts."""
+    try:
+        tower = text_tower(text, texts)
+        ids = torch.randint(tower.shape.vocabulary, (2, tower.shape.context))
+        ids[:, -1] = ids.max() if texts.end_id is None else texts.end_id
+        _require_equal(tower, text, ids)
+    except NotATower as why:
+        whys.append(str(why))
+        return WholeText(exportable(text))
+    return tower
+
+
+def _require_equal(tower: nn.Module, theirs: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+    """A part that we know nothing of would change what comes out.
+
+    Raises:
+        NotATower: The tower gives something else.
+    """
+    gold = theirs(inputs)
+    off = float((tower(inputs) - gold).norm() / gold.norm())
+    if not off < SAME:
+        raise NotATower(f"parts that are not known here, by which it is off by {off:.1e}")
 
 
 def _built(source: BackboneSource) -> Built:
@@ -196,7 +209,10 @@ def _created(name: str, pretrained: str) -> Any:  # noqa: ANN401 - open_clip is 
         torch.manual_seed(0)  # a model without pretrained weights is the same each time
         of_hub = name.startswith("hf-hub:")  # whose weights may fail to arrive in silence
         return open_clip.create_model(
-            name, pretrained=pretrained or None, require_pretrained=of_hub
+            name,
+            pretrained=pretrained or None,
+            require_pretrained=of_hub,
+            force_custom_text=True,  # the text encoder as a module of its own
         )
 
 
@@ -215,7 +231,3 @@ def _preprocess(model: Any, name: str, pretrained: str) -> dict[str, Any]:  # no
         key: listed[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in listed
     }
     return {**model.visual.preprocess_cfg, **known}
-
-
-def _text_of(model: Any) -> Any:  # noqa: ANN401 - open_clip is untyped
-    return getattr(model, "text", model)

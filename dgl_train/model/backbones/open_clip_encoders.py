@@ -1,14 +1,9 @@
 """The encoders of any open_clip model, as they are: a dual encoder without blocks to attend in."""
 
-from typing import Any, cast
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgl_runtime.bundle.input_spec import TextSpec
-from dgl_train.model.backbones.clip import state_at_end
-from dgl_train.model.backbones.towers import merge_heads, split_heads
+from dgl_train.model.backbones.block import merge_heads, split_heads
 
 READ_OUTS = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
 """How open_clip calls the position that is read, and how TextSpec does."""
@@ -36,49 +31,6 @@ class WholeText(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Padding is attended to, or masked by the encoder itself."""
         return _first(self.text(tokens))
-
-
-class TransformerText(nn.Module):
-    """open_clip's own text transformer, on rows of any length up to its context.
-
-    open_clip asks for whole rows; where no token sees what follows it, what is behind the end token
-    changes nothing and need not be there.
-
-    Args:
-        text: A CLIP, or its ``text``: what holds the transformer.
-        spec: Which position is read, and the end token.
-    """
-
-    def __init__(self, text: Any, spec: TextSpec) -> None:  # noqa: ANN401 - open_clip is untyped
-        super().__init__()
-        self.token_embedding, self.transformer = text.token_embedding, text.transformer
-        self.positional_embedding, self.ln_final = text.positional_embedding, text.ln_final
-        self.text_projection, self.causal = text.text_projection, text.attn_mask is not None
-        self.read, self.end_id = spec.read, -1 if spec.end_id is None else spec.end_id
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids [B, L] -> embeddings [B, E]."""
-        # Numbers of places, not slices: a slice fixes the length in an export.
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        follows = places > places[:, None]
-        mask = torch.zeros_like(follows, dtype=torch.float32).masked_fill(follows, -torch.inf)
-        x = self.token_embedding(tokens) + self.positional_embedding[places]
-        x = self.ln_final(self.transformer(x, attn_mask=mask if self.causal else None))
-        return self._project(self._read(x, tokens))
-
-    def _read(self, x: Tensor, tokens: Tensor) -> Tensor:
-        if self.read == "end":
-            return state_at_end(x, tokens, self.end_id)
-        return x[:, 0 if self.read == "first" else -1]
-
-    def _project(self, x: Tensor) -> Tensor:
-        match self.text_projection:
-            case None:
-                return x
-            case nn.Linear() as linear:
-                return cast(Tensor, linear(x))
-            case matrix:
-                return cast(Tensor, x @ matrix)
 
 
 _APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")

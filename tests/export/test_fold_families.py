@@ -1,0 +1,155 @@
+"""Folding is exact in every kind of tower that prompts can be put into."""
+
+import pytest
+import torch
+
+from dgl_export.fold import fold
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.backbones.towers import TextTower, VisionTower
+from dgl_train.model.dual_encoder import FrameMeanModel
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
+from tests.helpers.open_clip_folders import FAMILIES, SENTENCES, write_open_clip
+
+PROMPTED = {  # by family: what of the towers is not CLIP's
+    "clip": "",
+    "layer-scale": "LayerScale",
+    "mean-of-patches": "the mean of patches, normed behind it",
+    "siglip": "no class token, map pooling, texts that see all, padding too",
+    "mobileclip-b": "a stem of convolutions",
+    "pe": "a class token, rotation, map pooling",
+    "eva02": "rotation, SwiGLU, norms inside",
+    "metaclip2": "another tokenizer",
+    "clipa": "texts that see all, read at their last place",
+}
+NUM_FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """Each family's, as a function: a method may change a backbone."""
+    folder = tmp_path_factory.mktemp("families")
+
+    def load(family):
+        path = folder / family
+        if not path.exists():
+            write_open_clip(path, family)
+        return load_backbone(BackboneSource(str(path)))
+
+    return load
+
+
+def random_frames(backbone, batch=2, num_frames=NUM_FRAMES):
+    size = backbone.facts.inputs.frames.size
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, num_frames, 3, size, size)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def assert_folds(model):
+    """Folded and not, the same of texts of many lengths and of clips."""
+    tokens = torch.from_numpy(model.tokenizer([*SENTENCES, ""]).ids)
+    frames = random_frames(model.backbone)
+    folded = fold(model)
+    gold = model.encode_captions(tokens.long())
+    torch.testing.assert_close(folded.text_encoder(tokens), gold, rtol=0, atol=2e-6)
+    embeddings, weights = folded.clip_encoder(frames)
+    torch.testing.assert_close(embeddings, model.encode_clips(frames), rtol=0, atol=2e-6)
+    torch.testing.assert_close(weights, model.frame_weights(frames), rtol=0, atol=2e-6)
+    floats = fold(model, uint8=False).clip_encoder(model.backbone.normalize(frames))[0]
+    torch.testing.assert_close(floats, embeddings, rtol=0, atol=2e-6)
+
+
+def trained(backbone, method, counts=None, **more):
+    """A model whose prompts are as large as tokens, so that each of them counts."""
+    torch.manual_seed(5)
+    settings = ModelSettings(method, counts or PromptCounts(2, 3, 4), NUM_FRAMES, 20, **more)
+    model = build_model(backbone, settings).model.eval()
+    with torch.no_grad():
+        for parameter in model.prompts.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    return model
+
+
+@pytest.mark.parametrize("method", ["dgl-linear", "dgl-transformer", "unshared"])
+@pytest.mark.parametrize("family", PROMPTED)
+def test_prompts_fold_exactly(backbones, family, method):
+    backbone = backbones(family)
+    assert isinstance(backbone.vision, VisionTower)
+    assert isinstance(backbone.text, TextTower)
+    assert backbone.facts.no_prompts == ""
+    assert_folds(trained(backbone, method, frame_positions=method == "unshared"))
+
+
+@pytest.mark.parametrize("family", PROMPTED)
+def test_frame_prompts_alone_fold_exactly(backbones, family):
+    counts = PromptCounts(0, 3, 4)
+    assert_folds(trained(backbones(family), "unshared", counts, visual_output="mean-frames"))
+
+
+@pytest.mark.parametrize("family", PROMPTED)
+def test_a_backbone_alone_folds_exactly(backbones, family):
+    assert_folds(FrameMeanModel(backbones(family)).eval())
+
+
+@pytest.mark.parametrize("family", ["mobileclip-s", "convnext", "resnet"])
+def test_caption_prompts_alone_fold_where_the_image_encoder_is_no_tower(backbones, family):
+    backbone = backbones(family)
+    assert not isinstance(backbone.vision, VisionTower)
+    counts = PromptCounts(0, 0, 4)
+    model = trained(backbone, "unshared", counts, visual_output="mean-frames")
+    assert_folds(model)
+    frames = random_frames(backbone)
+    alone = FrameMeanModel(backbones(family)).eval()
+    with torch.no_grad():
+        assert torch.equal(model.encode_clips(frames), alone.encode_clips(frames))
+        tokens = torch.from_numpy(model.tokenizer(SENTENCES).ids).long()
+        assert not torch.allclose(model.encode_captions(tokens), alone.encode_captions(tokens))
+
+
+@pytest.mark.parametrize(("family", "live"), [("clip", 2), ("pe", 2), ("siglip", 4), ("clipa", 4)])
+@pytest.mark.parametrize("projection", ["visual-to-text", "text-to-visual"])
+def test_both_halves_of_the_caption_prompts_are_live_where_texts_see_all(
+    backbones, family, live, projection
+):
+    model = trained(backbones(family), "dgl-linear", projection=projection)
+    captions = model.prompts().captions
+    assert captions.shape[1] == live
+    tokens = torch.from_numpy(model.tokenizer(SENTENCES).ids).long()
+    model.encode_captions(tokens).sum().backward()
+    for name, parameter in model.prompts.named_parameters():
+        is_of_captions = name.startswith("to_caption") or (
+            projection[0] == "t" and name == "latent"
+        )
+        assert not is_of_captions or float(parameter.grad.abs().sum()) > 0, name
+
+
+def test_rotation_moves_tokens_and_not_prompts(backbones):
+    block = backbones("pe").vision.blocks[0]
+    tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain, moved = block.project_qkv(tokens), block.project_tokens(tokens)
+    for still, turned in zip(plain[:2], moved[:2], strict=True):
+        torch.testing.assert_close(still[:, :, 0], turned[:, :, 0])  # the class token has no place
+        assert not torch.allclose(still[:, :, 1:], turned[:, :, 1:])
+        torch.testing.assert_close(still.norm(dim=-1), turned.norm(dim=-1))
+    assert torch.equal(plain[2], moved[2])
+
+
+def test_an_encoder_with_a_part_that_is_not_known_is_taken_as_it_is(backbones, monkeypatch):
+    """What no list of parts names is noticed by what comes out."""
+    from dgl_train.model.backbones import open_clip_towers
+
+    shape_of = open_clip_towers.block_shape
+
+    def other(transformer, eps):
+        shape = shape_of(transformer, eps)
+        return type(shape)(**{**vars(shape), "activation": "silu"})
+
+    monkeypatch.setattr(open_clip_towers, "block_shape", other)
+    backbone = backbones("clip")
+    assert not isinstance(backbone.vision, VisionTower)
+    assert not isinstance(backbone.text, TextTower)
+    assert "parts that are not known here, by which it is off by" in backbone.facts.no_prompts
