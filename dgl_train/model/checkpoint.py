@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from dgl_runtime.errors import ConfigError, reason_of
@@ -21,6 +19,7 @@ from dgl_runtime.plain_path import plain_path
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource, require_towers
 from dgl_train.model.backbones.clip import Kind, clip_backbone, rename_block
 from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.backbones.tensor_files import read_safetensors, read_torch_file
 from dgl_train.model.dgl import DglModel
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import (
@@ -125,7 +124,7 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
-    header, tensors = _read_safetensors(path)
+    header, tensors = read_safetensors(path)
     if header.get("format") != FORMAT:
         raise ConfigError(
             f"{path} has format {header.get('format')!r}, this version reads {FORMAT!r}. "
@@ -148,16 +147,6 @@ def _load_own(path: Path, backbone: Backbone | None) -> TunedModel:
     tuned = build_model(backbone, settings)
     load_trained(tuned.model, tensors)
     return tuned
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def read_research_checkpoint(path: Path) -> TunedModel:
@@ -196,12 +185,7 @@ def _research_model(state: dict[str, Tensor], name: str) -> TunedModel:
 
 
 def _read_research_state(path: Path) -> dict[str, Tensor]:
-    try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds
-        raise ConfigError(
-            f"{path} is not a torch checkpoint that loads safely: {reason_of(error)}"
-        ) from error
+    checkpoint = read_torch_file(path)
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
     plain = {
         str(name).removeprefix("module.").removeprefix("clip."): tensor

@@ -10,7 +10,8 @@ from dgl_train.model.backbones.towers import TextTower, VisionTower
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
-from tests.helpers.open_clip_folders import FAMILIES, SENTENCES, write_open_clip
+from tests.helpers.blip_folders import write_blip
+from tests.helpers.open_clip_folders import SENTENCES, write_open_clip
 
 PROMPTED = {  # by family: what of the towers is not CLIP's
     "clip": "",
@@ -22,6 +23,7 @@ PROMPTED = {  # by family: what of the towers is not CLIP's
     "eva02": "rotation, SwiGLU, norms inside",
     "metaclip2": "another tokenizer",
     "clipa": "texts that see all, read at their last place",
+    "blip": "norms behind attention and MLP, texts that see all but padding, read at their first place",
 }
 NUM_FRAMES = 3
 
@@ -34,7 +36,7 @@ def backbones(tmp_path_factory):
     def load(family):
         path = folder / family
         if not path.exists():
-            write_open_clip(path, family)
+            write_blip(path) if family == "blip" else write_open_clip(path, family)
         return load_backbone(BackboneSource(str(path)))
 
     return load
@@ -109,7 +111,9 @@ def test_caption_prompts_alone_fold_where_the_image_encoder_is_no_tower(backbone
         assert not torch.allclose(model.encode_captions(tokens), alone.encode_captions(tokens))
 
 
-@pytest.mark.parametrize(("family", "live"), [("clip", 2), ("pe", 2), ("siglip", 4), ("clipa", 4)])
+@pytest.mark.parametrize(
+    ("family", "live"), [("clip", 2), ("pe", 2), ("siglip", 4), ("clipa", 4), ("blip", 4)]
+)
 @pytest.mark.parametrize("projection", ["visual-to-text", "text-to-visual"])
 def test_both_halves_of_the_caption_prompts_are_live_where_texts_see_all(
     backbones, family, live, projection

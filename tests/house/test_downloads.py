@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.blip_folders import write_blip
 from tests.helpers.tiny import config, write_tiny_backbone
 
 pytestmark = pytest.mark.slow
@@ -48,11 +49,19 @@ def place(tmp_path_factory):
     download(folder, "named", folder / "a.safetensors")
     download(folder, "whole", backbone / SAFE, described)
     download(folder, "weightless", described)
+    blip = write_blip(folder / "blip")
+    described = blip / "config.json"
+    download(
+        folder,
+        "blip",
+        *(blip / name for name in (described, "model.safetensors", "tokenizer.json")),
+    )
+    download(folder, "bare-blip", described)
     for tower, key in (("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name")):
         foreign = config()
         foreign[tower][key] = "nobody/tower"
         (folder / key).mkdir()
-        (folder / key / described.name).write_text(json.dumps({"model_cfg": foreign}))
+        (folder / key / "open_clip_config.json").write_text(json.dumps({"model_cfg": foreign}))
     return folder
 
 
@@ -89,7 +98,10 @@ socket.getaddrinfo = lambda host, *_, **__: os._exit(os.write(1, host.encode()))
 """
 
 
-@pytest.mark.parametrize("source", ["tiny=absent", "hf-hub:nobody/weightless"])
+@pytest.mark.parametrize(
+    "source",
+    ["tiny=absent", "hf-hub:nobody/weightless", "hf-hub:nobody/bare-blip", "hf-hub:nobody/new"],
+)
 def test_weights_that_are_named_and_not_here_are_asked_for(closed, place, source):
     outcome = closed.python(place, ENDS_WITH_THE_FIRST_QUESTION + LOAD, [source])
     assert outcome.output.endswith("huggingface.co")
@@ -99,3 +111,32 @@ def test_a_repository_without_weights_is_no_backbone(closed, place):
     outcome = closed.python(place, LOAD, ["hf-hub:nobody/weightless"], HF_HUB_OFFLINE="1")
     outcome.asked_nothing()
     assert "does not load: Required pretrained weights" in outcome.output
+
+
+def test_a_blip_that_is_here_is_loaded_without_a_question(closed, place):
+    outcome = closed.python(place, LOAD, ["blip", "hf-hub:nobody/blip"])
+    outcome.asked_nothing()
+    folder, repository = outcome.output.splitlines()[-2:]
+    assert len(folder) == 64
+    assert folder == repository
+
+
+EXPORT = "from dgl_export.cli import export; export()"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nobody/bare-blip", "is not here: the hub does not answer: "),
+        ("nobody/new", "is not here: the hub does not answer: "),
+    ],
+)
+def test_without_a_network_a_repository_that_is_not_here_is_told_in_a_line(
+    closed, place, name, told
+):
+    arguments = ["--zero-shot", "--backbone", f"hf-hub:{name}", "--out", "bundle"]
+    outcome = closed.python(place, EXPORT, arguments)
+    assert outcome.exit_code == 1
+    assert outcome.output.startswith(f"Error: backbone 'hf-hub:{name}'")
+    assert told in outcome.output
+    assert outcome.output.count("\n") == 1, outcome.output

@@ -6,7 +6,9 @@ where no network answers.
 
 from pathlib import Path
 
-_HUB = "hf-hub:"
+from dgl_runtime.errors import reason_of
+
+HUB = "hf-hub:"
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_pytorch_model.bin"
 
 
@@ -23,8 +25,8 @@ def name_without_download(name: str, pretrained: str) -> str:
     """
     import open_clip
 
-    if name.startswith(_HUB):
-        repository = name.removeprefix(_HUB)
+    if name.startswith(HUB):
+        repository = name.removeprefix(HUB)
         config, weights = _find(repository, _CONFIG), _find_weights(repository, _WEIGHTS)
         return f"local-dir:{config.parent}" if config and weights else name
     listed = open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained)
@@ -34,17 +36,47 @@ def name_without_download(name: str, pretrained: str) -> str:
     return name
 
 
+def hub_file(repository: str, *files: str) -> Path | None:
+    """The first of some files that a repository of the hub has, downloaded once.
+
+    Those that are here come before those that are there; None where the repository has none.
+
+    Raises:
+        OSError: The hub does not answer, or a file does not arrive.
+    """
+    for get in (_find, _download):
+        for file in files:
+            if found := get(repository, file):
+                return found
+    return None
+
+
 def tokenizer_file(repository: str, file: str) -> Path | None:
     """A file of a tokenizer, downloaded once; None where the repository, or the network, has none."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    try:
+        return hub_file(repository, file)
+    except OSError:
+        return None
 
-    if found := _find(repository, file):
-        return found
+
+def is_of_open_clip(name: str) -> bool:
+    """Whether a folder, or a repository that was downloaded before, is in open_clip's format."""
+    if name.startswith(HUB):
+        return _find(name.removeprefix(HUB), _CONFIG) is not None
+    return (Path(name) / _CONFIG).is_file()
+
+
+def _download(repository: str, file: str) -> Path | None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:  # asked once: a download by itself asks for half a minute where no network answers
         get_hf_file_metadata(hf_hub_url(repository, file))
-        return Path(hf_hub_download(repository, file))
-    except Exception:  # its own, its network library's, and the system's
+    except (HfHubHTTPError, HFValidationError):
         return None
+    except Exception as error:  # its network library's, and the system's
+        raise OSError(f"the hub does not answer: {reason_of(error)}") from error
+    return Path(hf_hub_download(repository, file))
 
 
 def _find_weights(repository: str, file: str) -> Path | None:
@@ -55,6 +87,10 @@ def _find_weights(repository: str, file: str) -> Path | None:
 
 def _find(repository: str, file: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(repository, file)
+    try:
+        found = try_to_load_from_cache(repository, file)
+    except HFValidationError:  # no repository can have that name
+        return None
     return Path(found) if isinstance(found, str) else None

@@ -135,7 +135,7 @@ def _built(source: BackboneSource) -> Built:
         raise ConfigError(
             f"backbone {source.name!r} with pretrained {source.pretrained!r} does not load: "
             f"{reason_of(error)}. Give a model name of open_clip.list_models(), a folder in open_clip's "
-            "format, or hf-hub: and a repository in it."
+            "format or of a BLIP, or hf-hub: and such a repository."
         ) from error
     return Built(model.eval(), config, frames, tokenizer, licence)
 

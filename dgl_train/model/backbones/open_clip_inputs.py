@@ -94,22 +94,35 @@ def special_tokens(inner: "tokenizers.Tokenizer") -> tuple[int | None, int | Non
 
 
 def _read_files(find: FindFile, name: str) -> "tuple[tokenizers.Tokenizer, Config]":
-    import tokenizers
-
     paths = [find(file) for file in TOKENIZER_FILES]
     if paths[0] is None:
         raise ConfigError(
             f"its tokenizer, {name}, is not there: put its {' and '.join(TOKENIZER_FILES)} into the folder, "
             "or connect to the network once"
         )
+    inner = read_tokenizer(paths[0])
     try:
-        inner = tokenizers.Tokenizer.from_str(paths[0].read_text(encoding="utf-8"))
         settings = json.loads(paths[1].read_text(encoding="utf-8")) if paths[1] else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"its tokenizer, {paths[1]}, cannot be read: {error}") from error
+    return inner, settings
+
+
+def read_tokenizer(path: Path) -> "tokenizers.Tokenizer":
+    """A ``tokenizer.json``, which neither pads nor cuts.
+
+    Raises:
+        ConfigError: It cannot be read, or is none.
+    """
+    import tokenizers
+
+    try:
+        inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
-        raise ConfigError(f"its tokenizer, {paths[0]}, cannot be read: {error}") from error
+        raise ConfigError(f"its tokenizer, {path}, cannot be read: {error}") from error
     inner.no_padding()
     inner.no_truncation()
-    return inner, settings
+    return inner
 
 
 def _pad_token(inner: "tokenizers.Tokenizer", settings: Config) -> int:

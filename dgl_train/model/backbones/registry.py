@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource
+from dgl_train.model.backbones.blip import is_blip, load_blip
 from dgl_train.model.backbones.from_open_clip import load_open_clip
 
 
@@ -12,7 +13,8 @@ class Family:
     """Backbones of one architecture.
 
     Attributes:
-        knows: Whether a source is of this family; it may look at files, and asks no network.
+        knows: Whether a source is of this family; it may look at files, and asks the network for the
+            configuration alone of a repository that is not here yet.
         load: The backbone of such a source; raises ConfigError where it does not load.
     """
 
@@ -22,6 +24,7 @@ class Family:
 
 FAMILIES = {
     "open_clip": Family(lambda source: True, load_open_clip),
+    "blip": Family(is_blip, load_blip),
 }
 """The family registered last that knows a source loads it, so ``open_clip`` has what nobody else knows."""
 
