@@ -10,7 +10,7 @@ from dgl_train.model.backbones.towers import TextTower, VisionTower
 from dgl_train.model.dual_encoder import FrameMeanModel
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
-from tests.helpers.open_clip_folders import FAMILIES, SENTENCES, write_open_clip
+from tests.helpers.open_clip_folders import SENTENCES, write_open_clip
 
 PROMPTED = {  # by family: what of the towers is not CLIP's
     "clip": "",

@@ -4,7 +4,7 @@ LayerScale becomes part of the layers that it scales. Pairs of numbers that RoPE
 order that ``Rotation`` reads, in queries and keys alike, which changes no attention.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def timm_tower(model: Any) -> VisionTower:  # noqa: ANN401 - timm is untyped
     """open_clip's TimmModel.
 
     Raises:
-        NotATower: It is no vision transformer, or has parts that ours has not.
+        NoTowerError: It is no vision transformer, or has parts that ours has not.
     """
     trunk = model.trunk
     kind = type(trunk).__name__
@@ -189,7 +189,7 @@ def _halves(qkv: Tensor, heads: int) -> Tensor:
     q, k, v = qkv.chunk(3)
 
     def ordered(x: Tensor) -> Tensor:
-        pairs = x.unflatten(0, (heads, -1, 2))  # [H, D/H/2, 2, ...]
+        pairs = cast(Tensor, x.unflatten(0, (heads, -1, 2)))  # [H, D/H/2, 2, ...]
         return pairs.transpose(1, 2).flatten(0, 2)
 
     return torch.cat([ordered(q), ordered(k), v])
