@@ -37,9 +37,9 @@ from dgl_train.shapes.backbone import pretrain, stills_recall
 from dgl_train.shapes.clips import SIZE, build_once, read_made_from
 
 FRAMES, TOKENS, EMBED = 4, 24, 128
-VISION = BlockShape(192, 4, 768)
+VISION = BlockShape(144, 3, 576)
 TEXT = BlockShape(128, 4, 512)
-LAYERS, PATCH = 4, 16
+LAYERS, PATCH = 3, 16
 SIDE = SIZE // PATCH
 VARIANTS = {
     "DGL-linear": ("method=dgl-linear",),
@@ -101,7 +101,7 @@ KINDS: dict[str, Callable[[], tuple[VisionTower, TextTower]]] = {
 
 def map_pooling(activation: str) -> MapPooling:
     """PE-Core's and SigLIP's, small."""
-    return MapPooling(MapShape(VISION.width, 4, VISION.hidden, activation, 1e-6))
+    return MapPooling(MapShape(VISION.width, VISION.heads, VISION.hidden, activation, 1e-6))
 
 
 def rotation() -> Rotation:
@@ -193,7 +193,7 @@ FAMILIES["kinds"] = Family(
 
 @benchmark
 def main(
-    folder: Path, seeds: int = 3, steps: int = 400, epochs: int = 24, kinds: str = ",".join(KINDS)
+    folder: Path, seeds: int = 3, steps: int = 400, epochs: int = 16, kinds: str = ",".join(KINDS)
 ) -> Report:
     """Four kinds of backbones on shapes made in FOLDER: untuned, DGL-linear, DGL-transformer.
 
