@@ -27,6 +27,11 @@ from dgl_train.model.backbones.open_clip_towers import NoTowerError, text_tower,
 from dgl_train.model.backbones.timm_towers import timm_tower
 
 SAME = 1e-4  # of the norm of embeddings: rounding, after many layers
+_NO_TOWER = (
+    NoTowerError,
+    AttributeError,
+    RuntimeError,
+)  # a part named, missing, or of another shape
 SIGMOID_SCALE = 1000.0  # SigLIP's temperature is not clamped; a limit that it does not reach
 
 
@@ -87,8 +92,8 @@ def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  #
             case other:
                 raise NoTowerError(f"a {other} image encoder")
         _require_equal(tower, whole, torch.randn(2, 3, frames.size, frames.size))
-    except NoTowerError as why:
-        whys.append(str(why))
+    except _NO_TOWER as why:
+        whys.append(reason_of(why))
         return WholeVision(exportable(visual))
     return tower
 
@@ -101,8 +106,8 @@ def _text_of(text: Any, texts: TextSpec, whys: list[str]) -> nn.Module:  # noqa:
         ids = torch.randint(tower.shape.vocabulary, (2, tower.shape.context))
         ids[:, -1] = ids.max() if texts.end_id is None else texts.end_id
         _require_equal(tower, text, ids)
-    except NoTowerError as why:
-        whys.append(str(why))
+    except _NO_TOWER as why:
+        whys.append(reason_of(why))
         return WholeText(exportable(text))
     return tower
 
