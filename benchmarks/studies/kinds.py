@@ -37,9 +37,9 @@ from dgl_train.shapes.backbone import pretrain, stills_recall
 from dgl_train.shapes.clips import SIZE, build_once, read_made_from
 
 FRAMES, TOKENS, EMBED = 4, 24, 128
-VISION = BlockShape(144, 3, 576)
+VISION = BlockShape(192, 4, 768)
 TEXT = BlockShape(128, 4, 512)
-LAYERS, PATCH = 3, 16
+LAYERS, PATCH = 4, 16
 SIDE = SIZE // PATCH
 VARIANTS = {
     "DGL-linear": ("method=dgl-linear",),
@@ -201,13 +201,12 @@ def main(
 
     Example: python benchmarks/studies/kinds.py kinds --seeds 3
     """
-    rows: list[Row] = []
-    for kind in kinds.split(","):
-        found: dict[str, list[Any]] = {}
-        for seed in range(seeds):
+    found: dict[tuple[str, str], list[Any]] = {}
+    for seed in range(seeds):
+        for kind in kinds.split(","):
             for variant, report in outcomes(folder, kind, seed, steps, epochs):
-                found.setdefault(variant, []).append(report)
-        rows += [row_of(kind, variant, reports) for variant, reports in found.items()]
+                found.setdefault((kind, variant), []).append(report)
+    rows = [row_of(kind, variant, reports) for (kind, variant), reports in found.items()]
     return Report(
         name="kinds",
         title="DGL on four kinds of backbones",
@@ -235,6 +234,7 @@ def outcomes(folder: Path, kind: str, seed: int, steps: int, epochs: int) -> lis
     for variant, settings in {**VARIANTS, **(POOLED if pools else {})}.items():
         run = folder / f"{name}{seed}-{''.join(sign for sign in variant if sign.isalnum())}"
         shared = (f"backbone={backbone.resolve()}", f"max_tokens={TOKENS}", f"epochs={epochs}")
+        shared += ("frame_cache_gb=1",)
         if not (done := run.with_suffix(".json")).exists():
             options = [part for one in (*shared, *settings) for part in ("--set", one)]
             options += ["--set", f"training_seed={seed}"]
