@@ -1,9 +1,9 @@
 """The two ends of a folded vision tower: pixels to tokens, and tokens to embeddings."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgl_train.model.backbones.block import split_heads
@@ -46,8 +46,7 @@ class PatchEmbedding(nn.Module):
         if self.class_token is not None:
             class_token = self.class_token.expand(tokens.shape[0], 1, -1)
             tokens = torch.cat([class_token, tokens], dim=1)
-        tokens = self.ln_pre(tokens)
-        return tokens
+        return cast(Tensor, self.ln_pre(tokens))
 
 
 def _stem(stem: nn.Module, pixels: Pixels) -> tuple[nn.Module, Tensor]:
@@ -59,9 +58,8 @@ def _stem(stem: nn.Module, pixels: Pixels) -> tuple[nn.Module, Tensor]:
     if pixels.uint8:
         bias = bias - (weight * (pixels.mean / pixels.std)).sum(dim=(1, 2, 3))
         weight = weight / (255 * pixels.std)
-    plain = nn.Conv2d(
-        3, len(weight), stem.kernel_size, stride=stem.stride, bias=False, device="meta"
-    )
+    side = stem.kernel_size[0]
+    plain = nn.Conv2d(3, len(weight), side, stride=side, bias=False, device="meta")
     plain.weight = nn.Parameter(weight.clone(), requires_grad=False)
     return plain, bias
 
@@ -94,8 +92,8 @@ class ReadOut(nn.Module):
         """Whether the first of the tokens is all that is read."""
         self.norms_pooled = vision.shape.norms_pooled
         self.ln_post = vision.ln_post
-        is_map = isinstance(vision.pooling, MapPooling)
-        self.pooling = FoldedMapPooling(vision.pooling) if is_map else vision.pooling
+        pooling = vision.pooling
+        self.pooling = FoldedMapPooling(pooling) if isinstance(pooling, MapPooling) else pooling
         for name in ("projection", "projection_bias"):
             tensor = getattr(vision, name)
             self.register_buffer(name, None if tensor is None else tensor.detach().clone())
@@ -139,4 +137,4 @@ class FoldedMapPooling(nn.Module):
         attention = (x @ self.keys).transpose(-1, -2).softmax(dim=-1)  # [N, H, T]
         by_head = (attention @ x).transpose(0, 1) @ self.value  # [H, N, D/H]
         values = by_head.transpose(0, 1).flatten(1) + self.value_bias
-        return self.pooling.finish(values).unflatten(0, lead)
+        return cast(Tensor, self.pooling.finish(values).unflatten(0, lead))

@@ -36,7 +36,7 @@ VIDEO = ("tests/runtime/media/*.py",)
 PREVIEW = ("tests/runtime/media/test_preview.py", "tests/runtime/serve/test_media.py")
 SERVE = ("tests/runtime/serve/*.py",)
 BUNDLE = ("tests/runtime/bundle/test_bundle.py", "tests/runtime/encoder/test_self_check.py")
-FOLD = ("tests/export/test_fold.py",)
+FOLD = ("tests/export/test_fold.py", "tests/export/test_fold_families.py")
 DOCUMENTED = "tests/export/test_documented_bounds.py"
 TABLES = ("tests/runtime/tables/test_tables.py", "tests/runtime/gallery/test_metadata.py")
 DATASETS = (
@@ -145,6 +145,7 @@ TESTS_OF = {
     "dgl_export/folded_block.py": FOLD,
     "dgl_export/folded_text_encoder.py": FOLD,
     "dgl_export/folded_clip_encoder.py": FOLD,
+    "dgl_export/folded_ends.py": FOLD,
     "dgl_export/plain.py": FOLD,
     "dgl_export/lower_precision.py": (
         "tests/export/test_halves.py",

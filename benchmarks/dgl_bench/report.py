@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -226,3 +227,9 @@ def _write(path: Path, text: str) -> None:
         making.replace(path)
     finally:
         making.unlink(missing_ok=True)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean, and sample standard deviation where there are two or more."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean

@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Annotated, Any
 import click
 
 from dgl_bench.command import benchmark, say
-from dgl_bench.report import Report, Row, Table
+from dgl_bench.report import Report, Row, Table, mean_and_spread
 from dgl_runtime.errors import EngineError
 from dgl_train.model.checkpoint import load_checkpoint, replacing
 from dgl_train.model.methods import trained_parameters
@@ -164,12 +163,6 @@ def report_of(suite: str, outcomes: dict[str, list[Outcome]]) -> Report:
             "Seconds a step: median, several runs at once on the machine; compare within the table.",
         ],
     )
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean, and sample standard deviation where there are two or more."""
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
     metavar="NAME|FILE",
     help="Overrides the data set's own; repeatable.",
 )
-@click.option("--backbone", help="Model name of open_clip, or a folder in its format.")
+@click.option(
+    "--backbone", help="Model name of open_clip, a folder in its format, or hf-hub:ORG/NAME."
+)
 @click.option("--pretrained", help="Weight tag of open_clip, or a weight file.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder  [runs/DATASET-METHOD]")
@@ -80,12 +82,13 @@ def train(
       dgl-train --dataset msrvtt --data-root DIR --recipe gpu-24gb --dry-run
       dgl-train --dataset clips.csv --method dgl-linear --set batch_size=64
     """  # noqa: D301 - click's own marker
+    from dgl_train.model.backbones.registry import has_own_weights
     from dgl_train.recipes.recipe import read_recipe, recipe_names
     from dgl_train.training.processes import Processes
 
     named = {"method": method, "backbone": backbone, "pretrained": pretrained}
-    if backbone and Path(backbone).is_dir() and pretrained is None:
-        named["pretrained"] = ""  # a folder has its weights inside
+    if backbone and has_own_weights(backbone) and pretrained is None:
+        named["pretrained"] = ""
     overrides = [f"{key}={value}" for key, value in named.items() if value is not None]
     own = [dataset] if dataset in recipe_names() else []
     recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
@@ -257,6 +260,7 @@ def shapes(folder: Path, clips_only: bool, seed: int) -> None:
 def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
     """The recipe with its backbone as any later process finds it, from whatever folder."""
     from dgl_train.data.datasets import SHAPES_FOLDER
+    from dgl_train.model.backbones.registry import has_own_weights
     from dgl_train.shapes.backbone import make_backbone
 
     backbone = Path(recipe.backbone)
@@ -264,7 +268,7 @@ def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
         backbone = (data_root or SHAPES_FOLDER) / "backbone"
         if not backbone.exists():
             make_backbone(backbone)
-    if not backbone.is_dir() and not recipe.pretrained:
+    if not has_own_weights(str(backbone)) and not recipe.pretrained:
         raise ConfigError(
             f"backbone {recipe.backbone!r} has no weights: it is no folder and pretrained is empty. "
             "Give --pretrained, such as openai, or a folder with weights."
@@ -272,6 +276,6 @@ def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
     weights = Path(recipe.pretrained)
     return dataclasses.replace(
         recipe,
-        backbone=str(backbone.resolve()) if backbone.is_dir() else recipe.backbone,
+        backbone=str(backbone.resolve()) if backbone.exists() else recipe.backbone,
         pretrained=str(weights.resolve()) if weights.is_file() else recipe.pretrained,
     )

@@ -32,8 +32,19 @@ from dgl_train.model.prompts import PromptGenerator, Prompts
 
 State = TypeVar("State")
 
-VISUAL_OUTPUTS = ("global-prompt", "mean-globals", "mean-frames", "mean-all", "global-local")
-"""What a clip is read from; the paper compares them, and takes the first."""
+VISUAL_OUTPUTS = (
+    "global-prompt",
+    "mean-globals",
+    "mean-frames",
+    "mean-all",
+    "global-local",
+    "all-tokens",
+)
+"""What a clip is read from; the paper compares all but the last, and takes the first.
+
+Where a backbone pools tokens, "global-prompt" pools the global prompts, and "all-tokens" (ours) pools them
+and the tokens of all frames at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -200,6 +211,9 @@ class DglModel(OnBackbone):
             case "mean-all":
                 by_global = vision.read_pooled(state.globals[:, :, None])
                 return torch.cat([by_global, vision.read(state.frames)], dim=1).mean(dim=1)
+            case "all-tokens":
+                of_frames = state.frames[:, :, vision.shape.num_unpooled :].flatten(1, 2)
+                return vision.read_pooled(torch.cat([state.globals, of_frames], dim=1))
         # The paper leaves open how its global-local feature, global prompt 0 beside the frames' class
         # tokens, is compared: here the similarity is the mean of a global and a local one.
         global_ = F.normalize(vision.read_pooled(state.globals).float(), dim=-1)

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import open_clip
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
@@ -88,12 +88,13 @@ def make_backbone(folder: Path, *, seed: int = 0, steps: int = 400, progress: bo
             torch.manual_seed(seed)
             model = open_clip.CLIP(**MODEL_CONFIG)
             _raise_embeddings(model)
-        loss = _pretrain(model, seed, steps, progress)
+        stills = _ClipOfStills(model)
+        loss = pretrain(stills, seed=seed, steps=steps, progress=progress)
         with plain_path(staging / "open_clip_model.safetensors") as plain:
             save_file(model.state_dict(), plain)
         published = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}
         (staging / "open_clip_config.json").write_text(json.dumps(published, indent=2), "utf-8")
-        return {"loss": loss, **stills_recall(model, seed)}
+        return {"loss": loss, **stills_recall(stills, seed)}
 
     folder = build_once(folder, config, write)
     _logger.info("%s: stills %s", folder, read_made_from(folder)["report"])
@@ -117,17 +118,63 @@ def _raise_embeddings(model: open_clip.CLIP) -> None:
         model.positional_embedding.mul_(5)
 
 
-def stills_recall(model: open_clip.CLIP, seed: int = 0) -> dict[str, float]:
+class StillsModel(Protocol):
+    """What can be pretrained on stills: an nn.Module with two encoders of unit-norm embeddings."""
+
+    logit_scale: nn.Parameter  # [], the logarithm of the factor on the cosine
+
+    def embed_pictures(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [B, 3, S, S] -> [B, E]."""
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """CLIP's token ids int64 [B, L], as long as the longest of them -> [B, E]."""
+
+    # Of nn.Module, which a protocol cannot name as its base:
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As in torch."""
+
+    def train(self) -> Self:
+        """As in torch."""
+
+    def eval(self) -> Self:
+        """As in torch."""
+
+
+class _ClipOfStills(nn.Module):
+    """open_clip's CLIP as a StillsModel."""
+
+    logit_scale: nn.Parameter
+
+    def __init__(self, model: open_clip.CLIP) -> None:
+        super().__init__()
+        self.clip = model
+        self.logit_scale = model.logit_scale
+
+    def embed_pictures(self, pixels: Tensor) -> Tensor:
+        embeddings: Tensor = self.clip.encode_image(pixels, normalize=True)
+        return embeddings
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """``encode_text`` for tokens cut to their real length: the same embeddings, sooner."""
+        length, model = tokens.shape[1], self.clip
+        x = model.token_embedding(tokens) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x)), _ends(tokens)] @ model.text_projection
+        return F.normalize(x, dim=-1)
+
+
+def stills_recall(model: StillsModel, seed: int = 0) -> dict[str, float]:
     """Caption -> still recall, in percent, over 320 kinds of stills with a test clip's look."""
     rng = np.random.default_rng((seed, 1))
     captions, pixels = _stills(all_kinds("test"), rng)
     with torch.no_grad():
-        logits = _encode_captions(model, captions) @ model.encode_image(pixels, normalize=True).T
+        logits = model.embed_texts(captions) @ model.embed_pictures(pixels).T
     ranks = (logits > logits.diagonal()[:, None]).sum(1) + 1
     return {f"R@{k}": round(100 * (ranks <= k).float().mean().item(), 1) for k in (1, 5)}
 
 
-def _pretrain(model: open_clip.CLIP, seed: int, steps: int, progress: bool) -> float:
+def pretrain(model: StillsModel, *, seed: int, steps: int, progress: bool = True) -> float:
     """Train on random stills with CLIP's contrastive loss; return the last loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98))
     warm_up = max(1, round(_WARM_UP * steps))
@@ -144,8 +191,8 @@ def _pretrain(model: open_clip.CLIP, seed: int, steps: int, progress: bool) -> f
     bar = tqdm(range(steps), desc="stills backbone", disable=not progress)
     for _ in bar:
         captions, pixels = next(batches)
-        images = model.encode_image(pixels, normalize=True)
-        logits = model.logit_scale.exp() * images @ _encode_captions(model, captions).T
+        images = model.embed_pictures(pixels)
+        logits = model.logit_scale.exp() * images @ model.embed_texts(captions).T
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
         optimizer.zero_grad()
         loss.backward()
@@ -184,12 +231,3 @@ def _stills(kinds: list[tuple[Look, str, str]], rng: np.random.Generator) -> tup
 def _ends(tokens: Tensor) -> Tensor:
     """How many tokens stand before each caption's end token."""
     return (tokens != CLIP_END).long().cumprod(dim=1).sum(dim=1)
-
-
-def _encode_captions(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """``model.encode_text`` for tokens cut to their real length: the same embeddings, sooner."""
-    length = tokens.shape[1]
-    x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x)), _ends(tokens)] @ model.text_projection
-    return F.normalize(x, dim=-1)

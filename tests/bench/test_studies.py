@@ -2,19 +2,23 @@
 
 import csv
 
+import numpy as np
 import pytest
+import torch
 
+from dgl_export.fold import fold
 from dgl_export.formats import Target
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.errors import EngineError
 from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.block import BlockShape
 from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
 from dgl_train.model.methods import ModelSettings, build_model
 from dgl_train.model.prompts import PromptCounts
 from dgl_train.recipes.recipe import read_recipe
 from dgl_train.shapes.clips import make_shapes
-from studies import experiments, quality
+from studies import experiments, folding, kinds, quality
 from tests.helpers.odd_videos import write_video
 from tests.helpers.tiny import write_tiny_backbone
 
@@ -91,3 +95,92 @@ def test_every_variant_is_a_recipe_of_its_own(suite):
 def test_mean_and_spread():
     assert experiments.mean_and_spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
     assert experiments.mean_and_spread([1.0]) == "1.0"
+
+
+# ---- kinds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_each_kind_is_pretrained_tuned_evaluated_and_kept(tmp_path, measured, monkeypatch):
+    make_shapes(tmp_path / "kinds/shapes0", num_train=16, num_val=16, num_test=16, progress=False)
+    monkeypatch.setattr(kinds, "VARIANTS", {"DGL-linear": ("method=dgl-linear", *SETTINGS)})
+    options = ("--seeds", 1, "--steps", 2, "--epochs", 1)
+    _, (rows,) = measured(kinds.main, tmp_path / "kinds", *options)
+    linear, both = ["untuned", "DGL-linear"], ["untuned", "DGL-linear", "DGL-linear, all tokens"]
+    assert [one["variant"] for one in rows] == [*linear, *both, *both, *linear]
+    assert len({one["T2V R@10"] for one in rows}) > 1
+    monkeypatch.setattr(kinds, "called", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr(kinds, "pretrain", lambda *_, **__: pytest.fail("pretrained again"))
+    assert measured(kinds.main, tmp_path / "kinds", *options)[1] == [rows]
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_a_kind_learns_stills(kind, monkeypatch):
+    """Chance is ln 8 = 2.08: something in each of its parts would not train."""
+    from dgl_train.shapes import backbone as stills
+    from dgl_train.shapes.clips import looks
+
+    monkeypatch.setattr(kinds, "VISION", BlockShape(48, 3, 96))
+    monkeypatch.setattr(kinds, "TEXT", BlockShape(32, 4, 64))
+    monkeypatch.setattr(stills, "_BATCH", 8)
+    some = [(look, "in the middle", "large") for look in looks("train")[:64:8]]
+    fixed = stills._stills(some, np.random.default_rng(0))
+    monkeypatch.setattr(stills, "_batches", lambda seed: iter([fixed] * 60))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = kinds.backbone_of(kind, BackboneSource(kind))
+        for tower in (backbone.vision, backbone.text):
+            kinds.start(tower)
+    backbone.requires_grad_(True)
+    loss = stills.pretrain(kinds.Stills(backbone), seed=0, steps=60, progress=False)
+    assert loss < 1.0
+    assert all(one.grad is not None for name, one in backbone.named_parameters())
+
+
+# ---- folding ----------------------------------------------------------------------------------
+
+
+def flop_of_blocks(encoder, inputs):
+    """FLOP of the linear layers of a folded encoder's blocks, as it runs."""
+    counted = []
+
+    def count(layer, given, made):
+        counted.append(2 * given[0].numel() // given[0].shape[-1] * layer.weight.numel())
+
+    for block in encoder.blocks:
+        for layer in block.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.register_forward_hook(count)
+    with torch.no_grad():
+        encoder(inputs)
+    return sum(counted)
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_what_folding_saves_is_what_the_folded_graph_does_not_compute(kind):
+    frames = 3
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = kinds.backbone_of(kind, BackboneSource(kind))
+        for tower in (backbone.vision, backbone.text):
+            kinds.start(tower)
+        settings = ModelSettings("dgl-linear", PromptCounts(), frames, kinds.TOKENS)
+        model = build_model(backbone, settings).model.eval()
+    folded = fold(model)
+    heads = getattr(backbone.vision.pooling, "heads", 0)
+    sizes = folding.Sizes(backbone.vision.shape, backbone.text.shape, frames, kinds.TOKENS, heads)
+    length = kinds.TOKENS if model.inputs.texts.pad_to else folding.QUERY
+    tokens = torch.full((1, length), 7, dtype=torch.int32)
+    tokens[0, -1] = model.inputs.texts.end_id
+    steps = folding.text_steps(sizes)
+    left = steps[0].saved - sum(one.saved for one in steps[1:])
+    assert flop_of_blocks(folded.text_encoder, tokens) == left
+    held = [one.keys.numel() + one.values.numel() for one in folded.text_encoder.blocks]
+    assert sum(held) == sum(one.constants for one in steps)
+    clip = torch.zeros(1, frames, 3, 64, 64, dtype=torch.uint8)
+    steps = {one.name: one for one in folding.clip_steps(sizes)}
+    around = folding.around_blocks(sizes)
+    saved = sum(steps[name].saved for name in folding.OF_BLOCKS)
+    assert flop_of_blocks(folded.clip_encoder, clip) == steps["all of it"].saved - around - saved
+    held = [one.keys.numel() + one.values.numel() for one in folded.clip_encoder.blocks]
+    assert sum(held) == steps["2 frame prompts"].constants

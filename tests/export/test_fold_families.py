@@ -8,7 +8,7 @@ from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.backbones.towers import TextTower, VisionTower
 from dgl_train.model.dual_encoder import FrameMeanModel
-from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.methods import ModelSettings, build_model, trained_parameters
 from dgl_train.model.prompts import PromptCounts
 from tests.helpers.blip_folders import write_blip
 from tests.helpers.open_clip_folders import SENTENCES, write_open_clip
@@ -94,6 +94,31 @@ def test_frame_prompts_alone_fold_exactly(backbones, family):
 @pytest.mark.parametrize("family", PROMPTED)
 def test_a_backbone_alone_folds_exactly(backbones, family):
     assert_folds(FrameMeanModel(backbones(family)).eval())
+
+
+@pytest.mark.parametrize("method", ["full", "bias", "lora"])
+@pytest.mark.parametrize("family", PROMPTED)
+def test_what_changes_the_backbone_folds_exactly(backbones, family, method):
+    settings = ModelSettings(method, PromptCounts(), NUM_FRAMES, 20)
+    model = build_model(backbones(family), settings).model.eval()
+    with torch.no_grad():
+        for parameter in trained_parameters(model).values():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    assert_folds(model)
+
+
+@pytest.mark.parametrize("method", ["adapter-attention", "adapter-mlp"])
+@pytest.mark.parametrize("family", PROMPTED)
+def test_adapters_start_as_nothing_and_are_trained(backbones, family, method):
+    settings = ModelSettings(method, PromptCounts(), NUM_FRAMES, 20)
+    model, frames = build_model(backbones(family), settings).model, random_frames(backbones(family))
+    with torch.no_grad():
+        alone = FrameMeanModel(backbones(family)).encode_clips(frames)
+    found = model.encode_clips(frames)
+    torch.testing.assert_close(found, alone)
+    tokens = torch.from_numpy(model.tokenizer(SENTENCES).ids).long()
+    (found.sum() + model.encode_captions(tokens).sum()).backward()
+    assert all(one.grad is not None for one in trained_parameters(model).values())
 
 
 @pytest.mark.parametrize("family", ["mobileclip-s", "convnext", "resnet"])

@@ -23,10 +23,15 @@ from dgl_train.model.backbones.downloaded import name_without_download, tokenize
 from dgl_train.model.backbones.licences import licence_in, published_licence
 from dgl_train.model.backbones.open_clip_encoders import WholeText, WholeVision, exportable
 from dgl_train.model.backbones.open_clip_inputs import FindFile, frames_of, tokenizer_of
-from dgl_train.model.backbones.open_clip_towers import NotATower, text_tower, vision_tower
+from dgl_train.model.backbones.open_clip_towers import NoTowerError, text_tower, vision_tower
 from dgl_train.model.backbones.timm_towers import timm_tower
 
 SAME = 1e-4  # of the norm of embeddings: rounding, after many layers
+_NO_TOWER = (
+    NoTowerError,
+    AttributeError,
+    RuntimeError,
+)  # a part named, missing, or of another shape
 SIGMOID_SCALE = 1000.0  # SigLIP's temperature is not clamped; a limit that it does not reach
 
 
@@ -85,10 +90,10 @@ def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  #
             case "TimmModel":
                 tower = timm_tower(visual)
             case other:
-                raise NotATower(f"a {other} image encoder")
+                raise NoTowerError(f"a {other} image encoder")
         _require_equal(tower, whole, torch.randn(2, 3, frames.size, frames.size))
-    except NotATower as why:
-        whys.append(str(why))
+    except _NO_TOWER as why:
+        whys.append(reason_of(why))
         return WholeVision(exportable(visual))
     return tower
 
@@ -101,8 +106,8 @@ def _text_of(text: Any, texts: TextSpec, whys: list[str]) -> nn.Module:  # noqa:
         ids = torch.randint(tower.shape.vocabulary, (2, tower.shape.context))
         ids[:, -1] = ids.max() if texts.end_id is None else texts.end_id
         _require_equal(tower, text, ids)
-    except NotATower as why:
-        whys.append(str(why))
+    except _NO_TOWER as why:
+        whys.append(reason_of(why))
         return WholeText(exportable(text))
     return tower
 
@@ -111,12 +116,12 @@ def _require_equal(tower: nn.Module, theirs: Callable[[Tensor], Tensor], inputs:
     """A part that we know nothing of would change what comes out.
 
     Raises:
-        NotATower: The tower gives something else.
+        NoTowerError: The tower gives something else.
     """
     gold = theirs(inputs)
     off = float((tower(inputs) - gold).norm() / gold.norm())
     if not off < SAME:
-        raise NotATower(f"parts that are not known here, by which it is off by {off:.1e}")
+        raise NoTowerError(f"parts that are not known here, by which it is off by {off:.1e}")
 
 
 def _built(source: BackboneSource) -> Built:

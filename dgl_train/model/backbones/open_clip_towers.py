@@ -28,7 +28,7 @@ _ACTIVATIONS = {
 }
 
 
-class NotATower(Exception):
+class NoTowerError(Exception):
     """What an encoder has that our blocks have not, in words."""
 
 
@@ -36,17 +36,17 @@ def require(parts: Mapping[str, bool]) -> None:
     """Parts that would be in the way, each with whether it is there.
 
     Raises:
-        NotATower: One is.
+        NoTowerError: One is.
     """
     if found := [part for part, present in parts.items() if present]:
-        raise NotATower(", ".join(found))
+        raise NoTowerError(", ".join(found))
 
 
 def vision_tower(visual: Any) -> VisionTower:  # noqa: ANN401 - open_clip is untyped
     """open_clip's VisionTransformer.
 
     Raises:
-        NotATower: It has parts that ours has not.
+        NoTowerError: It has parts that ours has not.
     """
     require(
         {
@@ -90,7 +90,7 @@ def text_tower(text: Any, texts: TextSpec) -> TextTower:  # noqa: ANN401 - open_
         texts: How texts are read.
 
     Raises:
-        NotATower: It has parts that ours has not.
+        NoTowerError: It has parts that ours has not.
     """
     require(
         {
@@ -127,7 +127,7 @@ def block_shape(transformer: Any, eps: float) -> BlockShape:  # noqa: ANN401
     """Of open_clip's blocks.
 
     Raises:
-        NotATower: They are not its plain ones.
+        NoTowerError: They are not its plain ones.
     """
     block = transformer.resblocks[0]
     kind = type(block).__name__
@@ -141,7 +141,7 @@ def require_same_eps(module: nn.Module, eps: float) -> None:
     """All norms of an encoder have the epsilon of its last one.
 
     Raises:
-        NotATower: They have not.
+        NoTowerError: They have not.
     """
     found = {one.eps for one in module.modules() if isinstance(one, nn.LayerNorm)}
     require({f"norms with eps {sorted(found | {eps})}": found != {eps}})
@@ -151,7 +151,7 @@ def activation_of(module: nn.Module) -> str:
     """Our name of an activation.
 
     Raises:
-        NotATower: We have none like it.
+        NoTowerError: We have none like it.
     """
     kind = type(module).__name__
     require({f"the activation {kind}": kind not in _ACTIVATIONS})

@@ -1,6 +1,7 @@
 """How a frame's embedding is made of its tokens after the last block: [..., T, D] -> [..., D]."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,5 +63,4 @@ class MapPooling(nn.Module):
     def finish(self, attended: Tensor) -> Tensor:
         """Output projection and MLP of what the query attended to, [..., D] -> [..., D]."""
         x: Tensor = self.out(attended)
-        x = x + self.proj(self.activate(self.fc(self.norm(x))))
-        return x
+        return x + cast(Tensor, self.proj(self.activate(self.fc(self.norm(x)))))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource
 from dgl_train.model.backbones.blip import is_blip, load_blip
@@ -35,6 +36,11 @@ RECOMMENDED = {
     "best": BackboneSource("PE-Core-L-14-336", "meta"),
 }
 """Names for who has no model in mind; docs/backbones.md says why these."""
+
+
+def has_own_weights(name: str) -> bool:
+    """Whether a backbone's name says where its weights are, so that none need to be named beside it."""
+    return name in RECOMMENDED or name.startswith("hf-hub:") or Path(name).exists()
 
 
 def load_backbone(source: BackboneSource) -> Backbone:

@@ -4,7 +4,7 @@ LayerScale becomes part of the layers that it scales. Pairs of numbers that RoPE
 order that ``Rotation`` reads, in queries and keys alike, which changes no attention.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,13 @@ def timm_tower(model: Any) -> VisionTower:  # noqa: ANN401 - timm is untyped
     """open_clip's TimmModel.
 
     Raises:
-        NotATower: It is no vision transformer, or has parts that ours has not.
+        NoTowerError: It is no vision transformer, or has parts that ours has not.
     """
     trunk = model.trunk
     kind = type(trunk).__name__
     require({f"a {kind} image encoder": kind not in ("VisionTransformer", "Eva")})
     heads = [one for one in (*model.head, trunk.head) if not isinstance(one, _NOTHING)]
+    norms = [one for one in (trunk.norm, trunk.fc_norm) if not isinstance(one, nn.Identity)]
     side = trunk.patch_embed.grid_size[0]
     require(
         {
@@ -49,15 +50,18 @@ def timm_tower(model: Any) -> VisionTower:  # noqa: ANN401 - timm is untyped
             "frames that are not square": trunk.patch_embed.grid_size != (side, side),
             "a projection of several layers": len(heads) > 1
             or any(not isinstance(one, nn.Linear) for one in heads),
+            f"{len(norms)} final norms": len(norms) != 1,
         }
     )
-    norms = [one for one in (trunk.norm, trunk.fc_norm) if not isinstance(one, nn.Identity)]
-    require({f"{len(norms)} final norms": len(norms) != 1})
-    projection = heads[0] if heads else None
+    return _tower(trunk, norms[0], heads[0] if heads else None)
+
+
+def _tower(trunk: Any, norm: nn.LayerNorm, projection: nn.Linear | None) -> VisionTower:  # noqa: ANN401
+    """A tower of a transformer with one final norm and at most one layer behind it."""
+    block, side = _block_shape(trunk.blocks[0], norm.eps), trunk.patch_embed.grid_size[0]
+    require_same_eps(trunk.blocks, norm.eps)
     stem, patch = _stem(trunk.patch_embed, side)
-    block = _block_shape(trunk.blocks[0], norms[0].eps)
-    require_same_eps(trunk.blocks, norms[0].eps)
-    pre = trunk.norm_pre
+    rotation = _rotation(trunk, trunk.blocks[0].attn)
     shape = VisionShape(
         block,
         len(trunk.blocks),
@@ -66,20 +70,19 @@ def timm_tower(model: Any) -> VisionTower:  # noqa: ANN401 - timm is untyped
         embed_dim=block.width if projection is None else output_width(projection),
         patch_bias=getattr(trunk.patch_embed.proj, "bias", None) is not None,
         has_class_token=trunk.cls_token is not None,
-        has_ln_pre=not isinstance(pre, nn.Identity),
+        has_ln_pre=not isinstance(trunk.norm_pre, nn.Identity),
         pools_class_token=_pools_class_token(trunk),
-        norms_pooled=trunk.norm is not norms[0],
+        norms_pooled=norm is trunk.fc_norm,
         projection=projection_kind(projection),
     )
-    rotation = _rotation(trunk, trunk.blocks[0].attn)
     with torch.device("meta"):
         tower = VisionTower(shape, _pooling(trunk), stem, rotation)
     state = {
         "positions": _positions(trunk),
         **({} if trunk.cls_token is None else {"class_embedding": trunk.cls_token[0, 0]}),
         **named("patch_embedding", stem or trunk.patch_embed.proj),
-        **named("ln_pre", pre),
-        **named("ln_post", norms[0]),
+        **named("ln_pre", trunk.norm_pre),
+        **named("ln_post", norm),
         **in_row(_block(one, rotation) for one in trunk.blocks),
         **projection_state(projection),
         **_pooling_state(trunk.attn_pool),
@@ -189,7 +192,7 @@ def _halves(qkv: Tensor, heads: int) -> Tensor:
     q, k, v = qkv.chunk(3)
 
     def ordered(x: Tensor) -> Tensor:
-        pairs = x.unflatten(0, (heads, -1, 2))  # [H, D/H/2, 2, ...]
+        pairs = cast(Tensor, x.unflatten(0, (heads, -1, 2)))  # [H, D/H/2, 2, ...]
         return pairs.transpose(1, 2).flatten(0, 2)
 
     return torch.cat([ordered(q), ordered(k), v])

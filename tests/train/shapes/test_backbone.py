@@ -56,17 +56,18 @@ def test_cut_captions_have_the_embeddings_of_padded_ones(backbone):
     model = open_clip.create_model(f"local-dir:{backbone}").eval()
     tokens = open_clip.get_tokenizer("ViT-B-32")(["a red circle", "a large blue ring at the top"])
     with torch.no_grad():
-        cut = stills_backbone._encode_captions(model, tokens[:, :9])
+        cut = stills_backbone._ClipOfStills(model).embed_texts(tokens[:, :9])
         torch.testing.assert_close(
             cut, model.encode_text(tokens, normalize=True), atol=1e-6, rtol=0
         )
 
 
 def test_recall_counts_ranks(backbone, monkeypatch):
-    model = open_clip.create_model(f"local-dir:{backbone}").eval()
+    clip = open_clip.create_model(f"local-dir:{backbone}").eval()
+    model = stills_backbone._ClipOfStills(clip)
     same = torch.nn.functional.normalize(torch.randn(320, 128), dim=1)
-    monkeypatch.setattr(model, "encode_image", lambda pixels, normalize: same)
-    monkeypatch.setattr(stills_backbone, "_encode_captions", lambda model, tokens: same)
+    monkeypatch.setattr(model, "embed_pictures", lambda pixels: same)
+    monkeypatch.setattr(model, "embed_texts", lambda tokens: same)
     assert stills_recall(model) == {"R@1": 100.0, "R@5": 100.0}
 
 
@@ -88,7 +89,7 @@ def test_the_same_seed_gives_the_same_stills():
 
 
 def test_a_second_call_does_not_train_and_the_global_seed_is_left_alone(backbone, monkeypatch):
-    monkeypatch.setattr(stills_backbone, "_pretrain", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(stills_backbone, "pretrain", lambda *_, **__: pytest.fail("trained again"))
     assert make_backbone(backbone, steps=2, progress=False) == backbone
     with pytest.raises(ConfigError, match=r'"steps": 2.*"steps": 3.*Give another folder'):
         make_backbone(backbone, steps=3, progress=False)
@@ -102,14 +103,17 @@ def test_training_lowers_the_loss(monkeypatch):
     kinds = [(look, "in the middle", "large") for look in looks("train")[:64:8]]
     fixed = stills_backbone._stills(kinds, np.random.default_rng(0))
     monkeypatch.setattr(stills_backbone, "_batches", lambda seed: iter([fixed] * 20))
-    assert stills_backbone._pretrain(model, 0, 20, progress=False) < 1.5  # chance: ln 8 = 2.08
+    stills = stills_backbone._ClipOfStills(model)
+    assert (
+        stills_backbone.pretrain(stills, seed=0, steps=20, progress=False) < 1.5
+    )  # chance: ln 8 = 2.08
 
 
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stills_backbone, "_pretrain", interrupted)
+    monkeypatch.setattr(stills_backbone, "pretrain", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_backbone(tmp_path / "backbone", progress=False)
     assert list(tmp_path.iterdir()) == []
