@@ -233,8 +233,12 @@ def outcomes(folder: Path, kind: str, seed: int, steps: int, epochs: int) -> lis
     told = []
     for variant, settings in {**VARIANTS, **(POOLED if pools else {})}.items():
         run = folder / f"{name}{seed}-{''.join(sign for sign in variant if sign.isalnum())}"
-        shared = (f"backbone={backbone.resolve()}", f"max_tokens={TOKENS}", f"epochs={epochs}")
-        shared += ("frame_cache_gb=1",)
+        shared = [
+            f"backbone={backbone.resolve()}",
+            f"max_tokens={TOKENS}",
+            f"epochs={epochs}",
+            "frame_cache_gb=1",
+        ]
         if not (done := run.with_suffix(".json")).exists():
             options = [part for one in (*shared, *settings) for part in ("--set", one)]
             options += ["--set", f"training_seed={seed}"]

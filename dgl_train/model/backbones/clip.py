@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dgl_runtime.bundle.input_spec import InputSpec, clip_frames
-from dgl_runtime.media.frame_spec import FrameSpec
-from dgl_train.model.backbones.backbone import (
-    DEFAULT_FRAMES,
-    UNKNOWN_LICENCE,
-    Backbone,
-    BackboneSource,
-    Facts,
-)
+from dgl_train.model.backbones.backbone import DEFAULT_FRAMES, Backbone, BackboneSource, Facts
 from dgl_train.model.backbones.block import BlockShape
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.backbones.towers import TextShape, TextTower, VisionShape, VisionTower
@@ -33,9 +26,6 @@ class Kind:
     vision_heads: int
     text_heads: int
     quick_gelu: bool
-    eps: float = 1e-5
-    frames: FrameSpec | None = None  # None: OpenAI's pixels
-    licence: str = UNKNOWN_LICENCE
 
 
 def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kind) -> Backbone:
@@ -49,10 +39,9 @@ def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kin
     context = state["positional_embedding"].shape[0]
     vocabulary, tokenizer = state["token_embedding.weight"].shape[0], clip_tokenizer(context)
     text = TextTower(TextShape(block, layers, vocabulary, context, embed_dim), tokenizer.spec)
-    size = vision.frame_size
-    frames = kind.frames or clip_frames(DEFAULT_FRAMES, size, OPENAI_MEAN, OPENAI_STD)
+    frames = clip_frames(DEFAULT_FRAMES, vision.frame_size, OPENAI_MEAN, OPENAI_STD)
     inputs = InputSpec(frames, tokenizer.spec)
-    facts = Facts(source, inputs, tokenizer, embed_dim, licence=kind.licence)
+    facts = Facts(source, inputs, tokenizer, embed_dim)
     backbone = Backbone(vision, text, facts)
     backbone.load_state_dict(dict(rename_openai_state(state)))
     return backbone
@@ -65,7 +54,7 @@ def _blocks(
     hidden, width = state[f"{prefix}resblocks.0.mlp.c_fc.weight"].shape
     layers = sum(name.startswith(prefix) and name.endswith("ln_1.weight") for name in state)
     activation = "quick_gelu" if kind.quick_gelu else "gelu"
-    return BlockShape(width, heads, hidden, activation, kind.eps), layers
+    return BlockShape(width, heads, hidden, activation), layers
 
 
 _BLOCK_NAMES = {

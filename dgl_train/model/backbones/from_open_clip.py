@@ -27,11 +27,8 @@ from dgl_train.model.backbones.open_clip_towers import NoTowerError, text_tower,
 from dgl_train.model.backbones.timm_towers import timm_tower
 
 SAME = 1e-4  # of the norm of embeddings: rounding, after many layers
-_NO_TOWER = (
-    NoTowerError,
-    AttributeError,
-    RuntimeError,
-)  # a part named, missing, or of another shape
+# A part that is named, that is missing, or that is of another shape.
+_NO_TOWER = (NoTowerError, AttributeError, RuntimeError)
 SIGMOID_SCALE = 1000.0  # SigLIP's temperature is not clamped; a limit that it does not reach
 
 
@@ -82,7 +79,7 @@ def load_open_clip(source: BackboneSource) -> Backbone:
 @torch.no_grad()
 def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  # noqa: ANN401
     """A tower, or the encoder as it is, with the reason."""
-    whole = WholeVision(visual)
+    random = torch.Generator().manual_seed(0)
     try:
         match type(visual).__name__:
             case "VisionTransformer":
@@ -91,7 +88,8 @@ def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  #
                 tower = timm_tower(visual)
             case other:
                 raise NoTowerError(f"a {other} image encoder")
-        _require_equal(tower, whole, torch.randn(2, 3, frames.size, frames.size))
+        pictures = torch.randn(2, 3, frames.size, frames.size, generator=random)
+        _require_equal(tower, WholeVision(visual), pictures)
     except _NO_TOWER as why:
         whys.append(reason_of(why))
         return WholeVision(exportable(visual))
@@ -101,11 +99,13 @@ def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  #
 @torch.no_grad()
 def _text_of(text: Any, texts: TextSpec, whys: list[str]) -> nn.Module:  # noqa: ANN401
     """The same of texts."""
+    random = torch.Generator().manual_seed(0)
     try:
         tower = text_tower(text, texts)
-        ids = torch.randint(tower.shape.vocabulary, (2, tower.shape.context))
-        ids[:, -1] = ids.max() if texts.end_id is None else texts.end_id
-        _require_equal(tower, text, ids)
+        shape = tower.shape
+        tokens = torch.randint(shape.vocabulary, (2, shape.context), generator=random)
+        tokens[:, -1] = tokens.max() if texts.end_id is None else texts.end_id
+        _require_equal(tower, WholeText(text), tokens)
     except _NO_TOWER as why:
         whys.append(reason_of(why))
         return WholeText(exportable(text))

@@ -95,6 +95,17 @@ def test_a_name_without_a_tag_has_the_pixels_of_its_first_tag():
     assert (frames.mean, frames.std) == ((0.5,) * 3, (0.5,) * 3)
 
 
+def test_loading_leaves_the_random_numbers_of_a_run_alone(folder):
+    if not (path := folder / "clip").exists():
+        write_open_clip(path, "clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        expected = torch.rand(1)
+        torch.manual_seed(1)
+        load_backbone(BackboneSource(str(path)))
+        assert torch.equal(torch.rand(1), expected)
+
+
 def test_weights_of_another_activation_are_refused():
     with pytest.raises(
         ConfigError, match=r"another activation than it has; take ViT-B-32-quickgelu\.$"
