@@ -39,7 +39,7 @@ from dgl_runtime.command import Command
 @click.option("--zero-shot", is_flag=True, help="Export the untuned backbone with mean pooling.")
 @click.option(
     "--backbone",
-    help="With --zero-shot: open_clip model name, folder in its format, or hf-hub:REPOSITORY.",
+    help="With --zero-shot: open_clip model name, folder in its format, a BLIP, or hf-hub:REPOSITORY.",
 )
 @click.option("--pretrained", default="", help="With --backbone: open_clip tag, or weight file.")
 @click.option(

@@ -82,10 +82,6 @@ def load_blip(source: BackboneSource) -> Backbone:
         ConfigError: A file is missing, damaged or of another model.
     """
     try:
-        if source.pretrained:
-            raise ConfigError(
-                f"pretrained is {source.pretrained!r}, but a BLIP holds its own weights. Leave it empty"
-            )
         return _loaded(source)
     except ConfigError as error:
         raise ConfigError(
@@ -109,6 +105,14 @@ def _not_here(source: BackboneSource, error: OSError) -> ConfigError:
 
 def _loaded(source: BackboneSource) -> Backbone:
     find = _finder(source.name)
+    if find is None and not Path(source.name).is_file():
+        raise ConfigError(
+            "there is no such file; give BLIP's .pth, or a folder with its config.json"
+        )
+    if source.pretrained:
+        raise ConfigError(
+            f"pretrained is {source.pretrained!r}, but a BLIP holds its own weights. Leave it empty"
+        )
     if find is None:
         file, kind, size = _authors_file(Path(source.name)), Kind(), None
         find, licence = partial(_in_folder, Path(source.name).parent), UNKNOWN_LICENCE
