@@ -186,8 +186,9 @@ def work_of(encoder: nn.Module, values: Tensor) -> Work:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(values)
     tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
-    tables = [tensors.pop(name) for name in list(tensors) if name.endswith(_TABLES)]
-    tokens = values.shape[1] - isinstance(encoder, TextEncoder)  # whose start token is folded
+    is_text = values.dim() == 2
+    tables = [tensors.pop(name) for name in list(tensors) if is_text and name.endswith(_TABLES)]
+    tokens = values.shape[1] - (encoder.dropped if isinstance(encoder, TextEncoder) else 0)
     rows = sum(tokens * table.shape[1] for table in tables)
     return Work(counter.get_total_flops(), rows + sum(one.numel() for one in tensors.values()))
 

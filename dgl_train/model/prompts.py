@@ -65,12 +65,11 @@ def _prompted(backbone: Backbone, counts: PromptCounts) -> tuple[VisionTower | N
     if not counts.global_prompts and not counts.frame_prompts:
         text = require_text_tower(backbone, "a caption prompt")
         return (backbone.vision if isinstance(backbone.vision, VisionTower) else None), text
-    return require_towers(
-        backbone,
-        "a prompt",
-        "full, bias or lora, caption prompts alone (method=unshared global_prompts=0 frame_prompts=0 "
-        "visual_output=mean-frames)",
-    )
+    alone = ""
+    if isinstance(backbone.text, TextTower):
+        alone = ", caption prompts alone (method=unshared global_prompts=0 frame_prompts=0 "
+        alone += "visual_output=mean-frames)"
+    return require_towers(backbone, "a prompt", f"full, bias or lora{alone}")
 
 
 class PromptGenerator(nn.Module):
