@@ -41,7 +41,8 @@ STILLS = "stills"  # a recipe's name for the backbone that dgl-shapes makes
     help="Overrides the data set's own; repeatable.",
 )
 @click.option(
-    "--backbone", help="Model name of open_clip, a folder in its format, a BLIP, or hf-hub:ORG/NAME."
+    "--backbone",
+    help="Model name of open_clip, a folder in its format, a BLIP, or hf-hub:ORG/NAME.",
 )
 @click.option("--pretrained", help="Weight tag of open_clip, or a weight file.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
