@@ -9,7 +9,7 @@ After training, prompts do not depend on the input. So the generators are evalua
   and value;
 - tokens behind the end token reach nothing where a mask hides them: a caption is as long as the longest of
   its batch;
-- the last block computes query and MLP only for the tokens that are read;
+- the last block computes query and MLP only for the token that is read, where it is one;
 - pixel mean, deviation and the factor 255 disappear into the patch embedding;
 - at block 0 the global prompts are constants, with their queries, keys and values;
 - the query of a map pooling is constant: its keys are one vector a head, its values follow the average.
@@ -31,7 +31,7 @@ from dgl_export.folded_text_encoder import TextEncoder
 from dgl_export.plain import PlainClipEncoder, PlainTextEncoder
 from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.towers import TextTower, VisionTower
-from dgl_train.model.dgl import DglModel
+from dgl_train.model.dgl import DglModel, own_output
 from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 from dgl_train.model.peft import has_adapters, merge_lora
 from dgl_train.model.prompts import Prompts
@@ -106,10 +106,11 @@ def _(model: FrameMeanModel, uint8: bool) -> FoldedModel:
 
 @fold_model.register
 def _(model: DglModel, uint8: bool) -> FoldedModel:
-    if model.prompts.counts.global_prompts and model.visual_output != "global-prompt":
+    wanted = own_output(model.backbone)
+    if model.prompts.counts.global_prompts and model.visual_output != wanted:
         raise ExportError(
             f"the model reads clips from {model.visual_output}, which is there to be compared and "
-            "is not exported. Train with visual_output global-prompt."
+            f"is not exported. Train with visual_output {wanted}."
         )
     backbone, prompts = model.backbone, model.prompts()
     pixels = Pixels(backbone.mean, backbone.std, uint8)

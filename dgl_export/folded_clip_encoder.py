@@ -39,6 +39,7 @@ class ClipEncoder(nn.Module):
         folded = [FoldedBlock(*pair) for pair in zip(vision.blocks, prompts.frames, strict=True)]
         self.blocks = cast(Sequence[FoldedBlock], nn.ModuleList(folded))
         self.read = ReadOut(vision)
+        self.reads_all, self.unpooled = vision.pools_by_map, vision.shape.num_unpooled
         self.register_buffer("globals", prompts.globals.clone())
         first = folded[0]
         normal = first.enter(prompts.globals)
@@ -64,12 +65,24 @@ class ClipEncoder(nn.Module):
         k = self.put_in_front(self.global_k, block.k(normal), batch)
         v = self.put_in_front(self.global_v, block.v(normal), batch)
         x = self.put_in_front(self.globals, x, batch)
-        x = block.leave(x, self.attend_all(0, (q, k, v), (batch, num_frames)))
-        for number, block in enumerate(self.blocks[1:-1], start=1):
-            normal = block.enter(x)
-            qkv = block.q(normal), block.k(normal), block.v(normal)
-            x = block.leave(x, self.attend_all(number, qkv, (batch, num_frames)))
-        return self.read_out(x, (batch, num_frames))
+        attended, _ = self.attend_all(0, (q, k, v), (batch, num_frames))
+        x = block.leave(x, attended)
+        for number in range(1, len(self.blocks) - 1):
+            x, _ = self.pass_through(number, x, (batch, num_frames))
+        sizes = batch, num_frames
+        tokens, attention = (
+            self.all_tokens(x, sizes) if self.reads_all else self.globals_alone(x, sizes)
+        )
+        mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
+        return F.normalize(self.read(tokens), dim=-1), mass / mass.sum(dim=-1, keepdim=True)
+
+    def pass_through(self, number: int, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """All rows through a block, and how the global prompts attended in it."""
+        block = self.blocks[number]
+        normal = block.enter(x)
+        qkv = block.q(normal), block.k(normal), block.v(normal)
+        attended, attention = self.attend_all(number, qkv, sizes)
+        return block.leave(x, attended), attention
 
     def put_in_front(self, constant: Tensor, x: Tensor, batch: int) -> Tensor:
         """[G, D] of every clip before the rows of all frames: [B*F*T, D] -> [B*G + B*F*T, D]."""
@@ -77,16 +90,20 @@ class ClipEncoder(nn.Module):
 
     def attend_all(
         self, number: int, qkv: tuple[Tensor, Tensor, Tensor], sizes: tuple[int, int]
-    ) -> Tensor:
-        """Global and local attention of a block: rows q, k, v and result [B*G + B*F*T, D]."""
+    ) -> tuple[Tensor, Tensor]:
+        """Global and local attention of a block: rows q, k, v and result [B*G + B*F*T, D].
+
+        Beside the result, the global prompts' attention; see ``attend_globally``.
+        """
         block = self.blocks[number]
         q, k, v = qkv
         num_globals = sizes[0] * self.num_globals
         keys, values = self.see(block, k, v, sizes)
         global_q = block.split(q[:num_globals], sizes[0])
         frame_q = block.split_frames(q[num_globals:], *sizes)
-        globally, _ = self.attend_globally(global_q, keys, values, self.positions[number])
-        return torch.cat([block.merge(globally), block.merge(attend(frame_q, keys, values))])
+        globally, attention = self.attend_globally(global_q, keys, values, self.positions[number])
+        locally = attend(frame_q, keys, values)
+        return torch.cat([block.merge(globally), block.merge(locally)]), attention
 
     def see(
         self, block: FoldedBlock, k: Tensor, v: Tensor, sizes: tuple[int, int]
@@ -130,8 +147,8 @@ class ClipEncoder(nn.Module):
         attention = attention.unflatten(3, (num_frames, per_frame))
         return (attention.permute(0, 3, 1, 2, 4) @ values).sum(dim=1), attention
 
-    def read_out(self, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The last block, for the global prompts that are read."""
+    def globals_alone(self, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The last block, for the global prompts that are read: [B, 1 or G, D], and their attention."""
         block = self.blocks[-1]
         normal = block.enter(x)
         keys, values = self.see(block, block.k(normal), block.v(normal), sizes)
@@ -141,9 +158,17 @@ class ClipEncoder(nn.Module):
             rows = (rows[:, None] + each).flatten()
         q = block.split(block.q(pick_rows(normal, rows)), sizes[0])
         attended, attention = self.attend_globally(q, keys, values, self.positions[-1])
-        x = block.leave(pick_rows(x, rows), block.merge(attended)).unflatten(0, (sizes[0], -1))
-        mass = attention[:, :, 0, :, self.num_globals :].mean(dim=1).sum(dim=-1)  # [B, F]
-        return F.normalize(self.read(x), dim=-1), mass / mass.sum(dim=-1, keepdim=True)
+        x = block.leave(pick_rows(x, rows), block.merge(attended))
+        return cast(Tensor, x.unflatten(0, (sizes[0], -1))), attention
+
+    def all_tokens(self, x: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The last block: global prompts and then all frames' tokens that are pooled, [B, G + F*T, D]."""
+        x, attention = self.pass_through(len(self.blocks) - 1, x, sizes)
+        num_globals = sizes[0] * self.num_globals
+        globals_ = x[:num_globals].unflatten(0, (sizes[0], -1))
+        of_frames = cast(Tensor, x[num_globals:].unflatten(0, (*sizes, -1)))
+        pooled = of_frames[:, :, self.unpooled :].flatten(1, 2)
+        return torch.cat([globals_, pooled], dim=1), attention
 
 
 class FrameMeanEncoder(nn.Module):

@@ -142,20 +142,21 @@ def clip_steps(sizes: Sizes) -> list[Step]:
     block, layers, frames = shape.block, shape.layers, sizes.frames
     width, flop = block.width, token_flop(shape.block)
     tokens, globals_ = shape.side**2 + shape.has_class_token, COUNTS.global_prompts
-    read = globals_ if sizes.pool_heads else 1
+    rows = frames * tokens + globals_
+    saved = 0 if sizes.pool_heads else (rows - 1) * (flop - 4 * width**2)
     steps = [
         Step(
             "2 frame prompts",
             frames * COUNTS.frame_prompts * flop * layers,
             2 * COUNTS.frame_prompts * width * layers,
         ),
-        Step("6 last block", (frames * tokens + globals_ - read) * (flop - 4 * width**2)),
+        Step("6 last block", saved),
         Step("7 pixel statistics", pixel_flop(sizes)),
         Step("8 globals of block 0", globals_ * 6 * width**2, 4 * globals_ * width),
     ]
     if heads := sizes.pool_heads:
-        kept = globals_ * 4 * width * heads + 2 * width**2
-        steps.append(Step("9 pooling's query", globals_ * 4 * width**2 - kept, width * heads))
+        kept = rows * 4 * width * heads + 2 * width**2
+        steps.append(Step("9 pooling's query", rows * 4 * width**2 - kept, width * heads))
     of_blocks = (frames * (tokens + COUNTS.frame_prompts) + globals_) * flop * layers
     return [Step("all of it", of_blocks + around_blocks(sizes)), *steps]
 
@@ -168,7 +169,8 @@ def around_blocks(sizes: Sizes) -> int:
     shape = sizes.vision
     width = shape.block.width
     patches = sizes.frames * shape.side**2 * 2 * 3 * shape.patch**2 * width
-    pooling = COUNTS.global_prompts * 4 * width**2 if sizes.pool_heads else 0
+    rows = sizes.frames * (shape.side**2 + shape.has_class_token) + COUNTS.global_prompts
+    pooling = rows * 4 * width**2 if sizes.pool_heads else 0
     return patches + pixel_flop(sizes) + pooling
 
 

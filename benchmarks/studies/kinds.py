@@ -45,8 +45,8 @@ VARIANTS = {
     "DGL-linear": ("method=dgl-linear",),
     "DGL-transformer": ("method=dgl-transformer",),
 }
-POOLED = {"DGL-linear, all tokens": ("method=dgl-linear", "visual_output=all-tokens")}
-"""For the kinds that pool tokens: what the other read-out gives."""
+POOLED = {"DGL-linear, globals alone": ("method=dgl-linear", "visual_output=global-prompt")}
+"""For the kinds that pool tokens: what the pooling gives that reads the global prompts alone."""
 
 
 def clip_like() -> tuple[VisionTower, TextTower]:
@@ -215,7 +215,7 @@ def main(
             "Mean and sample standard deviation over seeds; each seed has its own clips, backbone and order of "
             "training. The epoch is chosen on val, test is looked at once. One recipe for all.",
             "Stills R@1: of the backbone, on new stills, 320 kinds of them.",
-            "All tokens: the pooling reads the global prompts and the tokens of all frames.",
+            "Globals alone: the pooling reads the global prompts, and no tokens of frames.",
         ],
     )
 

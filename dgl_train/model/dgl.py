@@ -33,6 +33,7 @@ from dgl_train.model.prompts import PromptGenerator, Prompts
 State = TypeVar("State")
 
 VISUAL_OUTPUTS = (
+    "auto",
     "global-prompt",
     "mean-globals",
     "mean-frames",
@@ -40,10 +41,12 @@ VISUAL_OUTPUTS = (
     "global-local",
     "all-tokens",
 )
-"""What a clip is read from; the paper compares all but the last, and takes the first.
+"""What a clip is read from; the paper compares all but the first and the last, and takes "global-prompt".
 
-Where a backbone pools tokens, "global-prompt" pools the global prompts, and "all-tokens" (ours) pools them
-and the tokens of all frames at once.
+"global-prompt" reads the global prompts as the backbone reads a frame's tokens: their first, or their mean.
+"all-tokens" (ours) is for map pooling, which chooses what it reads: the global prompts and the tokens of all
+frames at once. "auto" is this where the backbone pools by map, "global-prompt" for the others, and
+"mean-frames" without global prompts.
 """
 
 
@@ -79,7 +82,7 @@ class DglModel(OnBackbone):
     Args:
         backbone: A network of the level "prompted".
         prompts: The generator.
-        visual_output: One of VISUAL_OUTPUTS; without global prompts "mean-frames" alone is there.
+        visual_output: One of VISUAL_OUTPUTS; the attribute of that name is never "auto".
         inputs: See ``OnBackbone``.
 
     Raises:
@@ -100,13 +103,16 @@ class DglModel(OnBackbone):
             raise ConfigError(
                 f"visual_output is {visual_output!r}, expected one of {', '.join(VISUAL_OUTPUTS)}."
             )
-        if not prompts.counts.global_prompts and visual_output != "mean-frames":
+        num_globals = prompts.counts.global_prompts
+        if not num_globals and visual_output not in ("auto", "mean-frames"):
             raise ConfigError(
                 f"visual_output is {visual_output!r}, but there are no global prompts to read. "
                 "Set visual_output to mean-frames, or global_prompts to 1 or more."
             )
         self.prompts = prompts
         self.visual_output = visual_output
+        if visual_output == "auto":
+            self.visual_output = own_output(backbone) if num_globals else "mean-frames"
 
     @property
     def frame_wise(self) -> bool:
@@ -219,6 +225,13 @@ class DglModel(OnBackbone):
         global_ = F.normalize(vision.read_pooled(state.globals).float(), dim=-1)
         local = F.normalize(vision.read(state.frames).mean(dim=1).float(), dim=-1)
         return global_ + local
+
+
+def own_output(backbone: Backbone) -> str:
+    """What "auto" stands for where there are global prompts."""
+    vision = backbone.vision
+    pools_by_map = isinstance(vision, VisionTower) and vision.pools_by_map
+    return "all-tokens" if pools_by_map else "global-prompt"
 
 
 def with_prompts(may_see: Tensor | None, prompts: int, is_causal: bool) -> Tensor | None:

@@ -67,8 +67,7 @@ def _prompted(backbone: Backbone, counts: PromptCounts) -> tuple[VisionTower | N
         return (backbone.vision if isinstance(backbone.vision, VisionTower) else None), text
     alone = ""
     if isinstance(backbone.text, TextTower):
-        alone = ", caption prompts alone (method=unshared global_prompts=0 frame_prompts=0 "
-        alone += "visual_output=mean-frames)"
+        alone = ", caption prompts alone (method=unshared global_prompts=0 frame_prompts=0)"
     return require_towers(backbone, "a prompt", f"full, bias or lora{alone}")
 
 

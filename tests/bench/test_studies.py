@@ -106,7 +106,7 @@ def test_each_kind_is_pretrained_tuned_evaluated_and_kept(tmp_path, measured, mo
     monkeypatch.setattr(kinds, "VARIANTS", {"DGL-linear": ("method=dgl-linear", *SETTINGS)})
     options = ("--seeds", 1, "--steps", 2, "--epochs", 1)
     _, (rows,) = measured(kinds.main, tmp_path / "kinds", *options)
-    linear, both = ["untuned", "DGL-linear"], ["untuned", "DGL-linear", "DGL-linear, all tokens"]
+    linear, both = ["untuned", "DGL-linear"], ["untuned", "DGL-linear", "DGL-linear, globals alone"]
     assert [one["variant"] for one in rows] == [*linear, *both, *both, *linear]
     assert len({one["T2V R@10"] for one in rows}) > 1
     monkeypatch.setattr(kinds, "called", lambda *_: pytest.fail("done again"))

@@ -21,7 +21,7 @@ from dgl_train.model.backbones.block import (
     attend_within,
     recomputed,
 )
-from dgl_train.model.backbones.pooling import FirstToken
+from dgl_train.model.backbones.pooling import FirstToken, MapPooling
 
 PROJECTIONS = ("matrix", "linear", "none")
 """How a tower's width becomes the shared one: a matrix, one with a bias, or not at all."""
@@ -156,6 +156,11 @@ class VisionTower(Tower):
     def frame_size(self) -> int:
         """S, the side of a frame in pixels."""
         return self.shape.side * self.shape.patch
+
+    @property
+    def pools_by_map(self) -> bool:
+        """Whether a learned query chooses among a frame's tokens what is read."""
+        return isinstance(self.pooling, MapPooling)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Every frame by itself."""
