@@ -1,6 +1,7 @@
 """Backbones that are here are loaded from here; only weights that are named and missing are downloaded."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -89,7 +90,7 @@ def test_what_is_here_is_loaded_without_a_question(closed, place):
     assert len(digests[0]) == 64
     assert set(digests) == {digests[0]}
     assert "is not supported: its text encoder, nobody/tower, is built by the library" in text
-    assert "does not load: Unknown model (nobody/tower)" in vision
+    assert re.search("does not load: .*nobody/tower", vision)  # in the words of the timm that is there
 
 
 ENDS_WITH_THE_FIRST_QUESTION = """
