@@ -33,7 +33,7 @@ QUERY, CLIP = "query", "clip"
 TASKS = (QUERY, CLIP)
 UNFOLDED, FOLDED, OPEN_CLIP = "torch, unfolded", "torch, folded", "open_clip"
 ZERO_SHOT = "zero-shot"  # the method of a backbone as it is
-_TABLES = ("token_embedding", "positions")  # of our text encoder
+_TABLES = ("token_embedding", "positions", "token_embedding.weight")  # ours, and open_clip's
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def work_of(encoder: nn.Module, values: Tensor) -> Work:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(values)
     tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
-    names = [one for one in tensors if one in _TABLES or one.endswith("token_embedding.weight")]
-    tables = [tensors.pop(name) for name in names]
+    is_text = values.dim() == 2
+    tables = [tensors.pop(name) for name in list(tensors) if is_text and name.endswith(_TABLES)]
     tokens = values.shape[1] - isinstance(encoder, TextEncoder)  # whose start token is folded
     rows = sum(tokens * table.shape[1] for table in tables)
     return Work(counter.get_total_flops(), rows + sum(one.numel() for one in tensors.values()))
