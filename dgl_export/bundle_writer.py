@@ -112,6 +112,7 @@ def _fill(
         parity=encoders.parity,
         quality=encoders.quality,
         source=_source(request),
+        frame_wise=request.model.frame_wise,
     )
 
 
@@ -132,6 +133,7 @@ def _source(request: ExportRequest) -> Source:
         checkpoint=request.checkpoint,
         checkpoint_sha256=request.checkpoint_sha256,
         version=version("dgl-retrieval"),
+        licence=model.licence,
     )
 
 

@@ -37,7 +37,10 @@ from dgl_runtime.command import Command
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--zero-shot", is_flag=True, help="Export the untuned backbone with mean pooling.")
-@click.option("--backbone", help="With --zero-shot: open_clip model name, or folder in its format.")
+@click.option(
+    "--backbone",
+    help="With --zero-shot: open_clip model name, folder in its format, or hf-hub:REPOSITORY.",
+)
 @click.option("--pretrained", default="", help="With --backbone: open_clip tag, or weight file.")
 @click.option(
     "--num-frames", type=click.IntRange(1), help="Frames per clip; default as trained, or 12."
@@ -45,7 +48,7 @@ from dgl_runtime.command import Command
 @click.option(
     "--max-tokens",
     type=click.IntRange(3),
-    help="Tokens per caption; default as trained, or 32.",
+    help="Tokens per caption; default as trained, or all that the backbone reads.",
 )
 def export(
     ckpt: Path | None,
@@ -113,6 +116,7 @@ def export(
         f"{out}: {request.method} on {manifest.source.backbone}, {file_format}, {precision}, {size_mb:.0f} MB. "
         + (_parity(manifest.parity) if manifest.quality is None else _quality(manifest.quality))
     )
+    click.echo(f"Licence of the weights: {manifest.source.licence}.")
     if target.library is not None:
         click.echo(said_of_running())
 

@@ -12,9 +12,6 @@ from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import checkpoint_file, load_checkpoint, untuned_model
 from dgl_train.model.dual_encoder import DualEncoder, FrameMeanModel
 
-# Of a backbone alone, unless it reads shorter captions, or pads all: then more cost nothing.
-ZERO_SHOT_TOKENS = 32
-
 
 @dataclass(frozen=True)
 class ExportRequest:
@@ -68,12 +65,11 @@ def untuned_request(name: str, pretrained: str) -> ExportRequest:
         ConfigError: It does not load.
     """
     model = FrameMeanModel(load_backbone(BackboneSource(name, pretrained)))
-    longest, pads = model.longest_text, model.inputs.texts.pad_to is not None
     return ExportRequest(
         model=model,
         method="zero-shot",
         num_frames=DEFAULT_FRAMES,
-        max_tokens=longest if pads else min(ZERO_SHOT_TOKENS, longest),
+        max_tokens=model.longest_text,
         checkpoint=name,
         checkpoint_sha256=model.digest(),
     )

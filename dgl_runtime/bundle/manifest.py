@@ -76,6 +76,7 @@ class Source:
     checkpoint: str
     checkpoint_sha256: str
     version: str  # of dgl-retrieval
+    licence: str = "unknown"  # of the backbone's weights
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Manifest:
     parity: Parity
     quality: Quality | None  # None for fp32, which parity proves equal
     source: Source
+    frame_wise: bool = False  # a clip's embedding is the mean of its frames', unit-norm again
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""

@@ -17,6 +17,7 @@ from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.encoder.choice import Chosen, choose
 from dgl_runtime.encoder.input_check import check_inputs
 from dgl_runtime.encoder.self_check import check_graph
+from dgl_runtime.encoder.shared_frames import SharedFrames
 from dgl_runtime.engines.candidates import AUTO, check_names
 from dgl_runtime.engines.device_arrays import lies_on_device
 from dgl_runtime.engines.engine import Engine
@@ -201,6 +202,9 @@ class Encoder:
             if not len(frames):
                 no_weights = np.empty(frames.shape[:2], np.float32)
                 return ClipEmbeddings(np.empty((0, self.embed_dim), np.float32), no_weights)
+            if self._shares_frames:
+                weights = np.full(frames.shape[:2], 1 / frames.shape[1], np.float32)
+                return ClipEmbeddings(self._shared_frames.embed_clips(frames), weights)
         elif self.chosen(CLIP_ENCODER).candidate.device == "cpu":
             raise EngineError(
                 f"frames lie on a CUDA device, {self.clip_engine.description} takes them from the host. "
@@ -208,6 +212,18 @@ class Encoder:
             )
         out = self.clip_engine.run({"frames": frames})
         return ClipEmbeddings(cast(Float32, out["embedding"]), cast(Float32, out["frame_weights"]))
+
+    @property
+    def _shares_frames(self) -> bool:
+        """Whether a clip is the mean of its frames, in an engine that takes them one by one."""
+        one_length = self.chosen(CLIP_ENCODER).candidate.engine not in ("onnx", "openvino")
+        return self.bundle.manifest.frame_wise and not one_length
+
+    @cached_property
+    def _shared_frames(self) -> SharedFrames:
+        return SharedFrames(
+            lambda frames: cast(Float32, self.clip_engine.run({"frames": frames})["embedding"])
+        )
 
     def _check_frames(self, frames: NDArray[np.generic]) -> None:
         (spec,) = self.bundle.manifest.clip_encoder.inputs

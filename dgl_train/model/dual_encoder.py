@@ -20,6 +20,9 @@ from dgl_train.model.backbones.backbone import Backbone, BackboneSource
 class DualEncoder(Protocol):
     """An nn.Module that embeds captions and clips in one space."""
 
+    frame_wise: bool
+    """Whether a clip's embedding is the mean of its frames' unit embeddings, made unit again."""
+
     @property
     def inputs(self) -> InputSpec:
         """How captions and clips become what is embedded."""
@@ -39,6 +42,10 @@ class DualEncoder(Protocol):
     @property
     def source(self) -> BackboneSource:
         """Where its backbone comes from."""
+
+    @property
+    def licence(self) -> str:
+        """Of its backbone's weights, in words."""
 
     @property
     def loss(self) -> str:
@@ -91,6 +98,8 @@ class OnBackbone(nn.Module):
             number of frames.
     """
 
+    frame_wise = False
+
     def __init__(self, backbone: Backbone, inputs: InputSpec | None = None) -> None:
         super().__init__()
         self.backbone = backbone
@@ -115,6 +124,11 @@ class OnBackbone(nn.Module):
     def source(self) -> BackboneSource:
         """Where the backbone comes from."""
         return self.backbone.facts.source
+
+    @property
+    def licence(self) -> str:
+        """Of the backbone's weights, in words."""
+        return self.backbone.facts.licence
 
     @property
     def loss(self) -> str:
@@ -147,6 +161,8 @@ class FrameMeanModel(OnBackbone):
 
     Untuned it is zero-shot retrieval; the alternatives to prompts tune it.
     """
+
+    frame_wise = True
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> unit-norm embeddings [B, E]."""

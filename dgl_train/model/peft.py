@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from dgl_train.model.backbones.backbone import Backbone, require_towers
+from dgl_train.model.backbones.open_clip_encoders import Attention
 from dgl_train.model.backbones.towers import Block, Tower
 
 LORA_RANK = 8
@@ -107,7 +108,7 @@ def _update_matrices(encoder: nn.Module) -> None:
     for layer in list(encoder.modules()):
         for name in _MATRICES:
             matrix = getattr(layer, name, None)
-            is_linear = isinstance(layer, nn.Linear | nn.MultiheadAttention)
+            is_linear = isinstance(layer, nn.Linear | nn.MultiheadAttention | Attention)
             if is_linear and isinstance(matrix, nn.Parameter):
                 register_parametrization(layer, name, LowRankUpdate(matrix, LORA_RANK))
 

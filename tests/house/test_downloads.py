@@ -79,8 +79,8 @@ def test_what_is_here_is_loaded_without_a_question(closed, place):
     *digests, text, vision = outcome.output.splitlines()[-len(sources) :]
     assert len(digests[0]) == 64
     assert set(digests) == {digests[0]}
-    assert "is not supported yet: it has a HFTextEncoder text tower." in text
-    assert "is not supported yet: it has a TimmModel vision tower." in vision
+    assert "is not supported: its text encoder, nobody/tower, is built by the library" in text
+    assert "does not load: Unknown model (nobody/tower)" in vision
 
 
 ENDS_WITH_THE_FIRST_QUESTION = """

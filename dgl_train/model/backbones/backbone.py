@@ -21,6 +21,7 @@ DEFAULT_FRAMES = 12
 """Frames of a clip for a backbone alone."""
 LOSSES = ("softmax", "sigmoid")
 """What pairs are trained with; see ``dgl_train.training.losses``."""
+UNKNOWN_LICENCE = "unknown"
 OWN_LOSS = "auto"
 """In a recipe: the loss of the backbone's pretraining."""
 
@@ -44,6 +45,7 @@ class Facts:
         embed_dim: E, the width of its embeddings.
         loss: One of ``LOSSES``, the one of its pretraining.
         max_logit_scale: Where training stops its temperature.
+        licence: Of its weights, in words.
     """
 
     source: BackboneSource
@@ -52,6 +54,7 @@ class Facts:
     embed_dim: int
     loss: str = LOSSES[0]
     max_logit_scale: float = 100.0  # of CLIP's own training
+    licence: str = UNKNOWN_LICENCE
 
 
 class Backbone(nn.Module):

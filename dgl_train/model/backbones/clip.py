@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from dgl_runtime.bundle.input_spec import CLIP_END, InputSpec, clip_frames
-from dgl_train.model.backbones.backbone import DEFAULT_FRAMES, Backbone, BackboneSource, Facts
+from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_train.model.backbones.backbone import (
+    DEFAULT_FRAMES,
+    UNKNOWN_LICENCE,
+    Backbone,
+    BackboneSource,
+    Facts,
+)
 from dgl_train.model.backbones.clip_vocabulary import clip_tokenizer
 from dgl_train.model.backbones.towers import Block, TextTower, VisionTower, attend_within
 
@@ -29,8 +36,8 @@ class Kind:
     text_heads: int
     quick_gelu: bool
     eps: float = 1e-5
-    mean: tuple[float, ...] = OPENAI_MEAN
-    std: tuple[float, ...] = OPENAI_STD
+    frames: FrameSpec | None = None  # None: OpenAI's pixels
+    licence: str = UNKNOWN_LICENCE
 
 
 def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kind) -> Backbone:
@@ -49,9 +56,10 @@ def clip_backbone(state: Mapping[str, Tensor], source: BackboneSource, kind: Kin
         context=context,
         embed_dim=embed_dim,
     )
-    frames = clip_frames(DEFAULT_FRAMES, vision.frame_size, kind.mean, kind.std)
+    frames = kind.frames or clip_frames(DEFAULT_FRAMES, vision.frame_size, OPENAI_MEAN, OPENAI_STD)
     tokenizer = clip_tokenizer(context)
-    facts = Facts(source, InputSpec(frames, tokenizer.spec), tokenizer, embed_dim)
+    inputs = InputSpec(frames, tokenizer.spec)
+    facts = Facts(source, inputs, tokenizer, embed_dim, licence=kind.licence)
     backbone = Backbone(vision, text, facts)
     backbone.load_state_dict(dict(rename_openai_state(state)))
     return backbone
@@ -152,14 +160,19 @@ class ClipText(TextTower):
 
     def read(self, state: Tensor, tokens: Tensor) -> Tensor:
         """Final normalisation and projection of each text's end token."""
-        rows = torch.arange(len(state), device=state.device)
-        features: Tensor = self.ln_final(state[rows, ends(tokens)]) @ self.projection
+        features: Tensor = self.ln_final(state_at_end(state, tokens, CLIP_END)) @ self.projection
         return features
 
 
-def ends(tokens: Tensor) -> Tensor:
+def ends(tokens: Tensor, end_id: int = CLIP_END) -> Tensor:
     """Where each text ends: token ids [B, L] -> positions [B] of its first end token."""
-    return (tokens == CLIP_END).int().argmax(dim=-1)
+    return (tokens == end_id).int().argmax(dim=-1)
+
+
+def state_at_end(state: Tensor, tokens: Tensor, end_id: int) -> Tensor:
+    """The token of each text, [B, L, D], where it ends: [B, D]."""
+    rows = torch.arange(state.shape[0], device=state.device)  # len() would fix it in an export
+    return state[rows, ends(tokens, end_id)]
 
 
 _BLOCK_NAMES = {

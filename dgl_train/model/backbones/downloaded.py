@@ -34,6 +34,19 @@ def name_without_download(name: str, pretrained: str) -> str:
     return name
 
 
+def tokenizer_file(repository: str, file: str) -> Path | None:
+    """A file of a tokenizer, downloaded once; None where the repository, or the network, has none."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    if found := _find(repository, file):
+        return found
+    try:  # asked once: a download by itself asks for half a minute where no network answers
+        get_hf_file_metadata(hf_hub_url(repository, file))
+        return Path(hf_hub_download(repository, file))
+    except Exception:  # its own, its network library's, and the system's
+        return None
+
+
 def _find_weights(repository: str, file: str) -> Path | None:
     """A weight file in the order in which open_clip looks for it."""
     safe = "open_clip_model" if file == _WEIGHTS else Path(file).stem

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource
-from dgl_train.model.backbones.from_open_clip import load_clip
+from dgl_train.model.backbones.from_open_clip import load_open_clip
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,26 @@ class Family:
 
 
 FAMILIES = {
-    "clip": Family(lambda source: True, load_clip),
+    "open_clip": Family(lambda source: True, load_open_clip),
 }
-"""The family registered last that knows a source loads it, so ``clip`` has what nobody else knows."""
+"""The family registered last that knows a source loads it, so ``open_clip`` has what nobody else knows."""
+
+
+RECOMMENDED = {
+    "small": BackboneSource("ViT-B-32-256", "datacomp_s34b_b86k"),
+    "default": BackboneSource("PE-Core-B-16", "meta"),
+    "best": BackboneSource("PE-Core-L-14-336", "meta"),
+}
+"""Names for who has no model in mind; docs/backbones.md says why these."""
 
 
 def load_backbone(source: BackboneSource) -> Backbone:
-    """Load a backbone by the family that knows it.
+    """Load a backbone by the family that knows it; a name of ``RECOMMENDED`` stands for a model and its tag.
 
     Raises:
         ConfigError: It does not load, or is one that is not supported.
     """
+    if not source.pretrained:
+        source = RECOMMENDED.get(source.name, source)
     family = next(one for one in reversed(FAMILIES.values()) if one.knows(source))
     return family.load(source)

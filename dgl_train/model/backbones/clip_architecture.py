@@ -1,37 +1,19 @@
-"""Which open_clip models have CLIP's own architecture, and what the others have that we do not support."""
+"""Which open_clip models have CLIP's own architecture, and what the others have that it has not."""
 
 from typing import Any
 
-CLIP_VOCABULARY = 49408
+from dgl_runtime.bundle.input_spec import TextSpec, clip_texts
 
 
-def foreign_towers(config: Any) -> list[str]:  # noqa: ANN401 - open_clip is untyped
-    """Name the towers that open_clip takes from other libraries.
-
-    Args:
-        config: What ``open_clip.get_model_config`` returned.
-
-    Returns:
-        Descriptions for a person; empty if both towers are open_clip's own.
-    """
-    found = {
-        "a TimmModel vision tower": ("vision_cfg", "timm_model_name"),
-        "a HFTextEncoder text tower": ("text_cfg", "hf_model_name"),
-    }
-    return [
-        part for part, (tower, key) in found.items() if key in ((config or {}).get(tower) or {})
-    ]
-
-
-def unsupported_parts(model: Any, name: str) -> list[str]:  # noqa: ANN401 - open_clip is untyped
+def foreign_parts(model: Any, texts: TextSpec) -> list[str]:  # noqa: ANN401 - open_clip is untyped
     """Name every part of an open_clip model that differs from CLIP's architecture.
 
     Args:
         model: What ``open_clip.create_model`` returned.
-        name: The name it was created by; its configuration tells the tokenizer.
+        texts: How it wants its texts.
 
     Returns:
-        Descriptions for a person; empty if the model is supported.
+        Descriptions for a person; empty if it is a CLIP that prompts can be put into.
     """
     if type(model).__name__ not in ("CLIP", "CustomTextCLIP"):
         return [f"the {type(model).__name__} model class"]
@@ -40,27 +22,21 @@ def unsupported_parts(model: Any, name: str) -> list[str]:  # noqa: ANN401 - ope
         return [f"a {type(visual).__name__} vision tower"]
     if type(getattr(text, "transformer", None)).__name__ != "Transformer":
         return [f"a {type(text).__name__} text tower"]
-    return [*_vision_parts(visual), *_text_parts(model, text, name)]
+    return [*_vision_parts(visual), *_text_parts(model, text, texts)]
 
 
 def _vision_parts(visual: Any) -> list[str]:  # noqa: ANN401
-    preprocess = visual.preprocess_cfg
     found = {
         "attentional pooling": visual.attn_pool is not None,
         f"{visual.pool_type!r} pooling of patches": visual.pool_type != "tok",
         "a final LayerNorm after pooling": visual.final_ln_after_pool,
         "no LayerNorm before the blocks": type(visual.ln_pre).__name__ == "Identity",
         "frames that are not square": visual.grid_size[0] != visual.grid_size[1],
-        f"{preprocess['resize_mode']!r} resizing": preprocess["resize_mode"] != "shortest",
-        f"{preprocess['interpolation']!r} interpolation": preprocess["interpolation"] != "bicubic",
     }
     return [part for part, present in found.items() if present] + _block_parts(visual, "vision")
 
 
-def _text_parts(model: Any, text: Any, name: str) -> list[str]:  # noqa: ANN401
-    import open_clip
-
-    config = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+def _text_parts(model: Any, text: Any, texts: TextSpec) -> list[str]:  # noqa: ANN401
     pool = getattr(text, "pool_type", getattr(model, "text_pool_type", "argmax"))
     projection = type(text.text_projection).__name__
     found = {
@@ -68,10 +44,7 @@ def _text_parts(model: Any, text: Any, name: str) -> list[str]:  # noqa: ANN401
         f"{pool!r} pooling of the caption": pool != "argmax",
         "a class token in the text tower": getattr(text, "cls_emb", None) is not None,
         f"a {projection} text projection": projection != "Parameter",
-        f"a vocabulary of {model.vocab_size} tokens": model.vocab_size != CLIP_VOCABULARY,
-        "a tokenizer other than CLIP's": bool(
-            config.get("hf_tokenizer_name") or config.get("tokenizer_kwargs")
-        ),
+        "a tokenizer other than CLIP's": texts != clip_texts(texts.max_tokens),
     }
     return [part for part, present in found.items() if present] + _block_parts(text, "text")
 
@@ -82,4 +55,6 @@ def _block_parts(tower: Any, which: str) -> list[str]:  # noqa: ANN401
         return [f"{type(block).__name__} blocks in the {which} tower"]
     if type(block.ls_1).__name__ != "Identity":
         return [f"LayerScale in the {which} tower"]
+    if getattr(block.mlp.gelu, "approximate", "none") != "none":
+        return [f"an approximate GELU in the {which} tower"]
     return []

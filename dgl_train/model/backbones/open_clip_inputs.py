@@ -1,0 +1,119 @@
+"""How an open_clip model wants its frames and texts: what its configuration, tag or folder says."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgl_runtime.bundle.input_spec import TextSpec, clip_texts
+from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.errors import ConfigError
+from dgl_runtime.media.frame_spec import FrameSpec
+from dgl_train.model.backbones.backbone import DEFAULT_FRAMES
+from dgl_train.model.backbones.clip_vocabulary import CONTEXT, clip_tokenizer
+from dgl_train.model.backbones.open_clip_encoders import READ_OUTS
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Config = Mapping[str, Any]
+FindFile = Callable[[str], Path | None]
+"""The path of one of the tokenizer's own files, by its name; None: there is none."""
+CLEANINGS = {"lower": "clip", "canonicalize": "canonicalize", "whitespace": "whitespace"}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def frames_of(preprocess: Config, size: int | tuple[int, int]) -> FrameSpec:
+    """What ``preprocess_cfg`` says of pictures.
+
+    Raises:
+        ConfigError: Pictures are not square, or are resized in a way that we do not know.
+    """
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) > 1:
+        raise ConfigError(f"its pictures are not square: {size}")
+    spec = FrameSpec(
+        num_frames=DEFAULT_FRAMES,
+        size=int(sides.pop()),
+        resize=preprocess["resize_mode"],
+        interpolation=preprocess["interpolation"],
+        mean=tuple(map(float, preprocess["mean"])),
+        std=tuple(map(float, preprocess["std"])),
+        sampling="centers",
+    )
+    if found := list(spec.faults()):
+        raise ConfigError(f"its pictures are read in a way that is not known here: {found[0]}")
+    return spec
+
+
+def attends_to_padding(text: Config) -> bool:
+    """Whether what stands behind a text changes its embedding, so that it must stand there."""
+    return bool(text.get("no_causal_mask") or text.get("embed_cls") or "hf_model_name" in text)
+
+
+def tokenizer_of(text: Config, find: FindFile) -> Tokenizer:
+    """The tokenizer of a ``text_cfg``; its spec says how texts are cleaned, cut, padded and read.
+
+    Raises:
+        ConfigError: A file of it is missing, or it puts tokens where we do not know them.
+    """
+    more, context = dict(text.get("tokenizer_kwargs") or {}), text.get("context_length", CONTEXT)
+    of_hub = text.get("hf_tokenizer_name")
+    cleaning = more.pop("clean", "whitespace" if of_hub else "lower")
+    strips_end = more.pop("strip_sep_token", False)
+    if unknown := [*more, *(["tokenizer_mode"] if text.get("tokenizer_mode") else [])]:
+        raise ConfigError(f"its tokenizer has {', '.join(unknown)}, which is not known here")
+    padded = {
+        "max_tokens": context,
+        "pad_to": context if attends_to_padding(text) else None,
+        "clean": CLEANINGS[cleaning],
+        "read": "last" if text.get("embed_cls") else READ_OUTS[text.get("pool_type", "argmax")],
+    }
+    if not of_hub:
+        return clip_tokenizer().fed_as(TextSpec(**{**vars(clip_texts(context)), **padded}))
+    inner, settings = _read_files(find, of_hub)
+    start, end = special_tokens(inner)
+    pad = _pad_token(inner, settings)
+    spec = TextSpec(pad_id=pad, start_id=start, end_id=pad if strips_end else end, **padded)
+    return Tokenizer(inner, spec)
+
+
+def special_tokens(inner: "tokenizers.Tokenizer") -> tuple[int | None, int | None]:
+    """What the tokenizer itself puts before and behind a text.
+
+    Raises:
+        ConfigError: More than one token on a side.
+    """
+    bare = inner.encode("a", add_special_tokens=False).ids
+    whole = inner.encode("a", add_special_tokens=True).ids
+    before = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    behind = whole[before + len(bare) :]
+    if before > 1 or len(behind) > 1:
+        raise ConfigError(f"its tokenizer makes {whole} of 'a', more than a token on a side")
+    return (whole[0] if before else None), (behind[0] if behind else None)
+
+
+def _read_files(find: FindFile, name: str) -> "tuple[tokenizers.Tokenizer, Config]":
+    import tokenizers
+
+    paths = [find(file) for file in TOKENIZER_FILES]
+    if paths[0] is None:
+        raise ConfigError(
+            f"its tokenizer, {name}, is not there: put its {' and '.join(TOKENIZER_FILES)} into the folder, "
+            "or connect to the network once"
+        )
+    try:
+        inner = tokenizers.Tokenizer.from_str(paths[0].read_text(encoding="utf-8"))
+        settings = json.loads(paths[1].read_text(encoding="utf-8")) if paths[1] else {}
+    except Exception as error:  # the library raises plain Exception
+        raise ConfigError(f"its tokenizer, {paths[0]}, cannot be read: {error}") from error
+    inner.no_padding()
+    inner.no_truncation()
+    return inner, settings
+
+
+def _pad_token(inner: "tokenizers.Tokenizer", settings: Config) -> int:
+    """The id of the padding token; 0 where none is named, as everywhere."""
+    named = settings.get("pad_token")
+    token = named.get("content") if isinstance(named, dict) else named
+    return 0 if token is None else int(inner.token_to_id(token) or 0)

@@ -1,0 +1,149 @@
+"""Every family of open_clip: what we make of raw pictures and texts is what open_clip makes of them."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from dgl_runtime.errors import ConfigError
+from dgl_runtime.media.pixels import preprocess
+from dgl_train.model.backbones.backbone import BackboneSource
+from dgl_train.model.backbones.licences import (
+    APPLE,
+    NON_COMMERCIAL,
+    licence_in,
+    published_licence,
+)
+from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
+from tests.helpers.open_clip_folders import FAMILIES, SENTENCES, write_open_clip
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (97, 150, 3), dtype=np.uint8)
+TEXTS = [*SENTENCES, "", "A Bee & THE lake's edge, isn't it?", " ".join(SENTENCES)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("open_clip")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_raw_pictures_and_texts_become_what_open_clip_makes_of_them(folder, family):
+    path = write_open_clip(folder / family, family)
+    theirs = open_clip.create_model(f"local-dir:{path}").eval()
+    ours = load_backbone(BackboneSource(str(path)))
+    transform = image_transform_v2(PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
+    pixels = preprocess(PICTURE, ours.facts.inputs.frames)[None]
+    with torch.no_grad():
+        expected = theirs.encode_image(transform(Image.fromarray(PICTURE))[None])
+        found = ours.vision(ours.normalize(torch.from_numpy(pixels)))
+        # What a picture's values are rounded to between resize and graph is the same on both sides.
+        assert F.cosine_similarity(found, expected).min() > 0.99999
+        assert found.shape[1] == ours.facts.embed_dim
+        rows = open_clip.get_tokenizer(f"local-dir:{path}")(TEXTS)
+        expected = theirs.encode_text(rows, normalize=True)
+        for text, wanted in zip(TEXTS, expected, strict=True):  # each as long as it is
+            tokens = torch.from_numpy(ours.facts.tokenizer([text]).ids).long()
+            torch.testing.assert_close(F.normalize(ours.text(tokens))[0], wanted, rtol=0, atol=2e-6)
+        together = torch.from_numpy(ours.facts.tokenizer(TEXTS).ids).long()
+        torch.testing.assert_close(F.normalize(ours.text(together)), expected, rtol=0, atol=2e-6)
+
+
+def test_where_padding_is_attended_to_a_text_is_not_cut(folder):
+    path = folder / "mobileclip"
+    if not path.exists():
+        write_open_clip(path, "mobileclip")
+    ours = load_backbone(BackboneSource(str(path)))
+    texts = ours.facts.inputs.texts
+    assert (texts.pad_to, texts.max_tokens, texts.read) == (20, 20, "end")
+    ids = torch.from_numpy(ours.facts.tokenizer(["a dog jumps"]).ids).long()
+    with torch.no_grad():
+        whole, cut = F.normalize(ours.text(ids)), F.normalize(ours.text(ids[:, :5]))
+    assert float((whole * cut).sum()) < 0.999
+
+
+def test_a_name_without_a_tag_has_the_pixels_of_its_first_tag():
+    frames = load_backbone(BackboneSource("PE-Core-T-16-384")).facts.inputs.frames
+    assert (frames.size, frames.resize, frames.interpolation) == (384, "squash", "bilinear")
+    assert (frames.mean, frames.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_weights_of_another_activation_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"another activation than it has; take ViT-B-32-quickgelu\.$"
+    ):
+        load_backbone(BackboneSource("ViT-B-32", "openai"))
+
+
+def broken(folder, file, change):
+    """A folder with one of its files changed, or gone."""
+    path = write_open_clip(folder / "broken", "siglip")
+    if change is None:
+        (path / file).unlink()
+    else:
+        (path / file).write_text(change((path / file).read_text()))
+    return BackboneSource(str(path))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("tokenizer.json", None, r"its tokenizer, unigram, is not there: put its tokenizer\.json"),
+        ("tokenizer.json", lambda text: text[:99], r"its tokenizer, .*json, cannot be read"),
+        ("open_clip_config.json", None, "does not load"),
+        ("open_clip_config.json", lambda text: text.replace('"squash"', '"shrink"'), "'shrink'"),
+        (
+            "open_clip_config.json",
+            lambda text: text.replace('"clean": "canonicalize"', '"reduction_mask": "simple"'),
+            "its tokenizer has reduction_mask, which is not known here",
+        ),
+        (
+            "open_clip_config.json",
+            lambda text: text.replace('"embed_dim": 96', '"embed_dim": 64'),
+            "does not load: .*size mismatch",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_told_in_a_line(tmp_path, file, change, told):
+    with pytest.raises(ConfigError, match=told) as error:
+        load_backbone(broken(tmp_path, file, change))
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_need_blocks_that_can_be_attended_in(folder):
+    path = folder / "resnet"
+    if not path.exists():
+        write_open_clip(path, "resnet")
+    settings = ModelSettings("dgl-linear", PromptCounts(), 2, 20)
+    with pytest.raises(ConfigError, match="the blocks of its image and text encoder cannot be"):
+        build_model(load_backbone(BackboneSource(str(path))), settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "licence"),
+    [
+        ("ViT-B-32-quickgelu", "openai", "MIT"),
+        ("ViT-B-16-quickgelu", "dfn2b", APPLE),
+        ("MobileCLIP2-S0", "dfndr2b", APPLE),
+        ("ViT-B-32-quickgelu", "metaclip_400m", NON_COMMERCIAL),
+        ("PE-Core-B-16", "meta", "Apache-2.0"),
+        ("ViT-B-16-SigLIP2", "webli", "Apache-2.0"),
+        ("ViT-B-32", "datacomp_xl_s13b_b90k", "MIT"),
+        ("ViT-B-32", "", "unknown"),
+        ("convnext_base", "somebody", "unknown"),
+    ],
+)
+def test_licences_of_published_weights(name, tag, licence):
+    assert published_licence(name, tag) == licence
+
+
+def test_the_licence_of_a_folder_is_that_of_its_card(tmp_path):
+    assert licence_in(tmp_path) == "unknown"
+    (tmp_path / "README.md").write_text("---\ntags: [a]\nlicense: apache-2.0\n---\nlicense: mit\n")
+    assert licence_in(tmp_path) == "apache-2.0"
+    (tmp_path / "README.md").write_text("---\ntags: [a]\n---\nlicense: mit\n")
+    assert licence_in(tmp_path) == "unknown"
