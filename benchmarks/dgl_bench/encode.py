@@ -212,7 +212,12 @@ def _report(name: str, rows: list[Row], quality: list[Row], peaks: Peaks) -> Rep
         title="Encoding queries and clips",
         tables=[*tables, Table("Quality of the lower precisions", quality)],
         plots=list(_plots(rows)),
-        settings={"warm_up": WARM_UP, "caption": CAPTION, "peaks": str(peaks)},
+        settings={
+            "backbone": " ".join(dict.fromkeys(one["backbone"] for one in rows)),
+            "warm_up": WARM_UP,
+            "caption": CAPTION,
+            "peaks": str(peaks),
+        },
         wrong=wrong,
         notes=_notes({one["method"] for one in rows}),
     )

@@ -15,7 +15,7 @@ from dgl_export.fold import fold
 from dgl_export.formats import Target
 from dgl_export.plain import PlainTextEncoder
 from dgl_runtime.errors import EngineError
-from tests.helpers.open_clip_folders import FAMILIES, write_open_clip
+from tests.helpers.open_clip_folders import BOTH_WAYS, FAMILIES, write_open_clip
 
 METHODS = ["dgl-linear", "dgl-transformer"]
 
@@ -184,7 +184,7 @@ def open_clips_own(tmp_path, monkeypatch):
     """A model that open_clip knows by name, and a folder: texts of both are padded, each in its way."""
     config, _ = FAMILIES["mean-of-patches"]
     text = {**config["text_cfg"], "hf_tokenizer_name": "far/away", "vocab_size": 99}
-    far = {**config, "embed_dim": 24, "text_cfg": {**text, "no_causal_mask": True}}
+    far = {**config, "embed_dim": 24, "text_cfg": {**text, **BOTH_WAYS}}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "far", far)
     return "far", write_open_clip(tmp_path / "layers", "layer-scale")
 
@@ -196,6 +196,7 @@ def test_backbones_as_they_are_beside_open_clips_own_model(run, open_clips_own, 
     result, files = run(*options, "--backbone", backbones)
     assert result.exit_code == 0, result.output
     assert files[0].name.startswith("encode-zero-shot-1-thread-")
+    assert json.loads(files[0].read_text())["settings"]["backbone"] == "far layers"
     found = rows_of(files)
     for rows in found.values():
         assert [(row["backbone"], row["variant"]) for row in rows] == [

@@ -160,7 +160,8 @@ def test_a_rule_is_named_whatever_the_model_was_trained_with(bundle, rules, told
 def test_the_padding_is_named_whatever_the_order_of_the_texts(bundle):
     opened = Bundle(bundle)
     golden, raw = opened.golden, opened.golden.raw
-    rows = np.argsort(-golden.lengths)[:-1]  # the longest first, and not the empty one
+    rows = np.argsort(-golden.lengths)[[0, -2]]  # the longest first, the shortest but the empty one
+    assert raw.texts[rows[0]] < raw.texts[rows[1]]  # first by the alphabet, too
     golden = replace(
         golden,
         tokens=golden.tokens[rows],

@@ -152,7 +152,7 @@ def test_a_copy_takes_the_place_of_a_file_that_is_gone(bundle, tmp_path):
     assert names(gallery) == ["b.mp4"]
 
 
-@pytest.mark.parametrize("new", ["size", "time", "link"])
+@pytest.mark.parametrize("new", ["size", "time", "link", "link in a linked folder"])
 def test_a_file_in_whose_place_another_is_has_the_clips_of_that_one(bundle, tmp_path, new):
     """Of another time, of another size, or a link to a file of equal size and time."""
     video, gallery = write_video(tmp_path / "v" / "a.mp4", 20), tmp_path / "gallery"
@@ -162,8 +162,12 @@ def test_a_file_in_whose_place_another_is_has_the_clips_of_that_one(bundle, tmp_
         free = size - path.stat().st_size  # a box that says nothing
         path.write_bytes(path.read_bytes() + free.to_bytes(4) + b"free" + bytes(free - 8))
         os.utime(path, ns=(10**18, 10**18))
-    add(bundle, gallery, tmp_path / "v")
-    if new == "link":
+    folder = tmp_path / "v"
+    if new == "link in a linked folder":
+        folder = tmp_path / "w"
+        folder.symlink_to("v")
+    add(bundle, gallery, folder)
+    if new.startswith("link"):
         video.unlink()
         video.symlink_to(other)
     else:
@@ -171,7 +175,7 @@ def test_a_file_in_whose_place_another_is_has_the_clips_of_that_one(bundle, tmp_
             other.write_bytes(other.read_bytes() + (8).to_bytes(4) + b"free")
         os.utime(other, ns=(10**18, 10**18 + (new == "time")))
         other.rename(video)
-    add(bundle, gallery, tmp_path / "v")
+    add(bundle, gallery, folder)
     assert [(clip.video, clip.duration_s) for clip in contents(gallery)] == [
         (str(video.resolve()), 3.0)
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from dgl_runtime.decoding.read_video import Done, Job, ReadHere, Seen
 from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder
+from dgl_runtime.gallery.folder import EMBEDDINGS, path_of
 from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
 from dgl_runtime.indexing.index import index_videos
 from dgl_runtime.indexing.ledger import Ledger
@@ -18,7 +19,7 @@ from dgl_runtime.indexing.sought import look_for_videos
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span
 from tests.helpers.indexed import add, assert_same, contents
-from tests.helpers.made_galleries import MADE, E, F, unit
+from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, unit
 from tests.helpers.odd_videos import write_video
 
 WINDOWS = Segmentation(1.0)
@@ -164,6 +165,19 @@ def test_a_link_to_what_could_not_be_read_drops_nothing(gallery, video):
         ledger.finish(Done(video, None, None, "it was lost"))
         ledger.close_run(look_for_videos([video], (), prune=False))
     assert len(gallery) == 2
+
+
+def test_room_that_cannot_be_taken_back_is_told(gallery, tmp_path):
+    gallery.ingest(*batch(0))
+    gallery.ingest(*batch(1))
+    gallery.remove([batch(0)[0][0].video])
+    path_of(gallery.folder, EMBEDDINGS, 1).mkdir()  # in the place of the file that is to be written
+    with Ledger(gallery, WINDOWS) as ledger:
+        ledger.close_run(look_for_videos([tmp_path], (), prune=True))
+    (told,) = ledger.broken
+    assert told.video == str(gallery.folder)
+    assert "could not be compacted: [Errno 21] Is a directory" in told.reason
+    assert len(gallery) == BATCH
 
 
 def test_files_are_placed_under_their_whole_names_and_remarks_name_them(
