@@ -126,8 +126,10 @@ def test_caption_prompts_alone_fold_where_the_image_encoder_is_no_tower(backbone
     backbone = backbones(family)
     assert not isinstance(backbone.vision, VisionTower)
     counts = PromptCounts(0, 0, 4)
-    model = trained(backbone, "unshared", counts, visual_output="mean-frames")
+    model = trained(backbone, "unshared", counts)
+    before = set(model.state_dict())
     assert_folds(model)
+    assert set(model.state_dict()) == before
     frames = random_frames(backbone)
     alone = FrameMeanModel(backbones(family)).eval()
     with torch.no_grad():
