@@ -1,6 +1,7 @@
 """One rule for files that end early, and for what lies where no reader comes."""
 
 import struct
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -8,6 +9,7 @@ import pytest
 
 from dgl_runtime.media import truncation
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.packet_pass import read_pass
 from tests.helpers.odd_videos import ffmpeg, truncate, write_video
 from tests.helpers.random_media import Recipe, make
 
@@ -166,6 +168,27 @@ def test_zeros_in_place_of_the_second_half_are_named(tmp_path, container, codec)
     assert read_index(path).missing is None  # the sound goes on
     path.write_bytes(content[: len(content) // 3].ljust(len(content), b"\0"))
     assert "no picture and no sound follows" in read_index(path).missing
+
+
+@pytest.mark.parametrize(
+    ("tail", "size", "is_empty"),
+    [
+        (2**15, 2**16, False),
+        (2**15 + 1, 2**16, True),
+        (10**6, 10**7, False),
+        (10**6 + 1, 10**7, True),
+    ],
+)
+def test_a_tenth_of_a_file_and_32_kib_may_be_stuffing(tail, size, is_empty):
+    assert truncation._is_empty(tail, size) == is_empty
+
+
+def test_where_the_clock_jumps_what_a_file_states_of_its_duration_says_nothing(tmp_path):
+    read = read_pass(make(tmp_path / "film.ts", Recipe("ts", "mpeg2video", Fraction(25), 10)))
+    read = replace(read, stated_s=3600.0)
+    assert truncation.what_is_missing(read, 0.4, 0.4, has_jumps=True) is None
+    said = truncation.what_is_missing(read, 0.4, 0.4, has_jumps=False)
+    assert said.startswith("ends after 0.4 s of the 3600.0 s it states")
 
 
 def test_a_stream_that_is_scrambled_from_its_middle_on_is_named(tmp_path):
