@@ -183,6 +183,15 @@ def test_a_tenth_of_a_file_and_32_kib_may_be_stuffing(tail, size, is_empty):
     assert truncation._is_empty(tail, size) == is_empty
 
 
+@pytest.mark.parametrize(("left", "is_named"), [(0.015, False), (0.03, True)])
+def test_a_fiftieth_of_a_file_may_be_left_unread(tmp_path, left, is_named):
+    read = read_pass(make(tmp_path / "film.ts", Recipe("ts", "mpeg2video", Fraction(25), 10)))
+    read.packets.end = round((1 - left) * read.path.stat().st_size)
+    read.end.fault = "it broke off"
+    said = truncation.what_is_missing(read, 0.4, 0.4, has_jumps=False)
+    assert (said is not None and "(it broke off)" in said) == is_named
+
+
 def test_where_the_clock_jumps_what_a_file_states_of_its_duration_says_nothing(tmp_path):
     read = read_pass(make(tmp_path / "film.ts", Recipe("ts", "mpeg2video", Fraction(25), 10)))
     read = replace(read, stated_s=3600.0)
