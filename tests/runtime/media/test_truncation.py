@@ -126,6 +126,16 @@ def test_a_second_avi_that_is_read_in_part_is_named(tmp_path):
     )
 
 
+def test_a_later_part_of_an_avi_is_no_second_recording(tmp_path):
+    """Those of a large one lie behind what its beginning states."""
+    path = make(tmp_path / "film.avi", Recipe("avi", "mpeg4", Fraction(25), 30))
+    content = bytearray(path.read_bytes())
+    content[4:8] = (len(content) // 2).to_bytes(4, "little")
+    path.write_bytes(content)
+    index = read_index(path)
+    assert (len(index.shown), index.missing) == (30, None)
+
+
 def test_joined_fragmented_recordings_of_which_players_show_a_part_are_named(tmp_path):
     made = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(10), 40, gop=10))
     path = tmp_path / "fragments.mp4"
@@ -190,6 +200,12 @@ def test_a_fiftieth_of_a_file_may_be_left_unread(tmp_path, left, is_named):
     read.end.fault = "it broke off"
     said = truncation.what_is_missing(read, 0.4, 0.4, has_jumps=False)
     assert (said is not None and "(it broke off)" in said) == is_named
+
+
+def test_a_box_that_says_nothing_is_no_loss(tmp_path):
+    path = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(25), 10))
+    path.write_bytes(path.read_bytes() + (2**17).to_bytes(4) + b"free" + bytes(2**17 - 8))
+    assert read_index(path).missing is None
 
 
 def test_where_the_clock_jumps_what_a_file_states_of_its_duration_says_nothing(tmp_path):
