@@ -20,13 +20,19 @@ class PlainTextEncoder(nn.Module):
 
 
 class PlainClipEncoder(nn.Module):
-    """Any image encoder, frame by frame: [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F]."""
+    """Any image encoder, frame by frame: [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F].
+
+    Args:
+        vision: The encoder; branches of its blocks are merged in place.
+        pixels: What the graph is given.
+    """
 
     factor: Tensor
     shift: Tensor
 
     def __init__(self, vision: nn.Module, pixels: Pixels) -> None:
         super().__init__()
+        merge_branches(vision)
         self.vision = vision
         ones, zeros = torch.ones_like(pixels.std), torch.zeros_like(pixels.std)
         self.register_buffer("factor", 1 / (255 * pixels.std) if pixels.uint8 else ones)
@@ -39,3 +45,15 @@ class PlainClipEncoder(nn.Module):
         weights = torch.ones_like(by_frame[..., 0])
         embedding = F.normalize(by_frame.mean(dim=1), dim=-1)
         return embedding, weights / weights.sum(dim=-1, keepdim=True)
+
+
+def merge_branches(module: nn.Module) -> None:
+    """Make one convolution of those that stand side by side for the sake of training (FastViT's).
+
+    timm calls that ``reparameterize``; the sum of linear maps is one, so the numbers stay as they are.
+    """
+    if (merge := getattr(module, "reparameterize", None)) is not None:
+        merge()
+    else:
+        for child in module.children():
+            merge_branches(child)

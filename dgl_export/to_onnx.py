@@ -1,6 +1,7 @@
 """Folded encoders -> ONNX files, free in batch and, where the model allows, in caption length and frames."""
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ def _write(
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
+            custom_translation_table={torch.ops.aten.gelu.default: _gelu},
         )
     model = program.model
     _name_free_dimensions(model, free)
@@ -75,6 +77,24 @@ def _write(
         inputs=tuple(map(_spec, model.graph.inputs)),
         outputs=tuple(map(_spec, model.graph.outputs)),
     )
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:  # noqa: ANN401 - onnxscript's values
+    """GELU as 0.5 x times the rest, in which form ONNX Runtime makes one operator of all of these.
+
+    torch's exporter multiplies the rest by 0.5, and there they stay apart.
+    """
+    from onnxscript import opset18
+
+    op: Any = opset18
+    if approximate == "tanh":
+        cubic = op.Mul(op.Constant(value_float=0.044715), op.Pow(x, op.Constant(value_float=3.0)))
+        inner = op.Mul(op.Constant(value_float=math.sqrt(2 / math.pi)), op.Add(x, cubic))
+        share = op.Tanh(inner)
+    else:
+        share = op.Erf(op.Div(x, op.Constant(value_float=math.sqrt(2))))
+    half = op.Mul(x, op.Constant(value_float=0.5))
+    return op.Mul(half, op.Add(share, op.Constant(value_float=1.0)))
 
 
 def _name_free_dimensions(model: Any, free: Mapping[int, str]) -> None:  # noqa: ANN401

@@ -5,7 +5,7 @@ on the weights, so random ones will do.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import click
 import numpy as np
 
-from dgl_bench.command import Backbone, Pretrained, Threads, benchmark, say, with_threads
+from dgl_bench.command import Pretrained, Threads, benchmark, say, with_threads
 from dgl_bench.peaks import Peaks, measure_peaks
 from dgl_bench.report import Plot, Report, Row, Table
 from dgl_bench.timing import WARM_UP, time_paired
 
 if TYPE_CHECKING:
-    from dgl_bench.encode_variants import Inputs, Subject, Variant
+    from dgl_bench.encode_subject import Subject
+    from dgl_bench.encode_variants import Variant
+    from dgl_train.model.backbones.backbone import Backbone
 
 METHODS = ("dgl-linear", "dgl-transformer")
 MODES = "default,max-autotune"
 SETTLE = 1  # calls before each that is timed, so that it finds its threads and caches its own
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
-Method = Literal["dgl-linear", "dgl-transformer", "both"]
+Method = Literal["dgl-linear", "dgl-transformer", "both", "zero-shot"]
 
 
 def methods_of(method: str) -> tuple[str, ...]:
@@ -38,7 +40,7 @@ def methods_of(method: str) -> tuple[str, ...]:
 
 @benchmark
 def encode(
-    backbone: Backbone = "ViT-B-32-quickgelu",
+    backbone: Annotated[str, "As dgl-train's; several with commas."] = "ViT-B-32-quickgelu",
     pretrained: Pretrained = "",
     num_frames: int = 12,
     threads: Threads = 2,
@@ -50,6 +52,8 @@ def encode(
 ) -> Report:
     """Queries and clips: torch as trained, folded, compiled, and every engine and precision.
 
+    With --method zero-shot a backbone as it is, any that exports, beside open_clip's own model of it.
+
     Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2 --batches 1,4,16
     """
     modes = [mode for mode in compile.split(",") if mode]
@@ -57,36 +61,63 @@ def encode(
         raise click.UsageError(f"--compile: got {', '.join(unknown)}, known are {MODES}.")
     import torch
 
-    from dgl_bench import encode_variants as variants_of
-    from dgl_train.model.backbones.backbone import BackboneSource
-    from dgl_train.model.backbones.registry import load_backbone
+    from dgl_bench.encode_subject import load
+    from dgl_bench.encode_variants import torch_threads
 
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in the engines
-    loaded = load_backbone(BackboneSource(backbone, pretrained))
+    how = _How(num_frames, threads, rounds, modes, batches, device)
     rows: list[Row] = []
     quality: list[Row] = []
-    with variants_of.torch_threads(threads):
+    with torch_threads(threads):
         say("measuring torch's large product and reading")
         peaks = measure_peaks(device)
-        for one in methods_of(method):
+        for name in backbone.split(","):
             with TemporaryDirectory() as folder:
-                subject = variants_of.make_subject(loaded, one, num_frames, Path(folder))
-                variants = list(variants_of.torch_variants(subject, modes, device))
-                variants += variants_of.engine_variants(subject, threads, device)
-                for task, batch in product(variants_of.TASKS, sorted({1, *batches})):
-                    about = {"method": one, "task": task, "batch": batch}
-                    rows += _rows(about, subject, variants, rounds)
-            quality += _quality(one, variants)
+                loaded = load(name, pretrained, Path(folder) / "backbone")
+                for one in methods_of(method):
+                    say(f"{name}, {one}")
+                    about = {"backbone": Path(name).name, "method": one}
+                    timed, judged = _measure(about, loaded, how)
+                    rows += timed
+                    quality += judged
     for row in rows:
         row |= _of_the_peaks(row, peaks)
+    kind = "encode-zero-shot" if method == "zero-shot" else "encode"
     # A GPU's figures do not depend on the CPU's threads.
-    name = with_threads("encode", threads) if device == "cpu" else f"encode-{device}"
-    return _report(name, rows, quality, subject.inputs, peaks)
+    named = with_threads(kind, threads) if device == "cpu" else f"{kind}-{device}"
+    return _report(named, rows, quality, peaks)
+
+
+@dataclass(frozen=True)
+class _How:
+    """As the command was told."""
+
+    num_frames: int
+    threads: int
+    rounds: int
+    modes: list[str]
+    batches: tuple[int, ...]
+    device: str
+
+
+def _measure(about: Row, loaded: "Backbone", how: _How) -> tuple[list[Row], list[Row]]:
+    """One backbone with one method: times, and the quality of lower precisions."""
+    from dgl_bench.encode_subject import TASKS, make_subject
+    from dgl_bench.encode_variants import engine_variants, torch_variants
+
+    with TemporaryDirectory() as folder:
+        subject = make_subject(loaded, about["method"], how.num_frames, Path(folder))
+        variants = list(torch_variants(subject, how.modes, how.device))
+        variants += engine_variants(subject, how.threads, how.device)
+        rows: list[Row] = []
+        for task, batch in product(TASKS, sorted({1, *how.batches})):
+            asked = {**about, "task": task, "batch": batch}
+            rows += _rows(asked, subject, variants, how.rounds)
+        return rows, list(_quality(about, variants))
 
 
 def _rows(about: Row, subject: "Subject", variants: list["Variant"], rounds: int) -> Iterator[Row]:
     """Time all variants of a task, paired; the time of one that is wrong means nothing and is not told."""
-    from dgl_bench.encode_variants import FOLDED, UNFOLDED
     from dgl_runtime.encoder.self_check import cosines
 
     (task, batch), work = (about["task"], about["batch"]), subject.work[about["task"]]
@@ -98,7 +129,11 @@ def _rows(about: Row, subject: "Subject", variants: list["Variant"], rounds: int
     fewer = max(1, rounds // batch)  # larger batches take longer and vary less
     label = ", ".join(map(str, about.values()))
     paired = time_paired(calls, rounds=fewer, settle=SETTLE, label=label)
-    found = paired.results
+    found, first = paired.results, variants[0].name
+    eager = {one.name for one in subject.in_torch}
+    compiled = [one.name for one in variants if not one.any_batch and one.name in found]
+    fastest = min(compiled, key=lambda name: paired.spread_ms(name).median, default=None)
+    about = {**about, **subject.inputs.sizes(task)}
     for one in variants:
         name, remark = one.name, one.remarks.get(task)
         row = {**about, "variant": name, "precision": one.precision, "remark": remark}
@@ -106,15 +141,16 @@ def _rows(about: Row, subject: "Subject", variants: list["Variant"], rounds: int
             if task not in one.encode:  # else it is compiled for one query or clip alone
                 yield row
             continue
-        off = float(np.abs(found[name] - found[UNFOLDED]).max())
-        cosine = float(cosines(found[name], found[UNFOLDED]).min())
+        off = float(np.abs(found[name] - found[first]).max())
+        cosine = float(cosines(found[name], found[first]).min())
         if wrong := _fault(one.precision, off, cosine):
             yield {**row, "remark": f"not measured, {wrong}", "wrong": True}
             continue
-        ms, faster = paired.spread_ms(name), paired.speedup(name, over=UNFOLDED)
+        ms, faster = paired.spread_ms(name), paired.speedup(name, over=first)
         row |= {"ms": ms, "a second": 1000 * batch / ms.median, "faster": faster}
+        row["than compiled"] = paired.speedup(name, over=fastest) if fastest else None
         row |= {"off by": off, "cosine": cosine, "times_ms": paired.times_ms[name]}
-        if name not in (UNFOLDED, FOLDED) and batch == 1:
+        if name not in eager and batch == 1:
             row |= {"flop": work.flop, "bytes": work.weights * _BYTES[one.precision]}
         yield row
 
@@ -145,12 +181,12 @@ def _of_the_peaks(row: Row, peaks: Peaks) -> Row:
     return {**told, "weights MB": size / 1e6, "of torch's reading, %": of_bandwidth}
 
 
-def _quality(method: str, variants: list["Variant"]) -> Iterator[Row]:
+def _quality(about: Row, variants: list["Variant"]) -> Iterator[Row]:
     from dgl_export.quality import faults
 
     for one in variants:
         if (found := one.quality) is not None:
-            row = {"method": method, "variant": one.name, "smallest cosine": found.min_cosine}
+            row = {**about, "variant": one.name, "smallest cosine": found.min_cosine}
             row["mean cosine"] = found.mean_cosine
             row["same first clip, %"] = 100 * found.top1_agreement
             row["kept in fp32"] = " + ".join(map(str, one.kept))
@@ -158,34 +194,32 @@ def _quality(method: str, variants: list["Variant"]) -> Iterator[Row]:
             yield {**row, "measured": asdict(found)}
 
 
-def _report(
-    name: str, rows: list[Row], quality: list[Row], inputs: "Inputs", peaks: Peaks
-) -> Report:
-    from dgl_bench.encode_variants import CAPTION, CLIP, QUERY
+def _report(name: str, rows: list[Row], quality: list[Row], peaks: Peaks) -> Report:
+    from dgl_bench.encode_subject import CAPTION, CLIP, QUERY
 
+    asked = ("backbone", "method", "task")
     wrong = [
-        f"{one['method']}, {one['task']}, batch {one['batch']}: {one['variant']}: {one['remark'][14:]}"
+        f"{', '.join(one[key] for key in asked)}, batch {one['batch']}: {one['variant']}: {one['remark'][14:]}"
         for one in rows
         if one.pop("wrong", False)
     ]
-    tokens, frames = inputs.tokens.shape[1], inputs.frames.shape[1]
     tables = [
         Table(title, [{**one, "task": None} for one in rows if one["task"] == task])
-        for task, title in (
-            (QUERY, f"Queries of {tokens} tokens"),
-            (CLIP, f"Clips of {frames} frames"),
-        )
+        for task, title in ((QUERY, "Queries"), (CLIP, "Clips"))
     ]
-    padded = inputs.padded.shape[1]
-    sizes = {"caption_tokens": tokens, "padded_tokens": padded}
     return Report(
         name=name,
         title="Encoding queries and clips",
         tables=[*tables, Table("Quality of the lower precisions", quality)],
         plots=list(_plots(rows)),
-        settings={"warm_up": WARM_UP, "caption": CAPTION, **sizes, "peaks": str(peaks)},
+        settings={
+            "backbone": " ".join(dict.fromkeys(one["backbone"] for one in rows)),
+            "warm_up": WARM_UP,
+            "caption": CAPTION,
+            "peaks": str(peaks),
+        },
         wrong=wrong,
-        notes=_notes(padded),
+        notes=_notes({one["method"] for one in rows}),
     )
 
 
@@ -193,34 +227,42 @@ def _plots(rows: list[Row]) -> Iterator[Plot]:
     """Latency and throughput against batch size, where there was more than one."""
     if len({one["batch"] for one in rows}) == 1:
         return
-    for method, task in dict.fromkeys((one["method"], one["task"]) for one in rows):
-        mine = [one for one in rows if (one["method"], one["task"]) == (method, task)]
+    several = len({one["backbone"] for one in rows}) > 1
+    for about in dict.fromkeys((one["task"], one["method"], one["backbone"]) for one in rows):
+        mine = [one for one in rows if (one["task"], one["method"], one["backbone"]) == about]
         larger = {one["variant"] for one in mine if one["batch"] > 1}
         drawn = [one for one in mine if one["variant"] in larger]
+        told = about if several else about[:2]
         for kind, unit in (("latency", "ms"), ("throughput", "a second")):
-            title = f"{kind.capitalize()} against batch: {task}, {method}"
-            yield Plot(f"{kind}-{task}-{method}", title, "batch", unit, "variant", drawn, "xy")
+            title = f"{kind.capitalize()} against batch: {', '.join(told)}"
+            yield Plot("-".join((kind, *told)), title, "batch", unit, "variant", drawn, "xy")
 
 
-def _notes(padded: int) -> list[str]:
-    from dgl_bench.encode_variants import UNFOLDED
+def _notes(methods: set[str]) -> list[str]:
+    from dgl_bench.encode_subject import OPEN_CLIP, PADDED_LENGTH, UNFOLDED, ZERO_SHOT
     from dgl_export.parity import MAX_ABS
 
+    is_untuned = ZERO_SHOT in methods
+    first = OPEN_CLIP if is_untuned else UNFOLDED
     return [
         "The same thread count for all. Every round times every variant once, in rotating order, each "
         f"right after {SETTLE} call of its own that is not timed. Wall clock of a whole batch, without "
         "tokenizing and decoding; median (p10 to p90) over rounds.",
-        f"{UNFOLDED}: generators run in every call and the caption is padded to {padded} tokens, as in the "
-        "research code; it has no caption prompts behind the end token, which that code also computes.",
-        f"Faster: the time of {UNFOLDED!r} divided by the variant's, in each round. Off by: the largest "
-        "difference of a number of the unit embedding from it, and cosine to it, checked after the timing; "
-        f"above {MAX_ABS:.0e} in fp32, or below the precision's smallest cosine, a time means nothing and is "
-        "not shown.",
+        f"{first}: open_clip's own model, texts padded as its tokenizer pads them, pixels normalised in the "
+        "call, a clip the mean of its unit frames; compiled, the same module in torch.compile. Of a "
+        "vocabulary that needs a download a small one stands in, beside a table of its own size."
+        if is_untuned
+        else f"{first}: generators run in every call and the caption is padded to {PADDED_LENGTH} tokens, as "
+        "in the research code; it has no caption prompts behind the end token, which that code also computes.",
+        f"Faster: the time of {first!r} divided by the variant's, in each round; than compiled: that of the "
+        "faster compiled mode. Off by: the largest difference of a number of the unit embedding from "
+        f"{first!r}, and cosine to it, checked after the timing; above {MAX_ABS:.0e} in fp32, or below the "
+        "precision's smallest cosine, a time means nothing and is not shown.",
         "ONNX Runtime's int8 finds the scale of a layer's input as it runs; OpenVINO's int8 has fixed ones.",
         "Quality: on made captions and clips that set no scale. With random weights (no --pretrained) all "
         "clips are alike and the first one is chance. What dgl-export would refuse is timed all the same. "
         "Kept in fp32: layers of the text encoder and of the clip encoder.",
-        "Roofline: FLOP of the folded graph's matrix products and the weights it reads, at the median time, "
-        "against one large product of the same precision and a large read or copy in torch. Weights count "
-        "with the precision's size, also those that stay in float32.",
+        "Roofline: FLOP of the exported graph's matrix products and convolutions and the weights it reads, at "
+        "the median time, against one large product of the same precision and a large read or copy in torch. "
+        "Weights count with the precision's size, also those that stay in float32.",
     ]

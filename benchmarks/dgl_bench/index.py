@@ -1,4 +1,4 @@
-"""dgl-bench index: clips a second, who has the cores, and memory, against the numbers of videos and of jobs."""
+"""dgl-bench index: clips a second, cores and memory, against videos, jobs and the overlap of windows."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 from dgl_bench.command import Threads, benchmark, say
 from dgl_bench.made_clips import MadeClip, write_clip
@@ -21,8 +21,8 @@ _LOOK_EVERY_S = 0.1
 _RUN = """
 import json, sys, time
 from dgl_runtime import Retriever
-bundle, videos, gallery, jobs, threads, window = sys.argv[1:]
-with Retriever(bundle, gallery, threads=int(threads)) as retriever:
+bundle, videos, gallery, jobs, engine, threads, window = sys.argv[1:]
+with Retriever(bundle, gallery, engine=engine, threads=int(threads)) as retriever:
     retriever.chosen("clip_encoder")  # loaded, and chosen among engines, before the clock starts
     done = retriever.add_videos([videos], window_s=float(window), jobs=int(jobs))
 print(json.dumps([done.clips_added, done.encoding_s, done.waiting_s, time.process_time()]))
@@ -34,12 +34,18 @@ def index(
     bundle: Path,
     videos: Annotated[tuple[int, ...], "Numbers of videos, with commas."] = (10, 20, 40, 80),
     jobs: Annotated[tuple[int, ...], "Processes that decode, with commas."] = (1, 2),
+    engine: Annotated[Literal["auto", "onnx", "openvino"], "As dgl-index's."] = "auto",
     threads: Threads = 2,
 ) -> Report:
     """Clips indexed a second, who has the cores, and memory, against videos and jobs.
 
+    Of an untuned model also overlapping windows, with and without the frames that they share.
+
     Example: dgl-bench index bundle --videos 10,20,40 --jobs 1,2
     """
+    from dgl_bench.overlap import BATCH, WINDOWS, overlapping_rows
+    from dgl_runtime.encoder.encoder import Encoder
+
     rows = []
     with TemporaryDirectory() as folder:
         for count in videos:
@@ -48,17 +54,24 @@ def index(
                 say(f"{count} videos, {some} jobs")
                 gallery = Path(folder) / f"gallery{count}-{some}"
                 about = {"videos": count, "jobs": some}
-                rows.append(about | _run(bundle, made, gallery, some, threads))
+                rows.append(about | _run([bundle, made, gallery, some, engine, threads]))
+    overlapping = list(overlapping_rows(Encoder(bundle, engine=engine, threads=threads)))
     return Report(
         name="index",
         title="Indexing",
-        tables=[Table("Clips a second, cores and memory", rows)],
+        tables=[
+            Table("Clips a second, cores and memory", rows),
+            Table("Overlapping windows", overlapping),
+        ],
         settings={"video": CLIP.name, "window_s": WINDOW_S},
+        wrong=[wrong for one in overlapping if (wrong := one.pop("wrong"))],
         notes=[
             "Each run in a process of its own; the processes that decode are its children. Encoder waited: of "
             "the time from the first video to the last clip.",
             "CPU: share of the user and system time of all of them. MB: the most resident, looked at ten "
             "times a second; of several decoders the sum, shared libraries counted in each.",
+            f"Overlapping windows: the encoder alone, {WINDOWS} windows of noise in batches of {BATCH}, none "
+            "of its frames known before; both ways take turns. MB: the most resident of this process.",
         ],
     )
 
@@ -75,11 +88,10 @@ def make_videos(folder: Path, count: int) -> Path:
     return folder
 
 
-def _run(bundle: Path, videos: Path, gallery: Path, jobs: int, threads: int) -> Row:
-    """One run of indexing in a process of its own."""
-    arguments = [bundle, videos, gallery, jobs, threads, WINDOW_S]
+def _run(arguments: list[object]) -> Row:
+    """One run of indexing in a process of its own; the arguments are those of ``_RUN``."""
     before_s, started = sum(os.times()[2:4]), time.perf_counter()
-    command = [sys.executable, "-c", _RUN, *map(str, arguments)]
+    command = [sys.executable, "-c", _RUN, *map(str, arguments), str(WINDOW_S)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     encoder_bytes = decoder_bytes = 0
     while process.poll() is None:

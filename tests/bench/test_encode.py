@@ -1,17 +1,21 @@
 import json
 from functools import partial
 
+import open_clip
 import pytest
 import torch
 from click.testing import CliRunner
 
-from dgl_bench import encode_variants
+from dgl_bench import encode_subject, encode_variants
 from dgl_bench.encode import MODES, encode
-from dgl_bench.encode_variants import COMPILED, ENGINE_NAMES, FOLDED, TARGETS, UNFOLDED
+from dgl_bench.encode_subject import FOLDED, OPEN_CLIP, UNFOLDED
+from dgl_bench.encode_variants import COMPILED, ENGINE_NAMES, TARGETS
 from dgl_export import quality
 from dgl_export.fold import fold
 from dgl_export.formats import Target
+from dgl_export.plain import PlainTextEncoder
 from dgl_runtime.errors import EngineError
+from tests.helpers.open_clip_folders import BOTH_WAYS, FAMILIES, write_open_clip
 
 METHODS = ["dgl-linear", "dgl-transformer"]
 
@@ -52,12 +56,12 @@ def test_every_variant_is_measured_and_written(run, monkeypatch):
     assert [path.suffix for path in files] == [".json", ".md", *[".png"] * 4]
     document = json.loads(files[0].read_text())
     assert document["settings"]["backbone"] == "backbone"  # a folder's path is nobody's business
-    assert document["settings"]["caption_tokens"] == 11
-    assert document["settings"]["padded_tokens"] == 32
     found = rows_of(files)
+    assert (found["query", 1][0]["tokens"], found["query", 1][0]["padded to"]) == (11, 32)
+    assert (found["clip", 1][0]["frames"], found["clip", 1][0]["pixels"]) == (3, 16)
     assert found.keys() == {(task, batch) for task in ("query", "clip") for batch in (1, 2)}
     engines = [f"{ENGINE_NAMES[target.form]} {target.precision}" for target in TARGETS["cpu"]]
-    compiled = list(COMPILED.values())
+    compiled = [f"{FOLDED}, {mode}" for mode in COMPILED.values()]
     for (_, batch), rows in found.items():
         expected = [UNFOLDED, FOLDED, *(compiled if batch == 1 else []), *engines]
         assert [row["variant"] for row in rows] == expected
@@ -69,6 +73,7 @@ def test_every_variant_is_measured_and_written(run, monkeypatch):
                 assert len(row["times_ms"]) == 2
                 assert row["cosine"] > 0.99
                 assert ("GFLOP" in row) == (row["variant"] not in (UNFOLDED, FOLDED))
+                assert row["than compiled"]["median"] > 0
     assert [row["variant"] for row in document["tables"][QUALITY]] == [
         name for name in engines if not name.endswith("fp32")
     ]
@@ -79,10 +84,10 @@ def stand_in(monkeypatch):
     """Folded torch in place of the engines, whose export takes seconds."""
 
     def use(change=lambda task, embedding: embedding):
-        monkeypatch.setattr(encode_variants, "export", lambda *_: [])
+        monkeypatch.setattr(encode_subject, "export", lambda *_, **__: [])
 
         def variants(subject, *_):
-            pair = subject.folded
+            pair = subject.in_torch[-1]
             run = partial(encode_variants._run_torch, device="cpu")
             calls = {
                 "query": lambda given: change("query", run(pair.text_encoder, given.tokens)),
@@ -121,7 +126,7 @@ def test_a_missing_compiler_is_told_in_the_row(run, stand_in, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "not measured, no C++ compiler" in result.stdout
     for rows in rows_of(files).values():
-        row = next(row for row in rows if row["variant"] == COMPILED["default"])
+        row = next(row for row in rows if row["variant"] == f"{FOLDED}, compiled")
         assert row["remark"].startswith("not measured, no C++ compiler")
         assert "times_ms" not in row
 
@@ -165,13 +170,43 @@ def test_a_wrong_variant_has_no_time_and_fails(run, stand_in, task, wrong):
     assert result.exit_code == 1
     found = f"its embeddings are off by {wrong:.1e}, rounding is 1e-05"
     assert result.stderr.splitlines()[-1] == (
-        f"Error: dgl-linear, {task}, batch 1: ONNX Runtime fp32: {found}"
+        f"Error: backbone, dgl-linear, {task}, batch 1: ONNX Runtime fp32: {found}"
     )
     for (which, _), rows in rows_of(files).items():
         row = next(row for row in rows if row["variant"] == "ONNX Runtime fp32")
         is_wrong = which == task
         assert ("times_ms" in row) != is_wrong
         assert row.get("remark") == (f"not measured, {found}" if is_wrong else None)
+
+
+@pytest.fixture
+def open_clips_own(tmp_path, monkeypatch):
+    """A model that open_clip knows by name, and a folder: texts of both are padded, each in its way."""
+    config, _ = FAMILIES["mean-of-patches"]
+    text = {**config["text_cfg"], "hf_tokenizer_name": "far/away", "vocab_size": 99}
+    far = {**config, "embed_dim": 24, "text_cfg": {**text, **BOTH_WAYS}}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "far", far)
+    return "far", write_open_clip(tmp_path / "layers", "layer-scale")
+
+
+def test_backbones_as_they_are_beside_open_clips_own_model(run, open_clips_own, monkeypatch):
+    monkeypatch.setitem(TARGETS, "cpu", (Target("onnx", "fp32"),))
+    backbones = ",".join(map(str, open_clips_own))
+    options = ("--method", "zero-shot", "--compile", "", "--num-frames", "2")
+    result, files = run(*options, "--backbone", backbones)
+    assert result.exit_code == 0, result.output
+    assert files[0].name.startswith("encode-zero-shot-1-thread-")
+    assert json.loads(files[0].read_text())["settings"]["backbone"] == "far layers"
+    found = rows_of(files)
+    for rows in found.values():
+        assert [(row["backbone"], row["variant"]) for row in rows] == [
+            (name, variant)
+            for name in ("far", "layers")
+            for variant in (OPEN_CLIP, "ONNX Runtime fp32")
+        ]
+        assert max(row["off by"] for row in rows) <= 1e-5
+    tokens = [(row["tokens"], row["padded to"]) for row in found["query", 1][1::2]]
+    assert tokens == [(20, 20), (11, 20)]
 
 
 def test_an_unknown_mode_of_the_compiler_is_wrong_usage():
@@ -196,9 +231,9 @@ def test_threads_of_torch_come_back():
 
 def test_flop_of_a_clip_grow_with_its_frames(backbone):
     def work(num_frames):
-        model = encode_variants.make_model(backbone, "dgl-linear", num_frames)
-        given = encode_variants.make_inputs(backbone, num_frames).frames
-        return encode_variants.work_of(fold(model).clip_encoder, given)
+        model = encode_subject.make_model(backbone, "dgl-linear", num_frames)
+        given = encode_subject.make_inputs(backbone, num_frames, 32).frames
+        return encode_subject.work_of(fold(model).clip_encoder, given)
 
     few, many = work(2), work(4)
     assert 1.5 < many.flop / few.flop < 2
@@ -206,11 +241,19 @@ def test_flop_of_a_clip_grow_with_its_frames(backbone):
 
 
 def test_weights_count_read_rows_of_the_embedding_only(backbone):
-    folded = fold(encode_variants.make_model(backbone, "dgl-linear", 3))
+    folded = fold(encode_subject.make_model(backbone, "dgl-linear", 3))
     width, hidden, blocks, embed_dim, constants = 16, 64, 2, 32, 5
     linear = 4 * (width * width + width) + 2 * width * hidden + hidden + width
     block = linear + 4 * width + 2 * constants * width
     rows = 2 * 10 * width  # of the token and the position table
     floats = blocks * block + 2 * width + width * embed_dim + rows
-    tokens = encode_variants.make_inputs(backbone, 3).tokens
-    assert encode_variants.work_of(folded.text_encoder, tokens).weights == floats
+    tokens = encode_subject.make_inputs(backbone, 3, 32).tokens
+    assert encode_subject.work_of(folded.text_encoder, tokens).weights == floats
+
+
+def test_weights_of_open_clips_text_encoder_leave_its_vocabulary_out(tmp_path):
+    loaded = encode_subject.load(str(write_open_clip(tmp_path / "layers", "layer-scale")), "", None)
+    text, inputs = loaded.text, encode_subject.make_inputs(loaded, 2, 20)
+    numbers = sum(one.numel() for one in text.parameters()) - text.token_embedding.weight.numel()
+    work = encode_subject.work_of(PlainTextEncoder(text), inputs.tokens)
+    assert work.weights == numbers + 11 * 32

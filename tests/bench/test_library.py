@@ -23,7 +23,9 @@ def test_moments_are_planted_and_looked_for_in_every_segmentation(bundle, measur
 
 
 def test_indexing_is_measured_for_each_number_of_videos_and_jobs(bundle, measured):
-    _, (rows,) = measured(index, bundle, "--videos", "1,2", "--jobs", "1,2", "--threads", 1)
+    options = ("--videos", "1,2", "--jobs", "1,2", "--threads", 1)
+    _, (rows, overlapping) = measured(index, bundle, *options)
+    assert overlapping == []  # prompts see the clip as a whole
     assert [(one["videos"], one["jobs"]) for one in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     for one in rows:
         assert one["clips"] == one["videos"] * 10 / WINDOW_S
