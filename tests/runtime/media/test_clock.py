@@ -65,7 +65,9 @@ def test_what_is_reordered_lies_a_second_or_sixteen_frames_back():
 def test_sixteen_frames_that_are_reordered_may_stay_for_minutes():
     later = [1000 * number for number in range(2, 18)]
     assert jumps([0, *later, 1000]) == []
+    assert jumps([*later, 1000]) == []  # also where a recording begins
     assert jumps([0, *later, 18000, 1000]) == [Jump(18, 18000, 1000)]
+    assert jumps([0, *later, 18000, 2000]) == []  # the other field of a picture
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
@@ -138,6 +140,13 @@ def test_each_of_several_jumps_is_followed():
     found = jumps(times, keys=(0, 3, 5), forward=True)
     assert [jump.packet for jump in found] == [3, 5]
     assert follow(times, found) == [10, 11, 12, 13, 14, 15, 16, 17]
+
+
+def test_jumps_back_that_lie_near_are_told_apart():
+    times = [200, 201, 202, 100, 101, 102, 0, 1, 2]
+    found = jumps(times, keys=(0, 3, 6))
+    assert found == [Jump(3, 202, 100), Jump(6, 102, 0)]
+    assert follow(times, found) == [*range(200, 209)]
 
 
 def test_where_sound_goes_on_a_picture_stays_on_display():

@@ -187,3 +187,16 @@ def test_pictures_that_have_no_rgb_are_named(tmp_path, monkeypatch):
         f"{path}: frame 1 cannot be converted to RGB (Operation not supported). "
         "Convert the video to H.264."
     )
+
+
+def test_an_avi_whose_pictures_are_not_reordered_says_when_each_is_shown(tmp_path):
+    path = write_video(tmp_path / "film.avi", 60, codec="mpeg4", gop=10)
+    reader = FrameReader(path, read_index(path))
+    assert numbers(reader, [5, 45]) == [5, 45]
+    assert reader.frames_decoded < 20  # by a seek
+
+
+def test_a_picture_stream_without_a_frame_is_named(tmp_path):
+    path = blank_first_packet(write_video(tmp_path / "film.mkv", 20, codec="mpeg4", gop=1))
+    with pytest.raises(MediaError, match="has a picture stream without frames"):
+        read_index(path)

@@ -1,6 +1,7 @@
 """One rule for files that end early, and for what lies where no reader comes."""
 
 import struct
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -8,6 +9,7 @@ import pytest
 
 from dgl_runtime.media import truncation
 from dgl_runtime.media.packet_index import read_index
+from dgl_runtime.media.packet_pass import read_pass
 from tests.helpers.odd_videos import ffmpeg, truncate, write_video
 from tests.helpers.random_media import Recipe, make
 
@@ -124,6 +126,16 @@ def test_a_second_avi_that_is_read_in_part_is_named(tmp_path):
     )
 
 
+def test_a_later_part_of_an_avi_is_no_second_recording(tmp_path):
+    """Those of a large one lie behind what its beginning states."""
+    path = make(tmp_path / "film.avi", Recipe("avi", "mpeg4", Fraction(25), 30))
+    content = bytearray(path.read_bytes())
+    content[4:8] = (len(content) // 2).to_bytes(4, "little")
+    path.write_bytes(content)
+    index = read_index(path)
+    assert (len(index.shown), index.missing) == (30, None)
+
+
 def test_joined_fragmented_recordings_of_which_players_show_a_part_are_named(tmp_path):
     made = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(10), 40, gop=10))
     path = tmp_path / "fragments.mp4"
@@ -166,6 +178,42 @@ def test_zeros_in_place_of_the_second_half_are_named(tmp_path, container, codec)
     assert read_index(path).missing is None  # the sound goes on
     path.write_bytes(content[: len(content) // 3].ljust(len(content), b"\0"))
     assert "no picture and no sound follows" in read_index(path).missing
+
+
+@pytest.mark.parametrize(
+    ("tail", "size", "is_empty"),
+    [
+        (2**15, 2**16, False),
+        (2**15 + 1, 2**16, True),
+        (10**6, 10**7, False),
+        (10**6 + 1, 10**7, True),
+    ],
+)
+def test_a_tenth_of_a_file_and_32_kib_may_be_stuffing(tail, size, is_empty):
+    assert truncation._is_empty(tail, size) == is_empty
+
+
+@pytest.mark.parametrize(("left", "is_named"), [(0.015, False), (0.03, True)])
+def test_a_fiftieth_of_a_file_may_be_left_unread(tmp_path, left, is_named):
+    read = read_pass(make(tmp_path / "film.ts", Recipe("ts", "mpeg2video", Fraction(25), 10)))
+    read.packets.end = round((1 - left) * read.path.stat().st_size)
+    read.end.fault = "it broke off"
+    said = truncation.what_is_missing(read, 0.4, 0.4, has_jumps=False)
+    assert (said is not None and "(it broke off)" in said) == is_named
+
+
+def test_a_box_that_says_nothing_is_no_loss(tmp_path):
+    path = make(tmp_path / "film.mp4", Recipe("mp4", "libx264", Fraction(25), 10))
+    path.write_bytes(path.read_bytes() + (2**17).to_bytes(4) + b"free" + bytes(2**17 - 8))
+    assert read_index(path).missing is None
+
+
+def test_where_the_clock_jumps_what_a_file_states_of_its_duration_says_nothing(tmp_path):
+    read = read_pass(make(tmp_path / "film.ts", Recipe("ts", "mpeg2video", Fraction(25), 10)))
+    read = replace(read, stated_s=3600.0)
+    assert truncation.what_is_missing(read, 0.4, 0.4, has_jumps=True) is None
+    said = truncation.what_is_missing(read, 0.4, 0.4, has_jumps=False)
+    assert said.startswith("ends after 0.4 s of the 3600.0 s it states")
 
 
 def test_a_stream_that_is_scrambled_from_its_middle_on_is_named(tmp_path):
