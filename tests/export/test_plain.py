@@ -16,7 +16,7 @@ def convolutions(encoder):
 
 @torch.no_grad()
 def test_branches_for_training_become_one_convolution(tmp_path):
-    folder = write_open_clip(tmp_path / "backbone", "mobileclip")
+    folder = write_open_clip(tmp_path / "backbone", "mobileclip-s")
     model = FrameMeanModel(load_backbone(BackboneSource(str(folder))))
     before = convolutions(model.backbone.vision)
     merged = fold(model).clip_encoder

@@ -152,6 +152,10 @@ FAMILIES = {
          "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 2, "hf_tokenizer_name": "roberta"}},
         "openai",
     ),
+    "other-blocks": (
+        {"vision_cfg": VIT, "text_cfg": {**TEXT, "proj_bias": True, "block_type": "custom"}},
+        "openai",
+    ),
     "clipa": (
         {"vision_cfg": {**VIT, "pool_type": "avg", "no_ln_pre": True, "final_ln_after_pool": True},
          "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last",

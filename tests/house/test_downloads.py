@@ -90,7 +90,9 @@ def test_what_is_here_is_loaded_without_a_question(closed, place):
     assert len(digests[0]) == 64
     assert set(digests) == {digests[0]}
     assert "is not supported: its text encoder, nobody/tower, is built by the library" in text
-    assert re.search("does not load: .*nobody/tower", vision)  # in the words of the timm that is there
+    assert re.search(
+        "does not load: .*nobody/tower", vision
+    )  # in the words of the timm that is there
 
 
 ENDS_WITH_THE_FIRST_QUESTION = """

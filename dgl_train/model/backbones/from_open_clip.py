@@ -5,7 +5,7 @@ An encoder made of blocks like ours becomes a tower, which can be attended in; a
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,12 @@ from dgl_runtime.plain_path import plain_path
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource, Facts
 from dgl_train.model.backbones.downloaded import name_without_download, tokenizer_file
 from dgl_train.model.backbones.licences import licence_in, published_licence
-from dgl_train.model.backbones.open_clip_encoders import WholeText, WholeVision, exportable
+from dgl_train.model.backbones.open_clip_encoders import (
+    WholeText,
+    WholeVision,
+    exportable,
+    text_of,
+)
 from dgl_train.model.backbones.open_clip_inputs import FindFile, frames_of, tokenizer_of
 from dgl_train.model.backbones.open_clip_towers import NoTowerError, text_tower, vision_tower
 from dgl_train.model.backbones.timm_towers import timm_tower
@@ -52,15 +57,18 @@ def load_open_clip(source: BackboneSource) -> Backbone:
         ConfigError: Unknown model or weights, or one that wants its inputs in a way we do not know.
     """
     built = _built(source)
-    model, texts = built.model, built.tokenizer.spec
+    model, tokenizer = built.model, built.tokenizer
     whys: list[str] = []
     vision = _vision_of(model.visual, built.frames, whys)
-    text = _text_of(model.text, texts, whys)
+    text = _text_of(text_of(model), tokenizer.spec, whys)
+    if isinstance(text, WholeText):  # which reads whole rows alone
+        whole = replace(tokenizer.spec, pad_to=tokenizer.spec.max_tokens)
+        tokenizer = tokenizer.fed_as(whole)
     bias = model.logit_bias
     facts = Facts(
         source,
-        InputSpec(built.frames, texts),
-        built.tokenizer,
+        InputSpec(built.frames, tokenizer.spec),
+        tokenizer,
         int(built.config["embed_dim"]),
         loss="softmax" if bias is None else "sigmoid",
         max_logit_scale=100.0 if bias is None else SIGMOID_SCALE,
@@ -214,10 +222,7 @@ def _created(name: str, pretrained: str) -> Any:  # noqa: ANN401 - open_clip is 
         torch.manual_seed(0)  # a model without pretrained weights is the same each time
         of_hub = name.startswith("hf-hub:")  # whose weights may fail to arrive in silence
         return open_clip.create_model(
-            name,
-            pretrained=pretrained or None,
-            require_pretrained=of_hub,
-            force_custom_text=True,  # the text encoder as a module of its own
+            name, pretrained=pretrained or None, require_pretrained=of_hub
         )
 
 

@@ -1,5 +1,7 @@
 """The encoders of any open_clip model, as they are: a dual encoder without blocks to attend in."""
 
+from copy import copy
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,6 +9,8 @@ from dgl_train.model.backbones.block import merge_heads, split_heads
 
 READ_OUTS = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
 """How open_clip calls the position that is read, and how TextSpec does."""
+
+_NOT_OF_TEXT = ("visual", "logit_scale", "logit_bias")
 
 
 class WholeVision(nn.Module):
@@ -30,7 +34,19 @@ class WholeText(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Padding is attended to, or masked by the encoder itself."""
-        return _first(self.text(tokens))
+        encode = getattr(self.text, "encode_text", self.text)
+        return _first(encode(tokens))
+
+
+def text_of(model: nn.Module) -> nn.Module:
+    """The text encoder of a model of open_clip; of a CLIP, which holds its parts itself, all but the rest."""
+    if isinstance(text := getattr(model, "text", None), nn.Module):
+        return text
+    text = copy(model)
+    for kept in ("_modules", "_parameters"):
+        held = getattr(model, kept).items()
+        setattr(text, kept, {name: part for name, part in held if name not in _NOT_OF_TEXT})
+    return text
 
 
 _APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
