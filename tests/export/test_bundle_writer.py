@@ -185,7 +185,7 @@ def test_a_wrong_graph_does_not_pass_the_gate(backbone, tmp_path, monkeypatch):
 
     def wrong_fold(model, **settings):
         folded = original(model, **settings)
-        folded.clip_encoder.projection[:, 0] *= 1.01
+        folded.clip_encoder.read.projection[:, 0] *= 1.01
         return folded
 
     original = bundle_writer.fold

@@ -104,6 +104,18 @@ def test_an_unknown_schema_version_is_named_first(write, values, version):
         Bundle(folder)
 
 
+LATER = ("frame_wise", "licence")  # fields that the first bundles of this schema lack
+
+
+@pytest.mark.parametrize(("where", "name"), [((), "frame_wise"), (("source",), "licence")])
+def test_a_bundle_without_a_later_field_is_read(write, values, where, name):
+    part = values
+    for key in where:
+        part = part[key]
+    del part[name]
+    assert Bundle(write(json.dumps(values))).manifest.source.licence == "unknown"
+
+
 @pytest.mark.parametrize(
     "where",
     [
@@ -115,7 +127,7 @@ def test_a_missing_and_an_unknown_field_are_named(write, values, where):
     part = values
     for key in where:
         part = part[key]
-    for name in [name for name in part if name != "schema_version"]:
+    for name in [name for name in part if name not in ("schema_version", *LATER)]:
         kept = part.pop(name)
         with pytest.raises(BundleError, match=rf"does not fit schema_version 3: .*'{name}'"):
             Bundle(write(json.dumps(values)))
