@@ -108,7 +108,6 @@ def test_each_kind_is_pretrained_tuned_evaluated_and_kept(tmp_path, measured, mo
     _, (rows,) = measured(kinds.main, tmp_path / "kinds", *options)
     linear, both = ["untuned", "DGL-linear"], ["untuned", "DGL-linear", "DGL-linear, globals alone"]
     assert [one["variant"] for one in rows] == [*linear, *both, *both, *linear]
-    assert len({one["T2V R@10"] for one in rows}) > 1
     monkeypatch.setattr(kinds, "called", lambda *_: pytest.fail("done again"))
     monkeypatch.setattr(kinds, "pretrain", lambda *_, **__: pytest.fail("pretrained again"))
     assert measured(kinds.main, tmp_path / "kinds", *options)[1] == [rows]
