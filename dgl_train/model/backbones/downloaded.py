@@ -12,6 +12,10 @@ HUB = "hf-hub:"
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_pytorch_model.bin"
 
 
+class HubAwayError(OSError):
+    """The hub does not answer."""
+
+
 def name_without_download(name: str, pretrained: str) -> str:
     """What open_clip is to be asked for, so that weights that are here are loaded from here.
 
@@ -21,7 +25,10 @@ def name_without_download(name: str, pretrained: str) -> str:
 
     Returns:
         The name, or ``local-dir:`` and the folder where a repository was downloaded to. The file of a tag
-        is entered in open_clip's own list.
+        is entered in open_clip's own list, downloaded if it is not here.
+
+    Raises:
+        HubAwayError: The hub has the weights of a tag.
     """
     import open_clip
 
@@ -31,7 +38,7 @@ def name_without_download(name: str, pretrained: str) -> str:
         return f"local-dir:{config.parent}" if config and weights else name
     listed = open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained)
     repository, _, file = listed.get("hf_hub", "").rpartition("/")
-    if repository and (weights := _find_weights(repository, file or _WEIGHTS)):
+    if repository and (weights := hub_file(repository, *_weight_files(file or _WEIGHTS))):
         listed["file"] = str(weights)
     return name
 
@@ -42,7 +49,8 @@ def hub_file(repository: str, *files: str) -> Path | None:
     Those that are here come before those that are there; None where the repository has none.
 
     Raises:
-        OSError: The hub does not answer, or a file does not arrive.
+        HubAwayError: It does not answer.
+        OSError: A file does not arrive.
     """
     for get in (_find, _download):
         for file in files:
@@ -75,14 +83,19 @@ def _download(repository: str, file: str) -> Path | None:
     except (HfHubHTTPError, HFValidationError):
         return None
     except Exception as error:  # its network library's, and the system's
-        raise OSError(f"the hub does not answer: {reason_of(error)}") from error
+        raise HubAwayError(f"the hub does not answer: {reason_of(error)}") from error
     return Path(hf_hub_download(repository, file))
 
 
 def _find_weights(repository: str, file: str) -> Path | None:
-    """A weight file in the order in which open_clip looks for it."""
+    found = (_find(repository, one) for one in _weight_files(file))
+    return next((one for one in found if one), None)
+
+
+def _weight_files(file: str) -> tuple[str, str]:
+    """Names of a weight file, in the order in which open_clip looks for it."""
     safe = "open_clip_model" if file == _WEIGHTS else Path(file).stem
-    return _find(repository, f"{safe}.safetensors") or _find(repository, file)
+    return f"{safe}.safetensors", file
 
 
 def _find(repository: str, file: str) -> Path | None:

@@ -19,7 +19,11 @@ from dgl_runtime.errors import ConfigError, reason_of
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.plain_path import plain_path
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource, Facts
-from dgl_train.model.backbones.downloaded import name_without_download, tokenizer_file
+from dgl_train.model.backbones.downloaded import (
+    HubAwayError,
+    name_without_download,
+    tokenizer_file,
+)
 from dgl_train.model.backbones.licences import licence_in, published_licence
 from dgl_train.model.backbones.open_clip_encoders import (
     WholeText,
@@ -134,16 +138,21 @@ def _require_equal(tower: nn.Module, theirs: Callable[[Tensor], Tensor], inputs:
 
 def _built(source: BackboneSource) -> Built:
     try:
+        _require_weights(source)
         with _named(source) as (name, pretrained):
             config = _config(name)
             _require_own_text(config)
-            _require_activation(name, pretrained, config)
             model = _created(name, pretrained)
             frames = frames_of(_preprocess(model, name, pretrained), model.visual.image_size)
             tokenizer = tokenizer_of(config["text_cfg"], _finder(source, config))
             licence = _licence(source, name)
     except ConfigError as error:
         raise ConfigError(f"backbone {source.name!r} is not supported: {error}.") from error
+    except HubAwayError as error:
+        raise ConfigError(
+            f"backbone {source.name!r} is not here: {error}. "
+            "Connect to the network once, or give a folder."
+        ) from error
     except Exception as error:  # open_clip, timm, torch and safetensors raise many kinds
         raise ConfigError(
             f"backbone {source.name!r} with pretrained {source.pretrained!r} does not load: "
@@ -184,16 +193,24 @@ def _require_own_text(config: dict[str, Any]) -> None:
         raise ConfigError(f"its text encoder, {other}, is built by the library transformers")
 
 
-def _require_activation(name: str, pretrained: str, config: dict[str, Any]) -> None:
-    """Weights trained with QuickGELU want a model with it.
+def _require_weights(source: BackboneSource) -> None:
+    """Weights that are named are known, and those trained with QuickGELU want a model with it.
 
     Raises:
-        ConfigError: It has none: open_clip only warns, and embeddings would be wrong.
+        ConfigError: They are not known, or it has none: open_clip only warns, and embeddings would be wrong.
     """
     import open_clip
 
-    tag = open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained) if pretrained else None
-    if tag and tag.get("quick_gelu") and not config.get("quick_gelu"):
+    name, pretrained = source.name, source.pretrained
+    if not pretrained or Path(pretrained).exists() or name not in open_clip.list_models():
+        return
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ConfigError(
+            f"the weights {pretrained!r} are neither a file nor a tag; its tags are: {known}"
+        )
+    if tag.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
         raise ConfigError(
             f"the weights {pretrained!r} were trained with another activation than it has; "
             f"take {name}-quickgelu"

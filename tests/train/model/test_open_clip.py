@@ -113,6 +113,12 @@ def test_weights_of_another_activation_are_refused():
         load_backbone(BackboneSource("ViT-B-32", "openai"))
 
 
+def test_weights_that_nobody_knows_are_told_with_those_that_are_known():
+    told = "'meat' are neither a file nor a tag; its tags are: meta"
+    with pytest.raises(ConfigError, match=told):
+        load_backbone(BackboneSource("PE-Core-T-16-384", "meat"))
+
+
 def broken(folder, file, change):
     """A folder with one of its files changed, or gone."""
     path = write_open_clip(folder / "broken", "siglip")
