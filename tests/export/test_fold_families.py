@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from dgl_export.fold import fold
+from dgl_export.folded_ends import FoldedMapPooling
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.backbones.towers import TextTower, VisionTower
@@ -94,6 +96,18 @@ def test_frame_prompts_alone_fold_exactly(backbones, family):
 @pytest.mark.parametrize("family", PROMPTED)
 def test_a_backbone_alone_folds_exactly(backbones, family):
     assert_folds(FrameMeanModel(backbones(family)).eval())
+
+
+def test_a_stem_of_convolutions_takes_pixels_of_any_mean(backbones):
+    backbone = backbones("mobileclip-b")
+    backbone.mean += torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    assert_folds(FrameMeanModel(backbone).eval())
+
+
+def test_pixels_become_part_of_one_convolution_and_a_query_of_its_keys(backbones):
+    folded = fold(FrameMeanModel(backbones("pe")).eval()).clip_encoder
+    assert isinstance(folded.embed.stem, nn.Conv2d)
+    assert isinstance(folded.read.pooling, FoldedMapPooling)
 
 
 @pytest.mark.parametrize("method", ["full", "bias", "lora"])
