@@ -9,7 +9,8 @@ After training, prompts do not depend on the input. So the generators are evalua
   and value;
 - tokens behind the end token reach nothing where a mask hides them: a caption is as long as the longest of
   its batch;
-- the last block computes query and MLP only for the token that is read, where it is one;
+- the last block computes query and MLP only for what is read, where that is one token or
+  the global prompts;
 - pixel mean, deviation and the factor 255 disappear into the patch embedding;
 - at block 0 the global prompts are constants, with their queries, keys and values;
 - the query of a map pooling is constant: its keys are one vector a head, its values follow the average.

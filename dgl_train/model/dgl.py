@@ -1,8 +1,8 @@
 """DGL, the whole of the paper's model: prompts in both towers and global-local video attention.
 
 Global prompts see every frame at once and carry the clip's meaning through all blocks; a frame's tokens
-see their own frame and the global prompts. The clip's embedding is global prompt 0, the caption's its end
-token (Dynamic Global-Local Prompt Tuning, AAAI 2024, section 3).
+see their own frame and the global prompts. On CLIP, as in the paper, the clip's embedding is global prompt
+0, the caption's its end token (Dynamic Global-Local Prompt Tuning, AAAI 2024, section 3).
 
 Frame and caption prompts are replaced before every block, so what a block makes of them is never read:
 they take part as keys and values only.
@@ -171,9 +171,8 @@ class DglModel(OnBackbone):
         """Tokens after each block, [B, L, D]. Under a causal mask the prompts stand behind the start token."""
         text = self.text
         x = text.embed(tokens)
-        may_see = with_prompts(
-            text.may_see(tokens), prompts.captions.shape[1], text.shape.is_causal
-        )
+        starts = text.shape.is_causal and text.texts.start_id is not None
+        may_see = with_prompts(text.may_see(tokens), prompts.captions.shape[1], starts)
         for block, prompt in zip(text.blocks, prompts.captions, strict=True):
             x = text.run(attend_with_prompts, block, x, prompt, may_see)
             yield x
@@ -234,15 +233,18 @@ def own_output(backbone: Backbone) -> str:
     return "all-tokens" if pools_by_map else "global-prompt"
 
 
-def with_prompts(may_see: Tensor | None, prompts: int, is_causal: bool) -> Tensor | None:
+def with_prompts(may_see: Tensor | None, prompts: int, starts: bool) -> Tensor | None:
     """Which keys a token may see, C prompts before the tokens: bool [..., L or 1, C + L].
 
-    The start token of a causal text stands before the prompts and sees none.
+    Args:
+        may_see: The same without prompts; None: all see all.
+        prompts: C.
+        starts: Whether a start token stands before the prompts of a causal text, and sees none.
     """
     if may_see is None:
         return None
     sees_prompts = torch.ones_like(may_see[..., :1]).repeat_interleave(prompts, dim=-1)
-    if is_causal:
+    if starts:
         sees_prompts[0] = False
     return torch.cat([sees_prompts, may_see], dim=-1)
 

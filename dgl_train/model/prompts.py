@@ -176,7 +176,7 @@ class UnsharedPrompts(PromptGenerator):
 class TransformerPrompts(PromptGenerator):
     """DGL-transformer: a table of caption and frame rows that one transformer block mixes.
 
-    Every frame has prompts of its own, so the number of frames is fixed. Each CLIP block's rows are a
+    Every frame has prompts of its own, so the number of frames is fixed. Each block's rows are a
     sequence of their own; the rows of both halves of the caption prompts take part in the mixing, also where
     only the front half becomes caption prompts.
     """

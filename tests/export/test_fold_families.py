@@ -25,6 +25,8 @@ PROMPTED = {  # by family: what of the towers is not CLIP's
     "eva02": "rotation, SwiGLU, norms inside",
     "metaclip2": "another tokenizer",
     "clipa": "texts that see all, read at their last place",
+    "causal-read-last": "causal texts that are padded, read at their last place",
+    "no-start": "causal texts without a start token",
     "blip": "norms behind attention and MLP, texts that see all but padding, read at their first place",
 }
 NUM_FRAMES = 3

@@ -152,6 +152,14 @@ FAMILIES = {
          "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 2, "hf_tokenizer_name": "roberta"}},
         "openai",
     ),
+    "causal-read-last": (
+        {"vision_cfg": VIT, "text_cfg": {**TEXT, "pool_type": "last"}}, "openai",
+    ),
+    "no-start": (
+        {"vision_cfg": VIT,
+         "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 1, "hf_tokenizer_name": "unigram"}},
+        "openai",
+    ),
     "other-blocks": (
         {"vision_cfg": VIT, "text_cfg": {**TEXT, "proj_bias": True, "block_type": "custom"}},
         "openai",

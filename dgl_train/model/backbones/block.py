@@ -146,7 +146,11 @@ class Rotation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., T, D/H] -> the same, rotated."""
         first, second = x.chunk(2, dim=-1)
-        return x * self.cos + torch.cat([-second, first], dim=-1) * self.sin
+        cos, sin = (
+            self.cos.to(x.dtype),
+            self.sin.to(x.dtype),
+        )  # autocast leaves products as they are
+        return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def recomputed(function: Callable[..., Result], *args: object) -> Result:

@@ -3,7 +3,7 @@
 An encoder made of blocks like ours becomes a tower, which can be attended in; any other is taken as it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from dgl_runtime.bundle.input_spec import InputSpec, TextSpec
+from dgl_runtime.bundle.input_spec import InputSpec
 from dgl_runtime.bundle.tokenizer import Tokenizer
 from dgl_runtime.errors import ConfigError, reason_of
 from dgl_runtime.media.frame_spec import FrameSpec
@@ -36,6 +37,7 @@ from dgl_train.model.backbones.open_clip_towers import NoTowerError, text_tower,
 from dgl_train.model.backbones.timm_towers import timm_tower
 
 SAME = 1e-4  # of the norm of embeddings: rounding, after many layers
+_TEXTS = ["a", "two small dogs run over a bridge at night"]
 # A part that is named, that is missing, or that is of another shape.
 _NO_TOWER = (NoTowerError, AttributeError, RuntimeError)
 SIGMOID_SCALE = 1000.0  # SigLIP's temperature is not clamped; a limit that it does not reach
@@ -64,7 +66,13 @@ def load_open_clip(source: BackboneSource) -> Backbone:
     model, tokenizer = built.model, built.tokenizer
     whys: list[str] = []
     vision = _vision_of(model.visual, built.frames, whys)
-    text = _text_of(text_of(model), tokenizer.spec, whys)
+    try:
+        text = _text_of(text_of(model), tokenizer, whys)
+    except IndexError as error:
+        raise ConfigError(
+            f"backbone {source.name!r} is not supported: its text encoder knows fewer tokens than its "
+            "tokenizer makes. Give the tokenizer that it was trained with."
+        ) from error
     if isinstance(text, WholeText):  # which reads whole rows alone
         whole = replace(tokenizer.spec, pad_to=tokenizer.spec.max_tokens)
         tokenizer = tokenizer.fed_as(whole)
@@ -109,28 +117,29 @@ def _vision_of(visual: Any, frames: FrameSpec, whys: list[str]) -> nn.Module:  #
 
 
 @torch.no_grad()
-def _text_of(text: Any, texts: TextSpec, whys: list[str]) -> nn.Module:  # noqa: ANN401
-    """The same of texts."""
-    random = torch.Generator().manual_seed(0)
+def _text_of(text: Any, tokenizer: Tokenizer, whys: list[str]) -> nn.Module:  # noqa: ANN401
+    """The same of texts: short ones as the tokenizer makes them, which open_clip wants as whole rows."""
+    texts = tokenizer.spec
+    rows = torch.from_numpy(tokenizer(_TEXTS).ids).long()
+    whole = functional.pad(rows, (0, texts.max_tokens - rows.shape[1]), value=texts.pad_id)
     try:
         tower = text_tower(text, texts)
-        shape = tower.shape
-        tokens = torch.randint(shape.vocabulary, (2, shape.context), generator=random)
-        tokens[:, -1] = tokens.max() if texts.end_id is None else texts.end_id
-        _require_equal(tower, WholeText(text), tokens)
+        _require_equal(tower, WholeText(text), rows, whole)
     except _NO_TOWER as why:
         whys.append(reason_of(why))
         return WholeText(exportable(text))
     return tower
 
 
-def _require_equal(tower: nn.Module, theirs: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+def _require_equal(
+    tower: nn.Module, original: nn.Module, inputs: Tensor, its_inputs: Tensor | None = None
+) -> None:
     """A part that we know nothing of would change what comes out.
 
     Raises:
-        NoTowerError: The tower gives something else.
+        NoTowerError: The tower gives something else than its original.
     """
-    gold = theirs(inputs)
+    gold = original(inputs if its_inputs is None else its_inputs)
     off = float((tower(inputs) - gold).norm() / gold.norm())
     if not off < SAME:
         raise NoTowerError(f"parts that are not known here, by which it is off by {off:.1e}")
@@ -202,7 +211,7 @@ def _require_weights(source: BackboneSource) -> None:
     import open_clip
 
     name, pretrained = source.name, source.pretrained
-    if not pretrained or Path(pretrained).exists() or name not in open_clip.list_models():
+    if not pretrained or Path(pretrained).is_file() or name not in open_clip.list_models():
         return
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:

@@ -32,6 +32,8 @@ def frames_of(preprocess: Config, size: int | tuple[int, int]) -> FrameSpec:
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) > 1:
         raise ConfigError(f"its pictures are not square: {size}")
+    if preprocess["resize_mode"] == "longest" and preprocess.get("fill_color"):
+        raise ConfigError(f"its pictures have borders of colour {preprocess['fill_color']}, not 0")
     spec = FrameSpec(
         num_frames=DEFAULT_FRAMES,
         size=int(sides.pop()),
@@ -48,7 +50,8 @@ def frames_of(preprocess: Config, size: int | tuple[int, int]) -> FrameSpec:
 
 def attends_to_padding(text: Config) -> bool:
     """Whether what stands behind a text changes its embedding, so that it must stand there."""
-    return bool(text.get("no_causal_mask") or text.get("embed_cls") or "hf_model_name" in text)
+    reads_last = text.get("embed_cls") or text.get("pool_type") == "last"
+    return bool(text.get("no_causal_mask") or reads_last or "hf_model_name" in text)
 
 
 def tokenizer_of(text: Config, find: FindFile) -> Tokenizer:
@@ -73,7 +76,7 @@ def tokenizer_of(text: Config, find: FindFile) -> Tokenizer:
         return clip_tokenizer().fed_as(TextSpec(**{**vars(clip_texts(context)), **padded}))
     inner, settings = _read_files(find, of_hub)
     start, end = special_tokens(inner)
-    pad = _pad_token(inner, settings)
+    pad = _pad_token(inner, settings, is_read=padded["pad_to"] is not None)
     spec = TextSpec(pad_id=pad, start_id=start, end_id=pad if strips_end else end, **padded)
     return Tokenizer(inner, spec)
 
@@ -125,8 +128,20 @@ def read_tokenizer(path: Path) -> "tokenizers.Tokenizer":
     return inner
 
 
-def _pad_token(inner: "tokenizers.Tokenizer", settings: Config) -> int:
-    """The id of the padding token; 0 where none is named, as everywhere."""
+def _pad_token(inner: "tokenizers.Tokenizer", settings: Config, *, is_read: bool) -> int:
+    """The id of the padding token; any where nobody reads padding and none is named.
+
+    Raises:
+        ConfigError: Padding is read, and there is none, or it stands on the other side.
+    """
     named = settings.get("pad_token")
     token = named.get("content") if isinstance(named, dict) else named
-    return 0 if token is None else int(inner.token_to_id(token) or 0)
+    found = None if token is None else inner.token_to_id(token)
+    if is_read and found is None:
+        raise ConfigError(
+            f"its tokenizer names no padding token ({token!r}), and its texts are padded: put its "
+            f"{TOKENIZER_FILES[1]} into the folder, or connect to the network once"
+        )
+    if is_read and settings.get("padding_side", "right") != "right":
+        raise ConfigError(f"its texts are padded on the {settings['padding_side']}")
+    return found or 0

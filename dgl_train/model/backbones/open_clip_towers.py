@@ -96,10 +96,10 @@ def text_tower(text: Any, texts: TextSpec) -> TextTower:  # noqa: ANN401 - open_
         {
             f"a {type(text).__name__} text encoder": not hasattr(text, "ln_final"),
             "a class token at the end of texts": getattr(text, "cls_emb", None) is not None,
+            "hidden padding": bool(getattr(text, "use_pad_mask", False)),
         }
     )
     projection = text.text_projection
-    masks_padding = bool(getattr(text, "use_pad_mask", False))
     shape = TextShape(
         block_shape(text.transformer, text.ln_final.eps),
         len(text.transformer.resblocks),
@@ -107,7 +107,6 @@ def text_tower(text: Any, texts: TextSpec) -> TextTower:  # noqa: ANN401 - open_
         context=len(text.positional_embedding),
         embed_dim=text.ln_final.weight.shape[0] if projection is None else output_width(projection),
         is_causal=text.attn_mask is not None,
-        masks_padding=masks_padding,
         projection=projection_kind(projection),
     )
     with torch.device("meta"):

@@ -95,6 +95,15 @@ def test_a_name_without_a_tag_has_the_pixels_of_its_first_tag():
     assert (frames.mean, frames.std) == ((0.5,) * 3, (0.5,) * 3)
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_is_told_in_a_line(tmp_path, monkeypatch):
+    config, pixels = FAMILIES["clip"]
+    small = {**config, "text_cfg": {**config["text_cfg"], "vocab_size": 1000}}
+    monkeypatch.setitem(FAMILIES, "small", (small, pixels))
+    path = write_open_clip(tmp_path / "small", "small")
+    with pytest.raises(ConfigError, match="knows fewer tokens than its tokenizer makes"):
+        load_backbone(BackboneSource(str(path)))
+
+
 def test_loading_leaves_the_random_numbers_of_a_run_alone(folder):
     if not (path := folder / "clip").exists():
         write_open_clip(path, "clip")
@@ -133,6 +142,12 @@ def broken(folder, file, change):
     ("file", "change", "told"),
     [
         ("tokenizer.json", None, r"its tokenizer, unigram, is not there: put its tokenizer\.json"),
+        ("tokenizer_config.json", None, "names no padding token .*, and its texts are padded"),
+        (
+            "tokenizer_config.json",
+            lambda text: text.replace("{", '{"padding_side": "left", ', 1),
+            "its texts are padded on the left",
+        ),
         ("tokenizer.json", lambda text: text[:99], r"its tokenizer, .*json, cannot be read"),
         ("open_clip_config.json", None, "does not load"),
         ("open_clip_config.json", lambda text: text.replace('"squash"', '"shrink"'), "'shrink'"),
