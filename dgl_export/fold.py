@@ -115,12 +115,10 @@ def _(model: DglModel, uint8: bool) -> FoldedModel:
         )
     backbone, prompts = model.backbone, model.prompts()
     pixels = Pixels(backbone.mean, backbone.std, uint8)
-    # What is exported as it is has branches merged in place.
-    vision = deepcopy(backbone.vision) if model.frame_wise else backbone.vision
     is_bound = max(prompts.frames.shape[1] - 1, prompts.frame_positions.shape[1]) > 0
     return FoldedModel(
         fold_text(backbone.text, prompts),
-        fold_vision(vision, None if model.frame_wise else prompts, pixels),
+        fold_vision(backbone.vision, None if model.frame_wise else prompts, pixels),
         any_frames=not is_bound,
     )
 

@@ -1,5 +1,7 @@
 """Export without folding, for encoders of any architecture; a clip is the mean of its frames."""
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class PlainClipEncoder(nn.Module):
     """Any image encoder, frame by frame: [B, F, 3, S, S] -> embeddings [B, E], frame weights [B, F].
 
     Args:
-        vision: The encoder; branches of its blocks are merged in place.
+        vision: The encoder; it is not changed.
         pixels: What the graph is given.
     """
 
@@ -32,8 +34,7 @@ class PlainClipEncoder(nn.Module):
 
     def __init__(self, vision: nn.Module, pixels: Pixels) -> None:
         super().__init__()
-        merge_branches(vision)
-        self.vision = vision
+        self.vision = merged(vision)
         ones, zeros = torch.ones_like(pixels.std), torch.zeros_like(pixels.std)
         self.register_buffer("factor", 1 / (255 * pixels.std) if pixels.uint8 else ones)
         self.register_buffer("shift", -pixels.mean / pixels.std if pixels.uint8 else zeros)
@@ -47,13 +48,21 @@ class PlainClipEncoder(nn.Module):
         return embedding, weights / weights.sum(dim=-1, keepdim=True)
 
 
-def merge_branches(module: nn.Module) -> None:
-    """Make one convolution of those that stand side by side for the sake of training (FastViT's).
+def merged(vision: nn.Module) -> nn.Module:
+    """One convolution in place of those that stand side by side for the sake of training (FastViT's).
 
     timm calls that ``reparameterize``; the sum of linear maps is one, so the numbers stay as they are.
     """
+    if not any(hasattr(module, "reparameterize") for module in vision.modules()):
+        return vision
+    vision = deepcopy(vision)
+    _merge(vision)
+    return vision
+
+
+def _merge(module: nn.Module) -> None:
     if (merge := getattr(module, "reparameterize", None)) is not None:
         merge()
     else:
         for child in module.children():
-            merge_branches(child)
+            _merge(child)

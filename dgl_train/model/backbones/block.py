@@ -146,10 +146,7 @@ class Rotation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., T, D/H] -> the same, rotated."""
         first, second = x.chunk(2, dim=-1)
-        cos, sin = (
-            self.cos.to(x.dtype),
-            self.sin.to(x.dtype),
-        )  # autocast leaves products as they are
+        cos, sin = self.cos.to(x), self.sin.to(x)  # a product of two types takes the wider one
         return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
