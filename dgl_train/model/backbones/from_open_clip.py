@@ -21,6 +21,7 @@ from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.plain_path import plain_path
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource, Facts
 from dgl_train.model.backbones.downloaded import (
+    HUB,
     HubAwayError,
     name_without_download,
     tokenizer_file,
@@ -246,7 +247,7 @@ def _created(name: str, pretrained: str) -> Any:  # noqa: ANN401 - open_clip is 
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a model without pretrained weights is the same each time
-        of_hub = name.startswith("hf-hub:")  # whose weights may fail to arrive in silence
+        of_hub = name.startswith(HUB)  # whose weights may fail to arrive in silence
         return open_clip.create_model(
             name, pretrained=pretrained or None, require_pretrained=of_hub
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dgl_train.model.backbones.backbone import Backbone, BackboneSource
 from dgl_train.model.backbones.blip import is_blip, load_blip
+from dgl_train.model.backbones.downloaded import HUB
 from dgl_train.model.backbones.from_open_clip import load_open_clip
 
 
@@ -40,7 +41,7 @@ RECOMMENDED = {
 
 def has_own_weights(name: str) -> bool:
     """Whether a backbone's name says where its weights are, so that none need to be named beside it."""
-    return name in RECOMMENDED or name.startswith("hf-hub:") or Path(name).exists()
+    return name in RECOMMENDED or name.startswith(HUB) or Path(name).exists()
 
 
 def load_backbone(source: BackboneSource) -> Backbone:
