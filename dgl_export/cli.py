@@ -89,6 +89,7 @@ def export(
     from dgl_export.formats import Target
     from dgl_export.request import tuned_request, untuned_request
     from dgl_runtime.encoder.rebuild import said_of_running
+    from dgl_train.model.backbones.registry import has_own_weights
 
     if (ckpt is None) == (backbone is None):
         raise click.UsageError("give either --ckpt, or --zero-shot with --backbone.")
@@ -102,6 +103,8 @@ def export(
         if ckpt is not None
         else untuned_request(backbone or "", pretrained)
     )
+    if backbone is not None and not pretrained and not has_own_weights(backbone):
+        click.echo(_said_of_random_weights(backbone), err=True)
     request = replace(
         request,
         num_frames=num_frames or request.num_frames,
@@ -119,6 +122,13 @@ def export(
     click.echo(f"Licence of the weights: {manifest.source.licence}.")
     if target.library is not None:
         click.echo(said_of_running())
+
+
+def _said_of_random_weights(name: str) -> str:
+    from open_clip import list_pretrained_tags_by_model
+
+    tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
+    return f"Random weights: no --pretrained was given, so searches find nothing. Tags of {name}: {tags}."
 
 
 def _parity(parity: Parity) -> str:

@@ -88,11 +88,13 @@ def train(
     from dgl_train.training.processes import Processes
 
     named = {"method": method, "backbone": backbone, "pretrained": pretrained}
-    if backbone and has_own_weights(backbone) and pretrained is None:
-        named["pretrained"] = ""
     overrides = [f"{key}={value}" for key, value in named.items() if value is not None]
+    overrides += settings
+    chosen = dict(setting.partition("=")[::2] for setting in overrides)
+    if has_own_weights(chosen.get("backbone", "")) and "pretrained" not in chosen:
+        overrides.append("pretrained=")
     own = [dataset] if dataset in recipe_names() else []
-    recipe = read_recipe([*own, *recipes] or "default", [*overrides, *settings])
+    recipe = read_recipe([*own, *recipes] or "default", overrides)
     where = choose_device(device)
     processes = Processes(where.type)
     with processes.main_first():  # what it makes, downloads and verifies, the others find
@@ -274,9 +276,14 @@ def _locate_backbone(recipe: "Recipe", data_root: Path | None) -> "Recipe":
             f"backbone {recipe.backbone!r} has no weights: it is no folder and pretrained is empty. "
             "Give --pretrained, such as openai, or a folder with weights."
         )
+    if backbone.exists() and recipe.pretrained:
+        raise ConfigError(
+            f"backbone {recipe.backbone!r} has weights of its own, and pretrained names others, "
+            f"{recipe.pretrained!r}. Give --pretrained '', or a model's name."
+        )
     weights = Path(recipe.pretrained)
-    return dataclasses.replace(
+    return dataclasses.replace(  # links stay: what lies beside one may belong to it
         recipe,
-        backbone=str(backbone.resolve()) if backbone.exists() else recipe.backbone,
-        pretrained=str(weights.resolve()) if weights.is_file() else recipe.pretrained,
+        backbone=str(backbone.absolute()) if backbone.exists() else recipe.backbone,
+        pretrained=str(weights.absolute()) if weights.is_file() else recipe.pretrained,
     )

@@ -72,6 +72,13 @@ def test_frames_and_tokens_of_a_backbone_alone(checkpoint, tmp_path, options, ex
     assert (retriever.num_frames, retriever.tokenizer.spec.max_tokens) == expected
 
 
+def test_random_weights_are_told(tmp_path):
+    result = run("--zero-shot", "--backbone", "PE-Core-T-16-384", "--out", tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("Random weights: no --pretrained was given")
+    assert result.stderr.endswith("Tags of PE-Core-T-16-384: meta.\n")
+
+
 def test_bad_input_is_one_line(checkpoint, tmp_path):
     other = write_tiny_backbone(tmp_path / "other", seed=5)
     flawed = tmp_path / "flawed.safetensors"
@@ -83,7 +90,7 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
         ("--ckpt", flawed): "not a readable safetensors file",
         ("--ckpt", tmp_path / "text.pth.tar"): "not a torch checkpoint",
         ("--zero-shot", "--backbone", "ViT-Z-99"): "does not load",
-        ("--zero-shot", "--backbone", "RN50"): "a ModifiedResNet vision tower",
+        ("--zero-shot", "--backbone", "roberta-ViT-B-32"): "is built by the library transformers",
     }
     for arguments, message in expected.items():
         result = run(*arguments, *out)

@@ -64,21 +64,42 @@ def tokenizer_of(text: Config, find: FindFile) -> Tokenizer:
     of_hub = text.get("hf_tokenizer_name")
     cleaning = more.pop("clean", "whitespace" if of_hub else "lower")
     strips_end = more.pop("strip_sep_token", False)
-    if unknown := [*more, *(["tokenizer_mode"] if text.get("tokenizer_mode") else [])]:
-        raise ConfigError(f"its tokenizer has {', '.join(unknown)}, which is not known here")
+    pooling = text.get("pool_type", "argmax")
+    unknown = {
+        **more,
+        **({"tokenizer_mode": mode} if (mode := text.get("tokenizer_mode")) else {}),
+        **({} if cleaning in CLEANINGS else {"clean": cleaning}),
+        **({} if text.get("embed_cls") or pooling in READ_OUTS else {"pool_type": pooling}),
+    }
+    if unknown:
+        told = ", ".join(f"{name} {value!r}" for name, value in unknown.items())
+        raise ConfigError(f"its texts are made or read with {told}, which is not known here")
     padded = {
         "max_tokens": context,
         "pad_to": context if attends_to_padding(text) else None,
         "clean": CLEANINGS[cleaning],
-        "read": "last" if text.get("embed_cls") else READ_OUTS[text.get("pool_type", "argmax")],
+        "read": "last" if text.get("embed_cls") else READ_OUTS[pooling],
     }
     if not of_hub:
         return clip_tokenizer().fed_as(TextSpec(**{**vars(clip_texts(context)), **padded}))
     inner, settings = _read_files(find, of_hub)
     start, end = special_tokens(inner)
     pad = _pad_token(inner, settings, is_read=padded["pad_to"] is not None)
-    spec = TextSpec(pad_id=pad, start_id=start, end_id=pad if strips_end else end, **padded)
-    return Tokenizer(inner, spec)
+    if strips_end:
+        end = _stripped(inner, settings, end)
+    return Tokenizer(inner, TextSpec(pad_id=pad, start_id=start, end_id=end, **padded))
+
+
+def _stripped(inner: "tokenizers.Tokenizer", settings: Config, end: int | None) -> int:
+    """What ``strip_sep_token`` puts in the separator's place, wherever that is: 0, whoever that is.
+
+    Raises:
+        ConfigError: Texts end with another token than the separator.
+    """
+    separator = _token(settings, "sep_token") or "[SEP]"  # BERT's files do not name it
+    if end is None or inner.token_to_id(separator) != end:
+        raise ConfigError(f"its texts are stripped of {separator!r}, with which they do not end")
+    return 0
 
 
 def special_tokens(inner: "tokenizers.Tokenizer") -> tuple[int | None, int | None]:
@@ -108,6 +129,8 @@ def _read_files(find: FindFile, name: str) -> "tuple[tokenizers.Tokenizer, Confi
         settings = json.loads(paths[1].read_text(encoding="utf-8")) if paths[1] else {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"its tokenizer, {paths[1]}, cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"its tokenizer, {paths[1]}, holds no JSON object")
     return inner, settings
 
 
@@ -134,8 +157,7 @@ def _pad_token(inner: "tokenizers.Tokenizer", settings: Config, *, is_read: bool
     Raises:
         ConfigError: Padding is read, and there is none, or it stands on the other side.
     """
-    named = settings.get("pad_token")
-    token = named.get("content") if isinstance(named, dict) else named
+    token = _token(settings, "pad_token")
     found = None if token is None else inner.token_to_id(token)
     if is_read and found is None:
         raise ConfigError(
@@ -145,3 +167,8 @@ def _pad_token(inner: "tokenizers.Tokenizer", settings: Config, *, is_read: bool
     if is_read and settings.get("padding_side", "right") != "right":
         raise ConfigError(f"its texts are padded on the {settings['padding_side']}")
     return found or 0
+
+
+def _token(settings: Config, name: str) -> str | None:
+    named = settings.get(name)
+    return named.get("content") if isinstance(named, dict) else named

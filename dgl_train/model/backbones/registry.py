@@ -41,7 +41,7 @@ RECOMMENDED = {
 
 def has_own_weights(name: str) -> bool:
     """Whether a backbone's name says where its weights are, so that none need to be named beside it."""
-    return name in RECOMMENDED or name.startswith(HUB) or Path(name).exists()
+    return name in RECOMMENDED or name.startswith(HUB) or (bool(name) and Path(name).exists())
 
 
 def load_backbone(source: BackboneSource) -> Backbone:

@@ -199,6 +199,21 @@ def test_a_backbone_without_weights_is_refused(arguments):
     )
 
 
+def test_a_folder_and_other_weights_are_refused(arguments, backbone_folder):
+    chosen = ("--backbone", backbone_folder, "--pretrained", "openai", "--dry-run")
+    assert error_line(invoke(train, *arguments, *chosen)) == (
+        f"Error: backbone '{backbone_folder}' has weights of its own, and pretrained names others, "
+        "'openai'. Give --pretrained '', or a model's name.\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--backbone", "--set"])
+def test_a_folder_takes_the_place_of_a_recipe_s_weights(arguments, backbone_folder, option):
+    chosen = backbone_folder if option == "--backbone" else f"backbone={backbone_folder}"
+    result = invoke(train, *arguments, option, chosen, "--dry-run")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_asked_for_must_be_there(arguments, captions):
     assert error_line(invoke(train, *arguments, "--device", "cuda")) == (

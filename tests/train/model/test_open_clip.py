@@ -154,8 +154,24 @@ def broken(folder, file, change):
         (
             "open_clip_config.json",
             lambda text: text.replace('"clean": "canonicalize"', '"reduction_mask": "simple"'),
-            "its tokenizer has reduction_mask, which is not known here",
+            "its texts are made or read with reduction_mask 'simple', which is not known here",
         ),
+        (
+            "open_clip_config.json",
+            lambda text: text.replace('"canonicalize"', '"remove"'),
+            "its texts are made or read with clean 'remove', which is not known here",
+        ),
+        (
+            "open_clip_config.json",
+            lambda text: text.replace('"pool_type": "last"', '"pool_type": "none"'),
+            "its texts are made or read with pool_type 'none', which is not known here",
+        ),
+        (
+            "open_clip_config.json",
+            lambda text: text.replace('"clean": "canonicalize"', '"strip_sep_token": true'),
+            r"its texts are stripped of '\[SEP\]', with which they do not end",
+        ),
+        ("tokenizer_config.json", lambda text: f"[{text}]", "json, holds no JSON object"),
         (
             "open_clip_config.json",
             lambda text: text.replace('"vocab_size": ', '"vocab_size": 1'),
