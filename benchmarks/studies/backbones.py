@@ -21,6 +21,7 @@ from dgl_export.formats import FLOAT32_ONNX
 from dgl_export.request import untuned_request
 from dgl_runtime.errors import DglError, reason_of
 from dgl_train.model.backbones.towers import TextTower, VisionTower
+from dgl_train.model.dual_encoder import OnBackbone
 
 FRAMES = 2
 """Of a clip: an untuned model is the mean over any number."""
@@ -70,8 +71,9 @@ def outcome(name: str, most: int) -> Row:
             row["M parameters"] = count / 1e6
             request = untuned_request(str(write_random(name, Path(folder) / "backbone")), "")
             request = replace(request, num_frames=FRAMES)
-            parts = tuple(map(type, request.model.modules()))
-            is_prompted = VisionTower in parts and TextTower in parts
+            assert isinstance(request.model, OnBackbone)
+            both = request.model.backbone
+            is_prompted = isinstance(both.vision, VisionTower) and isinstance(both.text, TextTower)
             parity = write_bundle(request, Path(folder) / "bundle", FLOAT32_ONNX).parity
         except (DglError, RuntimeError, ImportError) as error:
             return {**row, "why not": reason_of(error).replace(folder, "FOLDER")[:200]}
