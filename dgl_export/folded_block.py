@@ -17,6 +17,7 @@ class FoldedBlock(AroundAttention):
 
     keys: Tensor
     values: Tensor
+    swapped: Tensor
 
     def __init__(self, block: Block, prompts: Tensor) -> None:
         """Args: the block, and the tokens [..., K, D] of which only keys and values are left."""
@@ -25,6 +26,7 @@ class FoldedBlock(AroundAttention):
         kept = {name: tensor for name, tensor in block.state_dict().items() if name[:4] != "qkv."}
         self.load_state_dict(kept, assign=True)
         self.rotation = block.rotation
+        self.register_buffer("swapped", torch.tensor([1, 0]))
         weights, biases = block.qkv.weight.chunk(3), block.qkv.bias.chunk(3)
         scale = (block.shape.width // block.shape.heads) ** -0.5
         self.q = _linear(weights[0] * scale, biases[0] * scale)
@@ -42,7 +44,10 @@ class FoldedBlock(AroundAttention):
     def split_frames(self, x: Tensor, *lead: int) -> Tensor:
         """The same of queries or keys of all tokens of frames, which are rotated where the block rotates."""
         heads = self.split(x, *lead)
-        return heads if self.rotation is None else self.rotation(heads)
+        if self.rotation is None:
+            return heads
+        halves = torch.index_select(heads.unflatten(-1, (2, -1)), -2, self.swapped)  # one Gather
+        return self.rotation.turn(heads, halves.flatten(-2))
 
     def merge(self, attended: Tensor) -> Tensor:
         """[..., H, T, D/H] -> rows [N, D]."""

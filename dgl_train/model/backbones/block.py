@@ -140,14 +140,19 @@ class Rotation(nn.Module):
     def __init__(self, cos: Tensor, sin: Tensor) -> None:
         """Args: both of every token of a frame, [T, D/H]; 1 and 0 for a token without a place."""
         super().__init__()
+        first, second = sin.chunk(2, dim=-1)  # the sign is here, not in what is computed
         self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("sin", torch.cat([-first, second], dim=-1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., T, D/H] -> the same, rotated."""
         first, second = x.chunk(2, dim=-1)
+        return self.turn(x, torch.cat([second, first], dim=-1))
+
+    def turn(self, x: Tensor, swapped: Tensor) -> Tensor:
+        """The same of tokens, and of these with their pairs' firsts and seconds swapped."""
         cos, sin = self.cos.to(x), self.sin.to(x)  # a product of two types takes the wider one
-        return x * cos + torch.cat([-second, first], dim=-1) * sin
+        return x * cos + swapped * sin
 
 
 def recomputed(function: Callable[..., Result], *args: object) -> Result:
