@@ -53,11 +53,13 @@ def newest(name: str, suffix: str = "json") -> Path:
 
 
 def machine_of(name: str) -> str:
-    """Who made the processor, and what it is called: ``AMD EPYC``."""
+    """Who made the processor, and what it is called: ``AMD EPYC``; nothing where no time was taken."""
     if (RESULTS / name).is_dir():
         return ""
-    cpu = json.loads(newest(name).read_text(encoding="utf-8"))["machine"]["cpu"]
-    return " ".join(cpu.replace("(R)", "").split()[:2])
+    document = json.loads(newest(name).read_text(encoding="utf-8"))
+    if not document.get("is_timed", True):
+        return ""
+    return " ".join(document["machine"]["cpu"].replace("(R)", "").split()[:2])
 
 
 @cache

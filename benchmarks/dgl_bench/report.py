@@ -108,6 +108,7 @@ class Report:
     settings: Row = field(default_factory=dict)  # beside the options
     packages: Sequence[str] = ()  # whose versions matter, beside PACKAGES
     wrong: Sequence[str] = ()  # what was measured and gave wrong results
+    is_timed: bool = True  # else other work on the machine changes nothing
 
 
 @dataclass(frozen=True)
@@ -131,22 +132,22 @@ class Rendered:
     @property
     def is_quiet(self) -> bool:
         """Whether the figures are the benchmark's own, and may be published."""
-        return self.other_cores <= QUIET_CORES
+        return not self.report.is_timed or self.other_cores <= QUIET_CORES
 
-    def _others(self) -> str:
-        return (
-            f"Other work kept {self.other_cores:.2f} of {self.machine.cores} cores busy meanwhile."
-        )
+    def _others(self) -> list[str]:
+        busy = f"{self.other_cores:.2f} of {self.machine.cores} cores"
+        return [f"Other work kept {busy} busy meanwhile."] if self.report.is_timed else []
 
     def to_markdown(self, plots: Sequence[str] = ()) -> str:
         """The whole report for people."""
+        settings = ", ".join(f"{key} {value}" for key, value in self.settings.items())
         parts = [
             f"# {self.report.title}",
-            *([] if self.is_quiet else [f"**Not to be published: {self._others()}**"]),
+            *([] if self.is_quiet else [f"**Not to be published: {self._others()[0]}**"]),
             f"{self.date}. {self.machine.describe()}.",
-            f"Settings: {', '.join(f'{key} {value}' for key, value in self.settings.items())}.",
+            *([f"Settings: {settings}."] if settings else []),
             *(table.to_markdown() for table in self.report.tables if table.is_shown and table.rows),
-            "\n".join(f"- {note}" for note in (*self.report.notes, self._others(), *plots)),
+            "\n".join(f"- {note}" for note in (*self.report.notes, *self._others(), *plots)),
         ]
         return "\n\n".join(parts) + "\n"
 
@@ -164,6 +165,7 @@ class Rendered:
             "machine": asdict(self.machine),
             "other_cores": self.other_cores,
             "is_quiet": self.is_quiet,
+            "is_timed": self.report.is_timed,
             "settings": self.settings,
             "tables": {one.title: [plain(row) for row in one.rows] for one in self.report.tables},
             "notes": list(self.report.notes) if raw else [],

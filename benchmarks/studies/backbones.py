@@ -70,6 +70,7 @@ def main(
     share = sum(row["untuned"] == "yes" for row in tried) / max(1, len(tried))
     return Report(
         name="backbones",
+        is_timed=False,
         title="Models of open_clip",
         tables=[Table("Exported untuned, and takes prompts", rows)],
         notes=[

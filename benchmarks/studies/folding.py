@@ -77,6 +77,7 @@ def main() -> Report:
     ]
     return Report(
         name="folding",
+        is_timed=False,
         title="What folding saves",
         tables=[Table(f"A query of {QUERY} tokens, a clip of 12 frames", rows)],
         notes=[

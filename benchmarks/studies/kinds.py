@@ -209,6 +209,7 @@ def main(
     rows = [row_of(kind, variant, reports) for (kind, variant), reports in found.items()]
     return Report(
         name="kinds",
+        is_timed=False,
         title="DGL on four kinds of backbones",
         tables=[Table("shapes, test split", rows)],
         notes=[

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,6 +83,14 @@ def test_a_report_taken_beside_other_work_is_marked():
     assert not loud.document(raw=False)["is_quiet"]
     mark = "**Not to be published: Other work kept 0.31 of 2 cores busy meanwhile.**"
     assert loud.to_markdown().split("\n\n")[1] == mark
+
+
+def test_what_is_not_timed_may_be_taken_beside_other_work():
+    busy = replace(rendered(other_cores=1.9, is_timed=False), settings={})
+    assert busy.document(raw=False)["is_quiet"]
+    text = busy.to_markdown()
+    assert "Other work" not in text
+    assert "Settings" not in text
 
 
 def test_work_of_others_is_told_from_our_own():
