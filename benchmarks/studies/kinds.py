@@ -45,8 +45,13 @@ VARIANTS = {
     "DGL-linear": ("method=dgl-linear",),
     "DGL-transformer": ("method=dgl-transformer",),
 }
-POOLED = {"DGL-linear, globals alone": ("method=dgl-linear", "visual_output=global-prompt")}
-"""For the kinds that pool tokens: what the pooling gives that reads the global prompts alone."""
+READ_OTHERWISE = {
+    "pooled": {"DGL-linear, globals alone": ("method=dgl-linear", "visual_output=global-prompt")},
+    "class token": {
+        "DGL-linear, mean of frames": ("method=dgl-linear", "visual_output=mean-frames")
+    },
+}
+"""What a kind does not read by itself: the global prompts, or the tokens of frames."""
 
 
 def clip_like() -> tuple[VisionTower, TextTower]:
@@ -216,7 +221,9 @@ def main(
             "Mean and sample standard deviation over seeds; each seed has its own clips, backbone and order of "
             "training. The epoch is chosen on val, test is looked at once. One recipe for all.",
             "Stills R@1: of the backbone, on new stills, 320 kinds of them.",
-            "Globals alone: the pooling reads the global prompts, and no tokens of frames.",
+            "A clip is read from a global prompt (CLIP, BLIP), or from the pooled global prompts and tokens of "
+            "all frames (PE-Core, SigLIP 2). Globals alone: pooled without tokens of frames. Mean of frames: no "
+            "global prompt is read.",
         ],
     )
 
@@ -229,10 +236,10 @@ def outcomes(folder: Path, kind: str, seed: int, steps: int, epochs: int) -> lis
     name = "".join(sign for sign in kind if sign.isalnum())
     backbone = make_kind(folder / f"{name}{seed}", kind, seed, steps)
     stills = read_made_from(backbone)["report"]["R@1"]
-    pools = not isinstance(KINDS[kind]()[0].pooling, FirstToken)
+    reads = "class token" if isinstance(KINDS[kind]()[0].pooling, FirstToken) else "pooled"
     data = ("--dataset", "shapes", "--data-root", clips)
     told = []
-    for variant, settings in {**VARIANTS, **(POOLED if pools else {})}.items():
+    for variant, settings in {**VARIANTS, **READ_OTHERWISE[reads]}.items():
         run = folder / f"{name}{seed}-{''.join(sign for sign in variant if sign.isalnum())}"
         shared = [
             f"backbone={backbone.resolve()}",

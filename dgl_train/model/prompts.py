@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgl_runtime.errors import ConfigError
@@ -88,6 +89,7 @@ class PromptGenerator(nn.Module):
         self.text_blocks = len(text.blocks)
         self.latent_blocks = max(self.vision_blocks, self.text_blocks)
         self.text_width = text.width
+        self.reads_normal = text.shape.block.norms_last
         self.width, patch = (text.width, _PATCH) if vision is None else (vision.width, vision.patch)
         # Uniform in the range of a patch embedding's Xavier initialisation, as in VPT.
         self.bound = math.sqrt(6 / (3 * patch**2 + self.width))
@@ -104,6 +106,15 @@ class PromptGenerator(nn.Module):
     def uniform(self, *shape: int) -> Tensor:
         """A new prompt tensor of this shape."""
         return torch.empty(shape).uniform_(-self.bound, self.bound)
+
+    def as_read(self, captions: Tensor) -> Tensor:
+        """Caption prompts in the scale in which the text blocks read tokens.
+
+        Blocks with their norms in front normalise what they read, prompts like tokens. Those with their
+        norms behind (BERT, and so BLIP) get tokens that are normal already; prompts as small as they start
+        would hardly be read.
+        """
+        return F.layer_norm(captions, captions.shape[-1:]) if self.reads_normal else captions
 
     def forward(self) -> Prompts:
         """Evaluate the generator."""
@@ -151,7 +162,9 @@ class LinearPrompts(PromptGenerator):
             captions = self.to_caption(latent)
             if not self.is_causal:
                 captions = torch.cat([captions, self.to_caption_behind(latent)], dim=1)
-        return Prompts(self.global_prompts, frames[:, None], captions, self.frame_positions)
+        return Prompts(
+            self.global_prompts, frames[:, None], self.as_read(captions), self.frame_positions
+        )
 
 
 class UnsharedPrompts(PromptGenerator):
@@ -168,9 +181,8 @@ class UnsharedPrompts(PromptGenerator):
 
     def forward(self) -> Prompts:
         """Evaluate the generator; F is 1."""
-        return Prompts(
-            self.global_prompts, self.frames[:, None], self.captions, self.frame_positions
-        )
+        captions = self.as_read(self.captions)
+        return Prompts(self.global_prompts, self.frames[:, None], captions, self.frame_positions)
 
 
 class TransformerPrompts(PromptGenerator):
@@ -209,4 +221,4 @@ class TransformerPrompts(PromptGenerator):
         captions = self.caption_proj(quick_gelu(self.caption_fc(captions)))
         frames = mixed[: self.vision_blocks, self.caption_rows :]
         frames = frames.unflatten(1, (self.num_frames, self.counts.frame_prompts))
-        return Prompts(self.global_prompts, frames, captions, self.frame_positions)
+        return Prompts(self.global_prompts, frames, self.as_read(captions), self.frame_positions)

@@ -16,6 +16,8 @@ from dgl_runtime.errors import ConfigError
 from dgl_runtime.media.pixels import preprocess
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
+from dgl_train.model.methods import ModelSettings, build_model
+from dgl_train.model.prompts import PromptCounts
 from tests.helpers.blip_folders import (
     TINY_TEXT,
     changed_tensors,
@@ -308,3 +310,15 @@ def test_the_order_of_heads_counts(folder, tmp_path):
             load_backbone(BackboneSource(str(one))).text(tokens) for one in (other, folder)
         )
     assert not torch.allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dgl-linear", "dgl-transformer", "unshared"])
+def test_caption_prompts_are_as_large_as_the_tokens_beside_which_they_are_read(folder, method):
+    backbone = load_backbone(BackboneSource(str(folder)))
+    model = build_model(backbone, ModelSettings(method, PromptCounts(), 2, 20))
+    with torch.no_grad():
+        captions = model.model.prompts().captions
+        tokens = backbone.text.embed(torch.tensor([[2, 7, 9, 3]]))
+    spread = captions.std(dim=-1, correction=0)
+    torch.testing.assert_close(spread, torch.ones_like(spread), rtol=0.05, atol=0)
+    assert 0.5 < tokens.std(dim=-1).mean() < 2
