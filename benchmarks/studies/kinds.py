@@ -222,8 +222,8 @@ def main(
             "training. The epoch is chosen on val, test is looked at once. One recipe for all.",
             "Stills R@1: of the backbone, on new stills, 320 kinds of them.",
             "A clip is read from a global prompt (CLIP, BLIP), or from the pooled global prompts and tokens of "
-            "all frames (PE-Core, SigLIP 2). Globals alone: pooled without tokens of frames. Mean of frames: no "
-            "global prompt is read.",
+            "all frames (PE-Core, SigLIP 2). Globals alone: pooled without tokens of frames. Mean of frames: no"
+            " global prompt is read.",
         ],
     )
 
