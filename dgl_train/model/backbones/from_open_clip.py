@@ -248,9 +248,14 @@ def _created(name: str, pretrained: str) -> Any:  # noqa: ANN401 - open_clip is 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a model without pretrained weights is the same each time
         of_hub = name.startswith(HUB)  # whose weights may fail to arrive in silence
-        return open_clip.create_model(
-            name, pretrained=pretrained or None, require_pretrained=of_hub
-        )
+        try:
+            return open_clip.create_model(
+                name, pretrained=pretrained or None, require_pretrained=of_hub
+            )
+        except (AttributeError, KeyError) as error:  # looking for a tensor that is not there
+            raise ConfigError(
+                "its weights are of another model than its configuration says"
+            ) from error
 
 
 def _preprocess(model: Any, name: str, pretrained: str) -> dict[str, Any]:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """Every family of open_clip: what we make of raw pictures and texts is what open_clip makes of them."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -183,6 +184,15 @@ def test_what_is_wrong_with_a_folder_is_told_in_a_line(tmp_path, file, change, t
     with pytest.raises(ConfigError, match=told) as error:
         load_backbone(broken(tmp_path, file, change))
     assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_model_are_told_in_a_line(tmp_path):
+    path, other = (write_open_clip(tmp_path / one, one) for one in ("clip", "siglip"))
+    shutil.copy(other / "open_clip_model.safetensors", path)
+    with pytest.raises(
+        ConfigError, match=r"its weights are of another model than its configuration says\.$"
+    ):
+        load_backbone(BackboneSource(str(path)))
 
 
 def test_prompts_need_blocks_that_can_be_attended_in(folder):
