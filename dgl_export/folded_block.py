@@ -26,7 +26,8 @@ class FoldedBlock(AroundAttention):
         kept = {name: tensor for name, tensor in block.state_dict().items() if name[:4] != "qkv."}
         self.load_state_dict(kept, assign=True)
         self.rotation = block.rotation
-        self.register_buffer("swapped", torch.tensor([1, 0]))
+        if self.rotation is not None:
+            self.register_buffer("swapped", torch.tensor([1, 0]))
         weights, biases = block.qkv.weight.chunk(3), block.qkv.bias.chunk(3)
         scale = (block.shape.width // block.shape.heads) ** -0.5
         self.q = _linear(weights[0] * scale, biases[0] * scale)

@@ -89,4 +89,5 @@ def _write_vocabulary(folder: Path, text: dict[str, Any]) -> None:
         single="<s> $A </s>", special_tokens=[(word, ids[word]) for word in ("<s>", "</s>")]
     )
     inner.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}), "utf-8")
+    named = {"pad_token": "<pad>", "sep_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named), "utf-8")
