@@ -1,5 +1,6 @@
 """Texts -> int32 token ids: a ``tokenizer.json`` of the `tokenizers` library, fed as a TextSpec says."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,8 @@ class Tokenizer:
         Raises:
             BundleError: Missing, damaged, or it does not fit the spec.
         """
-        import tokenizers
-
         try:
-            inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            inner = read_exactly(path)
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
         return cls(inner, spec)
@@ -122,6 +121,28 @@ class Tokenizer:
     def _encode(self, texts: Sequence[str]) -> "list[tokenizers.Encoding]":
         cleaned = [clean(text, self.spec.clean) for text in texts]
         return self._inner.encode_batch(cleaned, add_special_tokens=False)
+
+
+def read_exactly(path: Path) -> "tokenizers.Tokenizer":
+    """Read a ``tokenizer.json``, every score of a Unigram vocabulary to its last bit.
+
+    The library rounds one score in eight by its last bit as it reads them. Of two ways to cut a word whose
+    scores sum to the same, another one may then win.
+
+    Raises:
+        Exception: The library cannot read it, and says why.
+    """
+    import tokenizers
+
+    content = path.read_text(encoding="utf-8")
+    inner = tokenizers.Tokenizer.from_str(content)
+    if isinstance(inner.model, tokenizers.models.Unigram):
+        model = json.loads(content)["model"]
+        pieces = [(piece, score) for piece, score in model["vocab"]]
+        inner.model = tokenizers.models.Unigram(
+            pieces, model.get("unk_id"), model.get("byte_fallback", False)
+        )
+    return inner
 
 
 def _shortened(text: str) -> str:

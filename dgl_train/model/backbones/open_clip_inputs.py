@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgl_runtime.bundle.input_spec import TextSpec, clip_texts
-from dgl_runtime.bundle.tokenizer import Tokenizer
+from dgl_runtime.bundle.tokenizer import Tokenizer, read_exactly
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_train.model.backbones.backbone import DEFAULT_FRAMES
@@ -140,10 +140,8 @@ def read_tokenizer(path: Path) -> "tokenizers.Tokenizer":
     Raises:
         ConfigError: It cannot be read, or is none.
     """
-    import tokenizers
-
     try:
-        inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        inner = read_exactly(path)
     except Exception as error:  # the library raises plain Exception
         raise ConfigError(f"its tokenizer, {path}, cannot be read: {error}") from error
     inner.no_padding()
