@@ -16,6 +16,7 @@ from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.manifest import MIN_COSINE
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.errors import ExportError
+from tests.helpers.openvino_cpu import require_openvino
 from tests.helpers.tiny import tiny_backbone
 from tests.helpers.tiny_models import NUM_FRAMES, SETTINGS, make_model
 
@@ -43,7 +44,7 @@ def calibration(request_):
 def lowered(request, request_, calibration, tmp_path_factory):
     form, precision = request.param
     if form == "openvino":
-        pytest.importorskip("openvino")
+        require_openvino(precision)
     out = tmp_path_factory.mktemp("lowered") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("require_builder", "rebuild"):  # engines are built in test_rebuild.py
@@ -73,6 +74,29 @@ def test_most_matrix_products_have_the_precision(lowered):
     for graph in (lowered.manifest.text_encoder, lowered.manifest.clip_encoder):
         assert graph.precision == lowered.manifest.precision
         assert graph.low_precision_nodes >= 8
+
+
+def test_no_two_products_in_int8_overflow_the_16_bits_of_a_cpu_without_vnni(lowered):
+    if lowered.manifest.precision != "int8":
+        pytest.skip("not int8")
+    for graph in (lowered.manifest.text_encoder, lowered.manifest.clip_encoder):
+        path = lowered.path(graph.file)
+        largest = [np.abs(one.astype(int)).max() for one in weights_in_int8(path)]
+        assert len(largest) >= 8
+        assert set(largest) <= {63, 64}, largest
+        assert 2 * 255 * max(largest) < 2**15
+
+
+def weights_in_int8(path):
+    if path.suffix == ".onnx":
+        tensors = map(onnx.numpy_helper.to_array, onnx.load(path).graph.initializer)
+        return [one for one in tensors if one.dtype == np.int8 and one.ndim == 2]
+    import openvino
+
+    nodes = openvino.Core().read_model(path).get_ops()
+    constants = [node for node in nodes if node.get_type_name() == "Constant"]
+    kept = [one for one in constants if one.get_element_type() == openvino.Type.i8]
+    return [one.data for one in kept if len(one.get_output_shape(0)) == 2]
 
 
 def test_the_golden_outputs_are_those_of_the_graphs(lowered):
@@ -120,7 +144,7 @@ def test_a_lower_precision_makes_smaller_files(lowered, whole):
 
 
 def test_float32_openvino_equals_the_trained_model(request_, tmp_path):
-    pytest.importorskip("openvino")
+    require_openvino("fp32")
     manifest = write_bundle(request_, tmp_path / "bundle", Target("openvino", "fp32"))
     assert manifest.parity.max_abs < 2e-6
     assert manifest.quality is None
@@ -143,16 +167,16 @@ def test_layers_that_lose_most_are_kept_until_the_half_that_calibrates_is_close_
     request_, calibration, tmp_path, monkeypatch
 ):
     before = write_bundle(request_, tmp_path / "all", Target("onnx", "int8"), calibration)
-    assert before.clip_encoder.kept == ()
     monkeypatch.setitem(MIN_COSINE, "int8", 2 * before.quality.min_cosine - 1 + 1e-3)
     monkeypatch.setattr(quality, "require", lambda *_: None)  # whatever the other half says
     after = write_bundle(request_, tmp_path / "some", Target("onnx", "int8"), calibration)
-    assert len(after.text_encoder.kept) + len(after.clip_encoder.kept) >= 2
     for now, then in (
         (after.text_encoder, before.text_encoder),
         (after.clip_encoder, before.clip_encoder),
     ):
-        assert now.low_precision_nodes == then.low_precision_nodes - len(now.kept)
+        more_kept = len(now.kept) - len(then.kept)
+        assert more_kept >= 1
+        assert now.low_precision_nodes == then.low_precision_nodes - more_kept
     kept = json.loads((tmp_path / "some/manifest.json").read_text())["text_encoder"]["kept"]
     assert tuple(kept) == after.text_encoder.kept
 
@@ -168,14 +192,14 @@ def test_a_graph_that_stays_float32_is_refused(request_, calibration, tmp_path, 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_int8_takes_every_method_that_folds(method, form, tmp_path, monkeypatch):
     if form == "openvino":
-        pytest.importorskip("openvino")
+        require_openvino("int8")
     monkeypatch.setitem(quality.MIN_TOP1, "int8", 0)  # to random weights all clips are alike
-    monkeypatch.setitem(MIN_COSINE, "int8", 0.97)
+    monkeypatch.setitem(MIN_COSINE, "int8", 0.95)  # random updates are larger than learned ones
     about = (method, NUM_FRAMES, 20, "a checkpoint", "0" * 64)
     request = ExportRequest(make_model(tiny_backbone(), method), *about)
     made = made_calibration(request.inputs.frames, request.tokenizer)
     manifest = write_bundle(request, tmp_path / "bundle", Target(form, "int8"), made)
-    assert manifest.quality.min_cosine >= 0.97
+    assert manifest.quality.min_cosine >= 0.95
 
 
 def test_halves_share_no_clip(calibration):

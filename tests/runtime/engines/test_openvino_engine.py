@@ -9,13 +9,13 @@ import pytest
 from dgl_runtime.engines.opening import open_engine
 from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import EngineError
+from tests.helpers.openvino_cpu import require_openvino
 
 openvino = pytest.importorskip("openvino")
 
 TOKENS = np.array([[320, 786, 49407], [518, 49407, 0]], np.int32)
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 32, 32), np.uint8)
 INPUTS = {"text_encoder.onnx": {"tokens": TOKENS}, "clip_encoder.onnx": {"frames": FRAMES}}
-HAS_BF16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def opened(graph, **options):
@@ -61,9 +61,9 @@ except KeyboardInterrupt:
     assert done.stdout == "heard\n", (done.returncode, done.stderr)
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
 @pytest.mark.parametrize("graph", INPUTS)
 def test_bfloat16_is_near_and_not_the_same(bundle, graph):
+    require_openvino("bf16")
     ours = opened(bundle / graph, precision="bf16").run(INPUTS[graph])["embedding"]
     theirs = opened(bundle / graph).run(INPUTS[graph])["embedding"]
     assert np.abs(ours - theirs).max() > 1e-5
