@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from dgl_runtime.engines.opening import open_engine
-from dgl_runtime.engines.openvino import core
 from dgl_runtime.errors import EngineError
 from tests.helpers.openvino_cpu import require_openvino
 
