@@ -4,16 +4,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dgl_runtime.engines.hardware import cpu_abilities
+
 MATRIX_SIDE = 3072
 MEMORY_BYTES = 2**29  # more than any cache
 _REPEATS = 10
+# Without them torch computes such a product number by number: minutes.
+_NEEDED = {"bf16": "bf16", "int8": "vnni"}
 
 
 @dataclass(frozen=True)
 class Peaks:
     """What torch reaches at a number of threads; another library may pass it."""
 
-    flop_per_s: dict[str, float]  # precision -> rate of a large matrix product
+    flop_per_s: dict[str, float]  # precision that the CPU has -> rate of a large matrix product
     bytes_per_s: float  # reading and copying a large array, the faster of both
 
     def __str__(self) -> str:
@@ -34,6 +38,8 @@ def measure_peaks(device: str = "cpu") -> Peaks:
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
     if device == "cuda":
         kinds["fp16"] = torch.float16
+    elif (has := cpu_abilities()) is not None:
+        kinds = {name: kind for name, kind in kinds.items() if has.get(_NEEDED.get(name, ""), True)}
     rates = {}
     for name, kind in kinds.items():
         rates[name] = 2 * MATRIX_SIDE**3 / _fastest(product(kind), device)
