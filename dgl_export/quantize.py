@@ -21,7 +21,7 @@ from dgl_export.layer_statistics import Float32, Layer, Rounding, linear_layers,
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 # A CPU without VNNI adds two products of 8 bits in 16, where 2 * 255 * 127 saturates: cosines of 0.91
 # in place of 0.998. 2 * 255 * 64 fits.
-_LARGEST_WEIGHT = {"int8": 64.0, "fp8": 448.0}
+_LARGEST_WEIGHT = LARGEST | {"int8": 64.0}
 _TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 _FP8_OPSET = 19  # the first whose QuantizeLinear knows it
 _CLIPPINGS = np.linspace(1.0, 0.2, 17)

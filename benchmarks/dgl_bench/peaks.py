@@ -9,7 +9,7 @@ from dgl_runtime.engines.hardware import cpu_abilities
 MATRIX_SIDE = 3072
 MEMORY_BYTES = 2**29  # more than any cache
 _REPEATS = 10
-# Without them torch computes such a product number by number: minutes.
+# Without bf16 in the CPU torch takes many minutes for such a product.
 _NEEDED = {"bf16": "bf16", "int8": "vnni"}
 
 

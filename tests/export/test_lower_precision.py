@@ -194,12 +194,13 @@ def test_int8_takes_every_method_that_folds(method, form, tmp_path, monkeypatch)
     if form == "openvino":
         require_openvino("int8")
     monkeypatch.setitem(quality.MIN_TOP1, "int8", 0)  # to random weights all clips are alike
-    monkeypatch.setitem(MIN_COSINE, "int8", 0.95)  # random updates are larger than learned ones
+    bound = 0.95 if method == "lora" else 0.97  # whose random updates are larger than learned ones
+    monkeypatch.setitem(MIN_COSINE, "int8", bound)
     about = (method, NUM_FRAMES, 20, "a checkpoint", "0" * 64)
     request = ExportRequest(make_model(tiny_backbone(), method), *about)
     made = made_calibration(request.inputs.frames, request.tokenizer)
     manifest = write_bundle(request, tmp_path / "bundle", Target(form, "int8"), made)
-    assert manifest.quality.min_cosine >= 0.95
+    assert manifest.quality.min_cosine >= bound
 
 
 def test_halves_share_no_clip(calibration):
