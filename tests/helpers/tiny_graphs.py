@@ -5,7 +5,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dgl_runtime.engines.tiny_graph import CLASSES, TOLERANCES, WIDTH, factors, graph_path
 
-SCALE = np.float32(1 / 127)  # every factor lies in -1..1
+# Every number lies in -1..1. Weights end at 64, as those of a bundle (dgl_export/quantize.py).
+SCALE, SCALE_W = np.float32(1 / 127), np.float32(1 / 64)
 OPSET, IR_VERSION = 17, 8
 
 
@@ -20,12 +21,13 @@ def make_graph(precision):
         nodes.append(helper.make_node("MatMul", ["low_x", "w"], ["low_product"]))
         nodes.append(helper.make_node("Cast", ["low_product"], ["product"], to=TensorProto.FLOAT))
     elif precision == "int8":
-        integers = np.round(factors() / SCALE).astype(np.int8)
-        for name, array in (("w", integers), ("scale", SCALE), ("zero", np.int8(0))):
+        integers = np.round(factors() / SCALE_W).astype(np.int8)
+        held = {"w": integers, "scale": SCALE, "scale_w": SCALE_W, "zero": np.int8(0)}
+        for name, array in held.items():
             constants.append(numpy_helper.from_array(np.asarray(array), name))
         nodes.append(helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["int_x"]))
-        for name, of in (("int_x", "near_x"), ("w", "near_w")):
-            nodes.append(helper.make_node("DequantizeLinear", [name, "scale", "zero"], [of]))
+        for name, scale, of in (("int_x", "scale", "near_x"), ("w", "scale_w", "near_w")):
+            nodes.append(helper.make_node("DequantizeLinear", [name, scale, "zero"], [of]))
         nodes.append(helper.make_node("MatMul", ["near_x", "near_w"], ["product"]))
     else:
         constants.append(numpy_helper.from_array(factors(), "w"))
