@@ -70,6 +70,8 @@ class Tokenizer:
         """
         try:
             inner = read_exactly(path)
+        except ImportError:
+            raise  # the library is missing; the file may be well
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
         return cls(inner, spec)
