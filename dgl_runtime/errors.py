@@ -44,6 +44,10 @@ class GalleryError(DglError):
     """A gallery is missing, damaged, locked or belongs to another bundle."""
 
 
+class GalleryAwayError(GalleryError):
+    """The server that holds a gallery cannot be reached now; the same call may work later."""
+
+
 class EngineError(DglError):
     """An inference engine or device is missing, or does not run the graph."""
 

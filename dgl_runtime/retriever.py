@@ -17,14 +17,21 @@ from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder, SelfCheck
 from dgl_runtime.engines.candidates import AUTO
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.address import (
+    Place,
+    is_gallery_at,
+    open_gallery,
+    open_or_create,
+    read_place,
+)
+from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.gallery.shared import Shared
 from dgl_runtime.indexing.index import BATCH, IndexReport, default_jobs, index_videos
 from dgl_runtime.indexing.sought import look_for_videos
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.names import find_path
 from dgl_runtime.search.example import read_example
-from dgl_runtime.search.find import Refinement, bank_hubness, find_moments
+from dgl_runtime.search.find import Hubness, Refinement, bank_hubness, find_moments
 from dgl_runtime.search.moments import Hit
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ class Retriever:
     def __init__(
         self,
         bundle: str | Path,
-        gallery: str | Path | None = None,
+        gallery: str | Place | None = None,
         *,
         device: str = "cpu",
         engine: str = AUTO,
@@ -56,7 +63,8 @@ class Retriever:
 
         Args:
             bundle: The folder that dgl-export wrote.
-            gallery: The folder of the gallery; made by the first ``add_videos``.
+            gallery: The folder of the gallery, or ``postgresql://USER@HOST/DATABASE?gallery=NAME``; made by
+                the first ``add_videos``.
             device: As of ``Encoder``.
             engine: As of ``Encoder``.
             threads: As of ``Encoder``.
@@ -64,9 +72,10 @@ class Retriever:
         Raises:
             BundleError: No bundle there, or it does not fit this version.
             EngineError: Device or engine do not exist.
+            GalleryError: The address of the gallery is none.
         """
         self.encoder = Encoder(bundle, device=device, engine=engine, threads=threads)
-        self.gallery_folder = None if gallery is None else Path(gallery)
+        self.gallery_place = None if gallery is None else read_place(gallery)
         self._gallery = Shared(self._open_gallery)
 
     # ---- the encoder, see there -----------------------------------------------------------------
@@ -147,7 +156,7 @@ class Retriever:
         *,
         where: str | None = None,
         grouping: str = "apart",
-        bank_hubness: Float32 | None = None,
+        bank_hubness: Hubness | None = None,
     ) -> list[Hit]:
         """Find the moments most similar to a text, best first.
 
@@ -197,8 +206,8 @@ class Retriever:
                 window_s = gallery.facts.typical_length_s
         return read_example(self.encoder, Path(path), Segmentation(window_s, around_s=at_s))
 
-    def hubness(self, texts: Sequence[str]) -> Float32:
-        """How near each clip of the gallery is to a bank of texts, float32 [rows].
+    def hubness(self, texts: Sequence[str]) -> Hubness:
+        """How near each clip of the gallery is to a bank of texts: float32 [rows] of one in a folder.
 
         Give it to :meth:`search`: a clip that is near to every text then ranks lower (inverted softmax).
         The bank should hold a hundred texts or more of the kind that is searched.
@@ -212,14 +221,14 @@ class Retriever:
     # ---- the gallery ----------------------------------------------------------------------------
 
     @property
-    def gallery(self) -> Gallery:
-        """The gallery as it was when it was opened; the next ``add_videos`` or ``close`` closes it."""
+    def gallery(self) -> AnyGallery:
+        """The gallery, in a folder as it was when it was opened; ``add_videos`` and ``close`` close it."""
         return self._gallery.open()
 
-    def _open_gallery(self) -> Gallery:
-        if self.gallery_folder is None:
+    def _open_gallery(self) -> AnyGallery:
+        if self.gallery_place is None:
             raise GalleryError("no gallery was given. Open Retriever(bundle, gallery).")
-        return Gallery.open(self.gallery_folder, bundle_id=self.bundle.id)
+        return open_gallery(self.gallery_place, bundle_id=self.bundle.id)
 
     def add_videos(
         self,
@@ -262,8 +271,8 @@ class Retriever:
         """
         if batch < 1:
             raise ValueError(f"batch is {batch}, expected 1 clip or more.")
-        folder = self.gallery_folder
-        if folder is None:
+        place = self.gallery_place
+        if place is None:
             raise GalleryError("no gallery was given to add to. Open Retriever(bundle, gallery).")
         segmentation = Segmentation(window_s, stride_s, at_shots)
         segmentation.require_installed()
@@ -271,11 +280,11 @@ class Retriever:
         sought = look_for_videos(
             [find_path(Path(path)) for path in paths],
             exclude,
-            prune=prune and Gallery.is_at(folder),
+            prune=prune and is_gallery_at(place),
         )
         frames = self.encoder.input_spec.frames
         with (
-            self._open_to_write(folder) as gallery,
+            self._open_to_write(place) as gallery,
             DecodePool(segmentation, frames, jobs=jobs or default_jobs()) as pool,
         ):
             try:
@@ -291,11 +300,9 @@ class Retriever:
             finally:
                 self.close()  # before the writer, who takes up the log when nobody reads
 
-    def _open_to_write(self, folder: Path) -> Gallery:
-        if Gallery.is_at(folder):  # else new, or left behind by a run killed in its first moment
-            return Gallery.open(folder, bundle_id=self.bundle.id, writable=True)
-        return Gallery.create(
-            folder,
+    def _open_to_write(self, place: Place) -> AnyGallery:
+        return open_or_create(
+            place,
             bundle_id=self.bundle.id,
             bundle_path=self.bundle.folder.resolve(),
             embed_dim=self.encoder.embed_dim,

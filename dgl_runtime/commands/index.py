@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.command import Command, report_error, report_note
-from dgl_runtime.commands.options import Seconds, device_option, engine_option, threads_option
+from dgl_runtime.commands.options import (
+    GalleryPlace,
+    Seconds,
+    device_option,
+    engine_option,
+    threads_option,
+)
 from dgl_runtime.errors import DglError
 from dgl_runtime.names import find_path
 
 if TYPE_CHECKING:
+    from dgl_runtime.gallery.address import Place
     from dgl_runtime.indexing.index import IndexReport
     from dgl_runtime.retriever import Retriever
 
@@ -34,8 +41,8 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
 @click.option(
     "--gallery",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the gallery; made if it is new.",
+    type=GalleryPlace(),
+    help="Folder, or postgresql://USER@HOST/DATABASE?gallery=NAME; made if it is new.",
 )
 @click.option("--window", type=Seconds(), help="Cut videos into windows of this length.")
 @click.option(
@@ -81,7 +88,7 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
 def index(
     bundle: Path,
     videos: tuple[Path, ...],
-    gallery: Path,
+    gallery: "Place",
     window: float | None,
     stride: float | None,
     shots: bool,
@@ -152,7 +159,7 @@ def index(
                 missed = {path for path in (*missed, *paths) if path.exists()}
 
 
-def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path, told: set[str]) -> None:
+def _tell(done: "IndexReport", retriever: "Retriever", gallery: "Place", told: set[str]) -> None:
     from dgl_runtime.media.video_files import tell
 
     if (passed_over := tell(done.passed_over)) and passed_over not in told:
@@ -166,7 +173,7 @@ def _tell(done: "IndexReport", retriever: "Retriever", gallery: Path, told: set[
     click.echo(
         f"{done.num_videos} videos: {done.clips_added} clips added, "
         f"{done.clips_present} already indexed, {dropped}{len(done.broken)} videos broken. "
-        f"{click.format_filename(gallery)} holds {len(retriever.gallery)} clips."
+        f"{click.format_filename(str(gallery))} holds {len(retriever.gallery)} clips."
     )
 
 
@@ -181,10 +188,10 @@ def _write_report(path: Path, broken: Mapping[str, str]) -> None:
         writer.writerows(broken.items())
 
 
-def _upsert_metadata(path: Path, gallery: Path) -> None:
-    from dgl_runtime.gallery.gallery import Gallery
+def _upsert_metadata(path: Path, gallery: "Place") -> None:
+    from dgl_runtime.gallery.address import open_gallery
 
-    with Gallery.open(gallery, writable=True) as opened:
+    with open_gallery(gallery, writable=True) as opened:
         taken = opened.upsert_metadata(path, report_note)
     if taken.unmatched:
         shown = ", ".join(taken.unmatched[:3])

@@ -1,9 +1,17 @@
 """Options that several of the runtime's commands share."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from dgl_runtime.engines.candidates import AUTO, DEVICE_CHOICES, ENGINE_CHOICES
+from dgl_runtime.errors import GalleryError
+from dgl_runtime.gallery.postgres.address import PostgresAddress
 from dgl_runtime.times import TIME_FORMS, read_seconds
+
+if TYPE_CHECKING:
+    from dgl_runtime.gallery.address import Place
 
 
 class Seconds(click.ParamType[float]):
@@ -25,6 +33,33 @@ class Seconds(click.ParamType[float]):
             what = "time" if self._may_be_0 else "duration above 0"
             self.fail(f"{value!r} is not a {what} such as {TIME_FORMS}.", param, ctx)
         return seconds
+
+
+class GalleryPlace(click.ParamType["Place"]):
+    """A gallery's folder or address; one with a password is refused, which others could read."""
+
+    name = "gallery"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Place":
+        """The folder, or the address."""
+        from dgl_runtime.gallery.address import read_place
+
+        if isinstance(value, Path | PostgresAddress):
+            return value
+        try:
+            place = read_place(str(value))
+        except GalleryError as error:
+            self.fail(str(error), param, ctx)
+        if isinstance(place, PostgresAddress) and place.has_password:
+            self.fail(
+                f"the address of {place} holds a password, which everybody on this machine can read in the "
+                "list of processes. Put it into PGPASSWORD, or into a file that PGPASSFILE names.",
+                param,
+                ctx,
+            )
+        return place
 
 
 device_option = click.option(

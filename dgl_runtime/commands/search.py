@@ -10,6 +10,7 @@ import click
 
 from dgl_runtime.command import Command
 from dgl_runtime.commands.options import (
+    GalleryPlace,
     Seconds,
     device_option,
     engine_option,
@@ -22,6 +23,7 @@ from dgl_runtime.tables.text_files import read_list
 from dgl_runtime.times import read_seconds, timestamp
 
 if TYPE_CHECKING:
+    from dgl_runtime.gallery.address import Place
     from dgl_runtime.retriever import Retriever
 
 _CUT_NAMED = 3
@@ -29,7 +31,7 @@ Found = list[tuple[str, list[Hit]]]
 
 
 @click.command(cls=Command)
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=GalleryPlace())
 @click.argument("queries", nargs=-1)
 @click.option(
     "--queries", "file", type=click.Path(path_type=Path), help="A file of queries, one a line."
@@ -75,7 +77,7 @@ Found = list[tuple[str, list[Hit]]]
 @engine_option
 @threads_option
 def search(
-    gallery: Path,
+    gallery: "Place",
     queries: tuple[str, ...],
     file: Path | None,
     like: tuple[str, ...],
@@ -125,16 +127,16 @@ def search(
             click.echo(f"Page: {html}", err=True)
 
 
-def bundle_of(gallery: Path) -> Path:
+def bundle_of(gallery: "Place") -> Path:
     """The bundle that a gallery was made with.
 
     Raises:
         GalleryError: It is no gallery.
         BundleError: The bundle is not there any more.
     """
-    from dgl_runtime.gallery.gallery import Gallery
+    from dgl_runtime.gallery.address import open_gallery
 
-    with Gallery.open(gallery) as opened:
+    with open_gallery(gallery) as opened:
         bundle = Path(opened.facts.bundle_path)
     if not bundle.exists():
         raise BundleError(

@@ -3,20 +3,29 @@
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dgl_runtime.command import Command
-from dgl_runtime.commands.options import device_option, engine_option, threads_option
+from dgl_runtime.commands.options import (
+    GalleryPlace,
+    device_option,
+    engine_option,
+    threads_option,
+)
 from dgl_runtime.errors import ConfigError
 from dgl_runtime.serve.address import LOCAL_NAMES, Address, host_name, listen
+
+if TYPE_CHECKING:
+    from dgl_runtime.gallery.address import Place
 
 SHORTEST_TOKEN = 16
 STOP_WITHIN_S = 30
 
 
 @click.command(cls=Command)
-@click.argument("galleries", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("galleries", nargs=-1, required=True, type=GalleryPlace())
 @click.option(
     "--bundle", type=click.Path(path_type=Path), help="Default: the one that indexed each gallery."
 )
@@ -58,7 +67,7 @@ STOP_WITHIN_S = 30
 @engine_option
 @threads_option
 def serve(
-    galleries: tuple[Path, ...],
+    galleries: tuple["Place", ...],
     bundle: Path | None,
     host: str,
     port: int,
@@ -101,11 +110,11 @@ def serve(
     bank = tuple(read_queries(querybank)) if querybank else ()
     encoders: dict[Path, Encoder] = {}
     served = []
-    for name, folder in zip(names_of(galleries), galleries, strict=True):
-        path = (bundle or bundle_of(folder)).resolve()
+    for name, place in zip(names_of(galleries), galleries, strict=True):
+        path = (bundle or bundle_of(place)).resolve()
         if path not in encoders:
             encoders[path] = Encoder(path, device=device, engine=engine, threads=threads)
-        served.append(ServedGallery(name, folder, encoders[path], bank))
+        served.append(ServedGallery(name, place, encoders[path], bank))
         served[-1].refresh()
         _ = encoders[path].text_engine  # what is wrong with it shows now
     listener = listen(address)

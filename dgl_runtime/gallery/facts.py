@@ -2,11 +2,23 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import Protocol, Self
 
 from dgl_runtime.gallery.clips import Header
 from dgl_runtime.gallery.filters import COLUMNS
-from dgl_runtime.gallery.records import Records
+
+
+class Counted(Protocol):
+    """Records that can be counted."""
+
+    def count_videos(self) -> int:
+        """How many videos have been looked into."""
+
+    def typical_length_s(self) -> float | None:
+        """How long the clips are that were added last, seconds; None: there are none."""
+
+    def metadata_columns(self) -> list[str]:
+        """What is known of videos beside the files."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,10 @@ class Facts:
     version: int
     num_clips: int
     num_rows: int
-    _records: Records = field(repr=False, compare=False)
+    _records: Counted = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, header: Header, num_clips: int, records: Records) -> Self:
+    def of(cls, header: Header, num_clips: int, records: Counted) -> Self:
         """Facts of the state that the records are in."""
         return cls(
             header.bundle_id,

@@ -71,10 +71,7 @@ def select_rows(records: Records, where: str) -> NDArray[np.int64]:
             raise ValueError("it gives many more rows than there are clips")
         rows = np.array(found, np.int64).reshape(-1)
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
-        raise GalleryError(
-            f"the filter {where!r} does not work: {_reason(error, known)}. Give a condition in SQL on "
-            f"{', '.join(known)}; texts stand in 'single quotes'."
-        ) from error
+        raise does_not_work(where, _reason(error, known), known) from error
     return rows[(rows >= 0) & (rows < num_rows)]
 
 
@@ -100,9 +97,22 @@ def _reason(error: Exception, known: Sequence[str]) -> str:
     if "too big" in reason:
         return f"it makes or reads a text of more than {LONGEST_TEXT:,} bytes"
     name = reason.partition("no such column: ")[2]
+    return no_such_column(name, known) if name else reason
+
+
+def no_such_column(name: str, known: Sequence[str]) -> str:
+    """Words for a name that no column has, with the one that is nearly it."""
     close = difflib.get_close_matches(name.lower(), [one.lower() for one in known], 1)
     meant = [one for one in known if one.lower() in close]
-    return f"{reason} (did you mean {meant[0]}?)" if meant else reason
+    return f"no such column: {name}" + (f" (did you mean {meant[0]}?)" if meant else "")
+
+
+def does_not_work(where: str, reason: str, known: Sequence[str]) -> GalleryError:
+    """The error for a condition, whatever reads it."""
+    return GalleryError(
+        f"the filter {where!r} does not work: {reason}. Give a condition in SQL on "
+        f"{', '.join(known)}; texts stand in 'single quotes'."
+    )
 
 
 def quoted(name: str) -> str:

@@ -38,16 +38,16 @@ class Gallery:
     """Clip embeddings of one bundle. Use :meth:`create` or :meth:`open`, and close it after use.
 
     A gallery opened for reading is a snapshot: it does not see what a writer changes later. There
-    is one writer at a time; readers are never blocked. Threads may share a gallery. Behind it lie the
-    records (``records.py``) and a vector store (``vector_store.py``).
+    is one writer at a time; readers are never blocked. Threads may share a gallery.
     """
 
+    is_local = True
     _held: contextlib.ExitStack  # what to let go: vectors, records and, of a writer, the lock
 
     def __init__(
         self, folder: Path, records: Records, store: VectorStore, *, is_writable: bool
     ) -> None:
-        self.folder = folder
+        self.folder, self.address = folder, str(folder)
         self._records, self._store = records, store
         self._is_writable, self._is_closed = is_writable, False
         self._changing = threading.RLock()

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,7 @@ def read_metadata(records: Records, path: Path, tell: Callable[[str], None]) -> 
     Args:
         records: Of a gallery open for writing.
         path: As :func:`parse_metadata` takes it.
-        tell: Takes notes: those of ``parse_metadata``, and on rows about files with the same content, of
-            which the last counts.
+        tell: Takes notes: those of ``parse_metadata`` and of :func:`match_videos`.
 
     Raises:
         ConfigError: It is no such table, or with it the gallery would have too many columns.
@@ -57,7 +56,24 @@ def read_metadata(records: Records, path: Path, tell: Callable[[str], None]) -> 
     """
     metadata = parse_metadata(path, tell)
     known = records.rows("SELECT path, video_id FROM files")
-    video_ids = Named({os.fsdecode(file): number for file, number in known})
+    found, unmatched = match_videos(
+        metadata, {os.fsdecode(file): number for file, number in known}, tell
+    )
+    _write(records, metadata, found)
+    return MetadataReport(len(found), unmatched)
+
+
+def match_videos(
+    metadata: Metadata, files: Mapping[str, int], tell: Callable[[str], None]
+) -> tuple[dict[int, list[Value]], list[str]]:
+    """The values of each video that a table names, by its number, and names of those that are not there.
+
+    Args:
+        metadata: The table.
+        files: The numbers of the videos that files hold.
+        tell: Takes notes on rows about files with the same content, of which the last counts.
+    """
+    video_ids = Named(files)
     found: dict[int, tuple[Row, list[Value]]] = {}
     unmatched = []
     for file, row, values in metadata.rows:
@@ -69,13 +85,27 @@ def read_metadata(records: Records, path: Path, tell: Callable[[str], None]) -> 
             continue
         if video_id in found and found[video_id][1] != values:
             tell(
-                f"{path} lines {found[video_id][0].line} and {row.line} are about files with the "
+                f"{metadata.path} lines {found[video_id][0].line} and {row.line} are about files with the "
                 f"same content, which are one video; line {row.line} counts."
             )
         found[video_id] = row, values
-    rows = {video_id: values for video_id, (_, values) in found.items()}
-    _write(records, metadata, rows)
-    return MetadataReport(len(found), unmatched)
+    return {video_id: values for video_id, (_, values) in found.items()}, unmatched
+
+
+def merge_columns(metadata: Metadata, known: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The names under which a gallery keeps a table's columns, and those of them that are new to it.
+
+    Raises:
+        ConfigError: It would have too many.
+    """
+    names = {column_key(name): name for name in known}
+    new = {column_key(name): name for name in metadata.columns if column_key(name) not in names}
+    if len(names) + len(new) > MOST_COLUMNS:
+        raise ConfigError(
+            f"with {metadata.path} the gallery would have {len(names) + len(new):,} columns of metadata, "
+            f"expected at most {MOST_COLUMNS:,}. Leave some out."
+        )
+    return [(names | new)[column_key(name)] for name in metadata.columns], list(new.values())
 
 
 def parse_metadata(path: Path, tell: Callable[[str], None] = report_note) -> Metadata:
@@ -192,18 +222,11 @@ def _value(kind: Callable[[str], Value], cell: str) -> Value:
 
 
 def _write(records: Records, metadata: Metadata, found: dict[int, list[Value]]) -> None:
-    known = {column_key(name): name for name in records.metadata_columns()}
-    new = {column_key(name): name for name in metadata.columns if column_key(name) not in known}
-    if len(known) + len(new) > MOST_COLUMNS:
-        raise ConfigError(
-            f"with {metadata.path} the gallery would have {len(known) + len(new):,} columns of metadata, "
-            f"expected at most {MOST_COLUMNS:,}. Leave some out."
-        )
-    stored = [(known | new)[column_key(name)] for name in metadata.columns]
+    stored, new = merge_columns(metadata, records.metadata_columns())
     names = ", ".join(["video_id", *(quoted(stored_as(name)) for name in stored)])
     marks = ", ".join("?" * (1 + len(stored)))
     with records.change() as connection:
-        for name in new.values():
+        for name in new:
             connection.execute(f"ALTER TABLE metadata ADD COLUMN {quoted(stored_as(name))}")
         connection.executemany(
             f"INSERT OR REPLACE INTO metadata ({names}) VALUES ({marks})",

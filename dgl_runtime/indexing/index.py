@@ -16,7 +16,8 @@ import numpy as np
 from dgl_runtime.decoding.read_ahead import read_ahead
 from dgl_runtime.decoding.read_video import Clips, Done, Found, Reader
 from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder
-from dgl_runtime.gallery.gallery import Clip, Gallery
+from dgl_runtime.gallery.clips import Clip
+from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.indexing.ledger import BrokenVideo, Ledger, clips_of
 from dgl_runtime.indexing.sought import Sought
 from dgl_runtime.media.segmentation import Segmentation
@@ -42,7 +43,7 @@ class IndexReport:
 
 def index_videos(
     encoder: Encoder,
-    gallery: Gallery,
+    gallery: AnyGallery,
     sought: Sought,
     segmentation: Segmentation,
     reader: Reader,

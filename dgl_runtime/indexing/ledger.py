@@ -14,7 +14,8 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from dgl_runtime.decoding.read_video import Done, Job, Seen
 from dgl_runtime.encoder.encoder import ClipEmbeddings
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.gallery import Clip, FileState, Gallery
+from dgl_runtime.gallery.clips import Clip, FileState
+from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.indexing.sought import Sought, is_gone
 from dgl_runtime.media.segmentation import Segmentation
 
@@ -50,7 +51,7 @@ class Ledger:
         remarks: On videos that were read although something is odd about them.
     """
 
-    def __init__(self, gallery: Gallery, segmentation: Segmentation) -> None:
+    def __init__(self, gallery: AnyGallery, segmentation: Segmentation) -> None:
         """Begin; the gallery is open for writing."""
         self.added = self.present = 0
         self.broken: list[BrokenVideo] = []
@@ -142,7 +143,7 @@ class Ledger:
         try:
             self._gallery.compact()
         except GalleryError as error:  # the clips are there all the same
-            self.broken.append(BrokenVideo(str(self._gallery.folder), str(error)))
+            self.broken.append(BrokenVideo(self._gallery.address, str(error)))
         return len(missing)
 
     def _remove_replaced(self) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.search.moments import GROUPINGS, Hit, group
 from dgl_runtime.search.querybank import hubness, inverted_softmax
 
@@ -18,6 +18,25 @@ _HUB_CANDIDATES = 1000  # clips that are ranked anew by it
 _CLIPS_A_MOMENT = 4  # looked at first, for each moment asked for
 _ROWS_AT_ONCE = 16_384
 _LOOKED_UP_AT_ONCE = 16  # hits; the first are often all that is needed
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A querybank for a gallery whose embeddings are elsewhere: compared with what each search finds.
+
+    Attributes:
+        embeddings: Of its texts, unit-norm float32 [Q, E], Q above 0.
+    """
+
+    embeddings: Float32
+
+    def of(self, gallery: AnyGallery, rows: NDArray[np.int64]) -> Float32:
+        """How near rows of the gallery are to the bank, float32 [rows]."""
+        return hubness(self.embeddings @ gallery.embeddings(rows).T, HUB_BETA)
+
+
+Hubness = Float32 | Bank
+"""How near clips are to a querybank: of all rows, float32 [rows], or to be found for those of a search."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +51,7 @@ class Refinement:
 
     where: str | None = None
     grouping: str = "apart"
-    bank_hubness: Float32 | None = None
+    bank_hubness: Hubness | None = None
 
     def __post_init__(self) -> None:
         if self.grouping not in GROUPINGS:
@@ -42,7 +61,7 @@ class Refinement:
 
 
 def find_moments(
-    gallery: Gallery, queries: Float32, top_k: int, refinement: Refinement
+    gallery: AnyGallery, queries: Float32, top_k: int, refinement: Refinement
 ) -> list[list[Hit]]:
     """The best moments of each query, best first.
 
@@ -82,30 +101,38 @@ def find_moments(
 
 
 def _corrected(
-    gallery: Gallery, rows: NDArray[np.int64], similarity: Float32, refinement: Refinement
+    gallery: AnyGallery, rows: NDArray[np.int64], similarity: Float32, refinement: Refinement
 ) -> Iterator[Hit]:
     order = np.arange(len(rows))
     if (bank := refinement.bank_hubness) is not None:
-        order = np.argsort(-inverted_softmax(similarity, bank[rows]), kind="stable")
+        near = bank.of(gallery, rows) if isinstance(bank, Bank) else bank[rows]
+        order = np.argsort(-inverted_softmax(similarity, near), kind="stable")
     rows, similarity = rows[order], similarity[order]
     for first in range(0, len(rows), _LOOKED_UP_AT_ONCE):
         part = slice(first, first + _LOOKED_UP_AT_ONCE)
         found = gallery.look_up(rows[part])
         for row, value in zip(rows[part].tolist(), similarity[part].tolist(), strict=True):
+            if row not in found:  # dropped since the search, by another writer
+                continue
             clip, weights = found[row].clip, tuple(found[row].frame_weights.tolist())
             yield Hit(clip.video, clip.start_s, clip.end_s, value, weights, row)
 
 
-def bank_hubness(gallery: Gallery, bank: Float32) -> Float32:
-    """How near each row of a gallery is to a bank of texts: float32 [rows].
+def bank_hubness(gallery: AnyGallery, bank: Float32) -> Hubness:
+    """How near each row of a gallery is to a bank of texts.
 
     Args:
         gallery: What is searched.
         bank: Unit-norm float32 [Q, E] of texts of the kind that is searched, a hundred or more.
 
+    Returns:
+        Float32 [rows]; of a gallery whose embeddings are elsewhere the bank, to be asked at each search.
+
     Raises:
         ValueError: The bank is empty.
     """
+    if not gallery.is_local:
+        return Bank(bank)
     parts = [
         hubness(bank @ gallery.embeddings(slice(first, first + _ROWS_AT_ONCE)).T, HUB_BETA)
         for first in range(0, gallery.facts.num_rows, _ROWS_AT_ONCE)

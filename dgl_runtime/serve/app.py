@@ -20,8 +20,8 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
 from dgl_runtime.decoding.decode_process import Limits
-from dgl_runtime.errors import DglError, MediaError
-from dgl_runtime.gallery.gallery import Clip, FileState, Found
+from dgl_runtime.errors import DglError, GalleryAwayError, MediaError
+from dgl_runtime.gallery.clips import Clip, FileState, Found
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span, frame_times
 from dgl_runtime.search.example import read_example
@@ -121,6 +121,7 @@ class Service:
         self._previews = Lane(1, MOST_PREVIEWS, "previews")
         self._uploads = Lane(settings.media_jobs, settings.guard.uploads, "uploads")
         self._is_ready = False
+        self._away = set[str]()  # galleries whose servers do not answer
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -148,9 +149,17 @@ class Service:
         while True:
             await asyncio.sleep(REFRESH_S)
             for gallery in self._galleries.values():
-                with suppress(DglError):  # the snapshot that is there goes on
-                    if await asyncio.to_thread(gallery.refresh):
-                        self._count_clips(gallery)
+                await asyncio.to_thread(self._refresh, gallery)
+
+    def _refresh(self, gallery: ServedGallery) -> None:
+        try:
+            gallery.refresh()
+            self._count_clips(gallery)
+            self._away.discard(gallery.name)
+        except GalleryAwayError:
+            self._away.add(gallery.name)
+        except DglError:
+            pass  # the snapshot that is there goes on
 
     def _count_clips(self, gallery: ServedGallery) -> None:
         with gallery.look() as snapshot:
@@ -170,6 +179,8 @@ class Service:
             raise HTTPException(504, f"no answer within {self._settings.answer_s:g} s") from error
         except QueueFullError as error:
             raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
+        except GalleryAwayError:
+            raise
         except DglError as error:
             raise HTTPException(422, str(error)) from error
         cut = None
@@ -231,7 +242,8 @@ class Service:
 
     async def ready(self) -> JSONResponse:
         """Whether searches are answered."""
-        return JSONResponse({"ready": self._is_ready}, 200 if self._is_ready else 503)
+        is_ready = self._is_ready and not self._away
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
     async def tell_metrics(self) -> Response:
         """Figures for Prometheus."""
@@ -347,7 +359,7 @@ def _facts(served: ServedGallery) -> GalleryFacts:
 def _found(snapshot: Snapshot, row: int) -> Found:
     try:
         return snapshot.gallery.look_up([row])[row]
-    except IndexError as error:
+    except LookupError as error:
         raise HTTPException(404, f"no clip {row}") from error
 
 

@@ -6,6 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from dgl_runtime.errors import GalleryAwayError
+
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -13,6 +15,7 @@ def answer_faults(app: FastAPI) -> None:
     """Let them be answered."""
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
     app.exception_handler(OSError)(_say_what_is_used_up)
+    app.exception_handler(GalleryAwayError)(_say_what_is_away)
 
 
 async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
@@ -28,3 +31,10 @@ async def _say_what_is_used_up(_: Request, error: Exception) -> JSONResponse:
         raise error
     told = f"the machine has no room left: {error.strerror}"
     return JSONResponse({"detail": told}, 503, {"Retry-After": "1"})
+
+
+async def _say_what_is_away(_: Request, error: Exception) -> JSONResponse:
+    """The server of a gallery does not answer: it may be back soon. Where it is, is nobody's business."""
+    assert isinstance(error, GalleryAwayError)
+    told = "the gallery's server cannot be reached now; try again soon"
+    return JSONResponse({"detail": told}, 503, {"Retry-After": "2"})

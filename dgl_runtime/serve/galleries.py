@@ -1,18 +1,18 @@
-"""The galleries that are served: each as the snapshot that was taken last, while a writer may go on."""
+"""The galleries that are served: each as the snapshot that was taken last, while a writer may go on.
+
+One in an engine always shows its newest state, so its first snapshot stays.
+"""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dgl_runtime.encoder.encoder import Encoder
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.gallery import Gallery
+from dgl_runtime.gallery.address import Place, name_of, open_gallery
+from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.gallery.shared import Shared
-from dgl_runtime.search.find import bank_hubness
+from dgl_runtime.search.find import Hubness, bank_hubness
 
 REFRESH_S = 2.0
 
@@ -21,8 +21,8 @@ REFRESH_S = 2.0
 class Snapshot:
     """A gallery as it was at one moment."""
 
-    gallery: Gallery
-    bank_hubness: NDArray[np.float32] | None
+    gallery: AnyGallery
+    bank_hubness: Hubness | None
 
     def close(self) -> None:
         """Let it go."""
@@ -32,16 +32,16 @@ class Snapshot:
 class ServedGallery:
     """One gallery under its name."""
 
-    def __init__(self, name: str, folder: Path, encoder: Encoder, bank: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, place: Place, encoder: Encoder, bank: Sequence[str] = ()) -> None:
         """Name it; it is opened by :meth:`refresh`.
 
         Args:
             name: What addresses call it.
-            folder: Where it lies.
+            place: Where it lies.
             encoder: Of its bundle, perhaps shared with other galleries.
             bank: Texts of the querybank.
         """
-        self.name, self.folder, self.encoder, self.bank = name, folder, encoder, bank
+        self.name, self.place, self.encoder, self.bank = name, place, encoder, bank
         self._snapshots = Shared(self._refuse)
 
     def refresh(self) -> bool:
@@ -52,11 +52,12 @@ class ServedGallery:
 
         Raises:
             GalleryError: It is damaged, or of another bundle now.
+            GalleryAwayError: Its engine cannot be reached.
         """
         if (now := self._snapshots.newest) is not None:
             if now.gallery.is_newest():
                 return False
-        gallery = Gallery.open(self.folder, bundle_id=self.encoder.bundle.id)
+        gallery = open_gallery(self.place, bundle_id=self.encoder.bundle.id)
         try:
             gallery.warm()
             bank = self.encoder.embed_texts(self.bank) if self.bank else None
@@ -79,13 +80,12 @@ class ServedGallery:
         self._snapshots.close()
 
 
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """A name for each gallery, from its folder; equal ones are numbered."""
+def names_of(places: Sequence[Place]) -> list[str]:
+    """A name for each gallery, from its folder or address; equal ones are numbered."""
     names: list[str] = []
-    for folder in folders:
+    for place in places:
         base = (
-            "".join(c if c.isalnum() or c in "-_" else "-" for c in folder.resolve().name)
-            or "gallery"
+            "".join(c if c.isalnum() or c in "-_" else "-" for c in name_of(place)) or "gallery"
         )
         name, number = base, 2
         while name in names:

@@ -79,6 +79,8 @@ def _moments(snapshot: Snapshot, hits: Sequence[Hit]) -> list[Moment]:
     found = snapshot.gallery.look_up(hit.row for hit in hits)
     moments = []
     for hit in hits:
+        if hit.row not in found:  # dropped since the search, by another writer
+            continue
         clip = found[hit.row].clip
         moments.append(
             Moment(
