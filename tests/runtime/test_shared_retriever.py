@@ -105,7 +105,7 @@ def test_the_log_is_taken_up_after_a_search_and_an_addition(retriever, tmp_path)
     """A gallery at rest is one file of records, which can be copied and put where nobody may write."""
     retriever.search("a dog")
     retriever.add_videos([write_video(tmp_path / "new.mp4", 50)])
-    assert not list(retriever.gallery_folder.glob("*-wal"))
+    assert not list(retriever.gallery_place.glob("*-wal"))
 
 
 class Thing:

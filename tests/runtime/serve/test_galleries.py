@@ -23,7 +23,7 @@ def served(bundle, own_library):
 
 
 def add_a_video(served, folder, name, frames=30):
-    with Retriever(served.encoder.bundle.folder, served.folder, threads=1) as writer:
+    with Retriever(served.encoder.bundle.folder, served.place, threads=1) as writer:
         writer.add_videos([write_video(folder / name, frames)])
 
 
@@ -128,9 +128,9 @@ def test_the_querybank_is_that_of_the_gallery(bundle, library):
 def test_the_graph_of_a_large_gallery_is_looked_at_before_anybody_searches(
     served, monkeypatch, more
 ):
-    with Gallery.open(served.folder) as gallery:
+    with Gallery.open(served.place) as gallery:
         monkeypatch.setattr(local_vector_store, "APPROXIMATE_PAYS_FROM", len(gallery) + more)
-    (served.folder / "clips.0.usearch").write_bytes(b"garbage")
+    (served.place / "clips.0.usearch").write_bytes(b"garbage")
     if more:
         assert served.refresh()
     else:
