@@ -38,7 +38,7 @@ install '.[cpu]'
 size_mb=$(du -sm $light | cut -f1)
 echo "$size_mb MB"
 [ "$size_mb" -lt 350 ]
-install '.[cpu,large,serve,shots,test,watch]'
+install '.[cpu,large,postgres,serve,shots,test,watch]'
 mkdir -p $light/.pytest_cache
 [ ! -d .pytest_cache/d ] || cp -r .pytest_cache/d $light/.pytest_cache/ # clips fetched above: no pip in there
 cp -r tests pyproject.toml $light/ # away from the checkout, whose packages must not be imported

@@ -30,6 +30,7 @@ EXTRAS = {
         "heic",
         "large",
         "openvino",
+        "postgres",
         "pycuda",
         "serve",
         "shots",
@@ -51,7 +52,10 @@ DISTRIBUTIONS = {  # where the names differ
 }
 TYPING_ONLY = {"_typeshed"}
 
-HEAVY = "torch torchvision onnx onnxruntime openvino tensorrt av tokenizers PIL usearch ftfy tqdm"
+HEAVY = (
+    "torch torchvision onnx onnxruntime openvino tensorrt av tokenizers PIL usearch ftfy tqdm "
+    "psycopg pgvector sqlglot"
+)
 
 
 def imports_of(path):

@@ -52,14 +52,14 @@ class PostgresAddress:
                 f"{FORM} with a NAME of up to 50 letters a-z, digits, - and _."
             )
         user, at, hosts = authority.rpartition("@")
-        name, colon, _password = user.partition(":")
+        name, _, password = user.partition(":")
         given = [option for option in options if _split(option)[0] != "gallery"]
         open_to_all = [option for option in given if _split(option)[0] not in _SECRETS]
         shown = "&".join([*open_to_all, f"gallery={names[0]}"])
         conninfo = f"postgresql://{place}" + (f"?{'&'.join(given)}" if given else "")
         return cls(
             gallery=unquote(names[0]),
-            has_password=bool(colon) and bool(_password) or len(open_to_all) < len(given),
+            has_password=bool(password) or len(open_to_all) < len(given),
             conninfo=conninfo,
             shown=f"postgresql://{name}{at}{hosts}{slash}{database}?{shown}",
         )

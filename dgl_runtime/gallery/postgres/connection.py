@@ -17,9 +17,8 @@ from psycopg.conninfo import conninfo_to_dict
 from dgl_runtime.command import report_note
 from dgl_runtime.errors import GalleryAwayError, GalleryError, reason_of
 from dgl_runtime.gallery.postgres.address import PostgresAddress
-from dgl_runtime.gallery.postgres.schema import set_search_path
+from dgl_runtime.gallery.postgres.schema import Connection, set_search_path
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 Answer = TypeVar("Answer")
 
 PATIENCE_S = 60.0  # that a change waits for a server: it may recover from a crash
@@ -136,10 +135,8 @@ class Connections:
                 connection.close()
 
     def _connect(self) -> Connection:
-        settings = {**_SETTINGS, **conninfo_to_dict(self._address.conninfo)}
-        connection: Connection = psycopg.connect(
-            **settings, client_encoding="utf8", autocommit=True
-        )
+        settings: dict[str, Any] = {**_SETTINGS, **conninfo_to_dict(self._address.conninfo)}
+        connection = psycopg.connect(**settings, client_encoding="utf8", autocommit=True)
         try:
             if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
                 raise GalleryError(

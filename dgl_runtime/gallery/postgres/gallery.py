@@ -13,7 +13,7 @@ from dgl_runtime.gallery.facts import Facts
 from dgl_runtime.gallery.metadata import MetadataReport, match_videos, parse_metadata
 from dgl_runtime.gallery.postgres import schema
 from dgl_runtime.gallery.postgres.address import PostgresAddress
-from dgl_runtime.gallery.postgres.connection import PATIENCE_S, Connection, Connections
+from dgl_runtime.gallery.postgres.connection import PATIENCE_S, Connections
 from dgl_runtime.gallery.postgres.filters import Condition, read_condition
 from dgl_runtime.gallery.postgres.records import Records
 from dgl_runtime.gallery.postgres.vectors import Vectors
@@ -40,7 +40,12 @@ class PostgresGallery:
         self._connections, self._is_writable = connections, is_writable
         self._records = Records(connections, self.address)
         self._header, _ = self._records.state()  # what does not change
-        self._vectors = Vectors(connections, self._header.embed_dim, approximate_from)
+        self._vectors = Vectors(
+            connections,
+            schema.index_of(address.gallery),
+            self._header.embed_dim,
+            approximate_from,
+        )
 
     @classmethod
     def create(
@@ -67,7 +72,7 @@ class PostgresGallery:
         """
         header = Header(bundle_id, str(bundle_path), embed_dim, num_frames, 0)
 
-        def make(connection: Connection) -> None:
+        def make(connection: schema.Connection) -> None:
             with connection.transaction():
                 schema.create(connection, address.gallery, header)
 

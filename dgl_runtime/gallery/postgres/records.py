@@ -14,8 +14,8 @@ from psycopg.types.json import Jsonb
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known, Value
 from dgl_runtime.gallery.metadata import Metadata, merge_columns
-from dgl_runtime.gallery.postgres.connection import Connection, Connections
-from dgl_runtime.gallery.postgres.schema import SCHEMA_VERSION
+from dgl_runtime.gallery.postgres.connection import Connections
+from dgl_runtime.gallery.postgres.schema import SCHEMA_VERSION, Connection
 from dgl_runtime.gallery.vector_store import Float32
 from dgl_runtime.names import nfc
 
@@ -108,7 +108,8 @@ class Records:
 
     def look_up(self, rows: Iterable[int]) -> dict[int, Found]:
         """What is known of some rows, those left out that are of no clip."""
-        names, found = self.metadata_columns(), {}
+        names = self.metadata_columns()
+        found: dict[int, Found] = {}
         for row, video_id, path, *rest, metadata, weights in self.rows(_LOOK_UP, (list(rows),)):
             clip = Clip(os.fsdecode(path), *rest)
             values = {} if metadata is None else {name: metadata.get(name) for name in names}

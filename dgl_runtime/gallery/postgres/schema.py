@@ -1,21 +1,22 @@
 """The tables of a gallery, in a schema of their own, and how they are made once."""
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import Any
 
-from dgl_runtime.errors import GalleryError
+import psycopg
+from psycopg import errors, sql
+
+from dgl_runtime.errors import GalleryError, reason_of
 from dgl_runtime.gallery.clips import Header
 
-if TYPE_CHECKING:
-    import psycopg
-
-    Connection = psycopg.Connection[tuple[Any, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 SCHEMA_VERSION = 1
-INDEX = "clips_by_embedding"
 MOST_INDEXED = 2_000  # numbers of an embedding that pgvector's HNSW takes
 _MOST_IN_PLACE = 1_900  # that fit in a row of a page of 8 kB
 # What a killed creation or two at once would leave half done is made under this lock.
 _CREATION = 0x64676C67
+_CANNOT_ADD = (errors.InsufficientPrivilege, errors.UndefinedFile, errors.FeatureNotSupported)
 _TABLES = """
 CREATE TABLE header (
     is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
@@ -57,38 +58,41 @@ def schema_of(gallery: str) -> str:
     return f"dgl_{gallery}"
 
 
-def set_search_path(connection: "Connection", gallery: str) -> bool:
+def index_of(gallery: str) -> str:
+    """The name of the graph over a gallery's embeddings, as SQL has it."""
+    return f'"{schema_of(gallery)}".clips_by_embedding'
+
+
+def set_search_path(connection: Connection, gallery: str) -> bool:
     """Have names mean the gallery's tables and pgvector's; whether pgvector is there."""
     query = """SELECT set_config('search_path', concat_ws(', ', quote_ident(%s), quote_ident(nspname)), false)
         FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'vector'"""
     return connection.execute(query, (schema_of(gallery),)).fetchone() is not None
 
 
-def is_there(connection: "Connection", gallery: str) -> bool:
+def is_there(connection: Connection, gallery: str) -> bool:
     """Whether the database holds a gallery of this name."""
     query = "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'header'"
     return connection.execute(query, (schema_of(gallery),)).fetchone() is not None
 
 
-def create(connection: "Connection", gallery: str, header: Header) -> None:
+def create(connection: Connection, gallery: str, header: Header) -> None:
     """Make an empty gallery, unless it is there; in a transaction.
 
     Raises:
         GalleryError: The database has no pgvector, and this user may not add it.
     """
-    from psycopg import errors, sql
-
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATION,))
     if is_there(connection, gallery):
         return
     if not set_search_path(connection, gallery):
         try:
             connection.execute("CREATE EXTENSION vector SCHEMA public")
-        except (errors.InsufficientPrivilege, errors.UndefinedFile, errors.FeatureNotSupported) as e:
+        except _CANNOT_ADD as error:
             raise GalleryError(
-                f"the database has no pgvector, and it could not be added: {str(e).splitlines()[0]}. Have an "
+                f"the database has no pgvector, and it could not be added: {reason_of(error)}. Have an "
                 "administrator install it and run in this database: CREATE EXTENSION vector"
-            ) from e
+            ) from error
         set_search_path(connection, gallery)
     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema_of(gallery))))
     tables = _TABLES.format(embed_dim=int(header.embed_dim))
@@ -100,7 +104,7 @@ def create(connection: "Connection", gallery: str, header: Header) -> None:
         (
             SCHEMA_VERSION,
             header.bundle_id,
-            header.bundle_path.encode(errors="surrogateescape"),
+            os.fsencode(header.bundle_path),
             header.embed_dim,
             header.num_frames,
         ),

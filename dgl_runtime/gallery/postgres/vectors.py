@@ -13,9 +13,9 @@ from psycopg import errors
 from dgl_runtime.errors import reason_of
 from dgl_runtime.gallery.filters import does_not_work
 from dgl_runtime.gallery.nearest import APPROXIMATE_PAYS_FROM, breadth_for
-from dgl_runtime.gallery.postgres.connection import Connection, Connections
+from dgl_runtime.gallery.postgres.connection import Connections
 from dgl_runtime.gallery.postgres.filters import Condition
-from dgl_runtime.gallery.postgres.schema import INDEX, MOST_INDEXED
+from dgl_runtime.gallery.postgres.schema import MOST_INDEXED, Connection
 from dgl_runtime.gallery.vector_store import Float32, Int64
 
 _SLACK = 64  # more candidates than hits: what pgvector's float32 may put out of order
@@ -26,24 +26,27 @@ _BUILDING = 0x64676C68  # the lock of who builds the graph
 # A sum is nothing that the graph is ordered by, so all are compared.
 _EXACT = "ORDER BY 0 + (clips.embedding <#> %s), clips.id LIMIT %s"
 Rows = list[tuple[Any, ...]]  # of a clip each: its number and its embedding
-_IS_BUILT = f"""SELECT EXISTS (SELECT 1 FROM pg_index WHERE indisvalid
-    AND indexrelid = to_regclass(quote_ident(current_schema()) || '.{INDEX}'))"""
 
 
 class Vectors:
     """Those of one gallery. Threads may share them."""
 
     def __init__(
-        self, connections: Connections, embed_dim: int, approximate_from: int | None = None
+        self,
+        connections: Connections,
+        index: str,
+        embed_dim: int,
+        approximate_from: int | None = None,
     ) -> None:
         """Look at nothing yet.
 
         Args:
             connections: To the gallery.
+            index: What ``schema.index_of`` calls its graph.
             embed_dim: E.
             approximate_from: Clips from which on there is a graph; None: ``APPROXIMATE_PAYS_FROM``.
         """
-        self._connections, self._embed_dim = connections, embed_dim
+        self._connections, self._index, self._embed_dim = connections, index, embed_dim
         self._approximate_from = (
             APPROXIMATE_PAYS_FROM if approximate_from is None else approximate_from
         )
@@ -96,14 +99,14 @@ class Vectors:
             return
 
         def build(connection: Connection) -> None:
-            query = "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))"
-            if connection.execute(query, (_BUILDING,)).fetchone() != (True,):
+            query = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
+            if connection.execute(query, (_BUILDING, self._index)).fetchone() != (True,):
                 return  # somebody else builds it
             try:
-                if connection.execute(_IS_BUILT).fetchone() != (True,):
-                    connection.execute(f"DROP INDEX IF EXISTS {INDEX}")
+                if not self._is_built(connection):
+                    connection.execute(f"DROP INDEX IF EXISTS {self._index}")
                     connection.execute(
-                        f"""CREATE INDEX CONCURRENTLY {INDEX} ON clips
+                        f"""CREATE INDEX CONCURRENTLY {self._index.rpartition(".")[2]} ON clips
                         USING hnsw (embedding vector_ip_ops) WITH (m = 16, ef_construction = 128)"""
                     )
             finally:
@@ -116,9 +119,13 @@ class Vectors:
         ((num_clips,),) = connection.execute("SELECT num_clips FROM header").fetchall()
         if num_clips < self._approximate_from or top_k > _BROADEST:
             return None
-        if connection.execute(_IS_BUILT).fetchone() != (True,):
+        if not self._is_built(connection):
             return None
         return min(_BROADEST, max(breadth_for(num_clips), top_k + _SLACK))
+
+    def _is_built(self, connection: Connection) -> bool:
+        query = "SELECT 1 FROM pg_index WHERE indisvalid AND indexrelid = to_regclass(%s)"
+        return connection.execute(query, (self._index,)).fetchone() is not None
 
 
 def _read(connection: Connection, rows: list[int]) -> Rows:

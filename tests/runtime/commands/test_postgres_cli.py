@@ -22,6 +22,9 @@ def found(gallery, *arguments):
     for query in told:
         for hit in query["hits"]:
             del hit["row"]
+            # In the last digits embeddings depend on what was encoded beside them.
+            hit["similarity"] = round(hit["similarity"], 4)
+            hit["frame_weights"] = [round(weight, 4) for weight in hit["frame_weights"]]
     return told
 
 

@@ -147,7 +147,7 @@ def test_a_renamed_file_keeps_its_clips(gallery):
     place_file(gallery, "/old.mp4", content(0))
     gallery.ingest(*batch(0))
     place_file(gallery, "/new.mp4", content(0))
-    assert [file.path for file in gallery.files(content(0))][0] == "/old.mp4"
+    assert next(iter(gallery.files(content(0)))).path == "/old.mp4"
     gallery.remove(["/old.mp4", "vidéo 0.mp4"])
     assert {clip.video for clip in clips_in(gallery)} == {"/new.mp4"}
     assert (len(gallery), gallery.facts.num_videos) == (BATCH, 1)
