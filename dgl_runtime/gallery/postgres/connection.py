@@ -22,7 +22,7 @@ from dgl_runtime.gallery.postgres.schema import Connection, set_search_path
 Answer = TypeVar("Answer")
 
 PATIENCE_S = 60.0  # that a change waits for a server: it may recover from a crash
-_LONGEST_PAUSE_S = 2.0
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _SETTINGS = {  # a dead line shows in seconds; an address may say otherwise
     "connect_timeout": "5",
     "keepalives_idle": "10",
@@ -92,7 +92,7 @@ class Connections:
             GalleryError: They are closed, or the server refused.
             GalleryAwayError: The server could not be reached for ``patience_s``.
         """
-        deadline, pause_s = time.monotonic() + self._patience_s, 0.1
+        deadline, pause_s = time.monotonic() + self._patience_s, _SHORTEST_PAUSE_S
         conflicts = 0
         with self._faults():
             while True:
@@ -105,9 +105,11 @@ class Connections:
                 except psycopg.OperationalError as error:
                     if not _is_lost(error) or time.monotonic() > deadline:
                         raise
-                    report_note(
-                        f"gallery {self._address} cannot be reached; waiting up to {self._patience_s:g} s."
-                    )
+                    if pause_s == _SHORTEST_PAUSE_S:
+                        report_note(
+                            f"gallery {self._address} cannot be reached; waiting up to "
+                            f"{self._patience_s:g} s."
+                        )
                     self.drop()
                     time.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

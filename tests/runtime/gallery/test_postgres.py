@@ -1,6 +1,5 @@
 """Galleries in PostgreSQL: writers at once, a server that goes and comes back, the graph, passwords."""
 
-import multiprocessing
 import os
 import threading
 
@@ -11,28 +10,9 @@ pytest.importorskip("psycopg", reason="the tests of PostgreSQL need the extra po
 
 from dgl_runtime.errors import GalleryAwayError, GalleryError
 from dgl_runtime.gallery.address import open_gallery, open_or_create, read_place
-from dgl_runtime.gallery.clips import FileState
 from dgl_runtime.gallery.postgres.gallery import PostgresGallery
+from tests.helpers.gallery_writers import write_at_once
 from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, unit
-
-SPAWN = multiprocessing.get_context("spawn")
-
-
-def write(address, numbers, ready, go):
-    """Place, add, forget and add again, as several machines that index the same folder might."""
-    ready.release()
-    go.wait()
-    with open_or_create(read_place(address), **MADE) as gallery:
-        for number in numbers:
-            clips, embeddings, weights = batch(number)
-            gallery.upsert(FileState(clips[0].video, 1, 1), clips[0].content_sha256, 60.0)
-            gallery.ingest(clips, embeddings, weights)
-            if number % 3 == 0:
-                gallery.remove([clips[0].video])
-                gallery.upsert(FileState(clips[0].video, 1, 1), clips[0].content_sha256, 60.0)
-                gallery.ingest(clips, embeddings, weights)
-            gallery.finish(clips[0].content_sha256, "whole")
-
 
 def counted(gallery):
     """Rows of the tables, beside what the header says of them."""
@@ -46,17 +26,8 @@ def counted(gallery):
 def test_writers_at_once_leave_each_clip_once(postgres):
     """Four processes make the gallery and write the same batches, each in another order."""
     address = postgres.address()
-    ready, go = SPAWN.Semaphore(0), SPAWN.Event()
     orders = [np.random.default_rng(seed).permutation(20).tolist() for seed in range(4)]
-    writers = [SPAWN.Process(target=write, args=(address, order, ready, go)) for order in orders]
-    for writer in writers:
-        writer.start()
-    for _ in writers:
-        ready.acquire()
-    go.set()
-    for writer in writers:
-        writer.join(120)
-        assert writer.exitcode == 0
+    write_at_once(address, orders)
     with open_gallery(read_place(address)) as gallery:
         clips, keys, videos = counted(gallery)
         assert clips == keys == len(gallery)
