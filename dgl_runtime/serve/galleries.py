@@ -84,9 +84,7 @@ def names_of(places: Sequence[Place]) -> list[str]:
     """A name for each gallery, from its folder or address; equal ones are numbered."""
     names: list[str] = []
     for place in places:
-        base = (
-            "".join(c if c.isalnum() or c in "-_" else "-" for c in name_of(place)) or "gallery"
-        )
+        base = "".join(c if c.isalnum() or c in "-_" else "-" for c in name_of(place)) or "gallery"
         name, number = base, 2
         while name in names:
             name, number = f"{base}-{number}", number + 1

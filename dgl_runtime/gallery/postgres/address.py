@@ -36,7 +36,7 @@ class PostgresAddress:
         Raises:
             GalleryError: It is none.
         """
-        scheme, _, rest = text.partition("://")
+        _, _, rest = text.partition("://")
         place, _, query = rest.partition("?")
         authority, slash, database = place.partition("/")
         if rest.count("@") != authority.count("@") or rest.count("@") > 1:

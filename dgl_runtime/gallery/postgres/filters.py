@@ -42,7 +42,9 @@ _COMPARED = {
     exp.GTE: ">=",
 }
 _COUNTED = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
-_PARTS = {  # that are read here, where they are not these two: this, expression
+_PARTS: dict[
+    type[exp.Expr], set[str]
+] = {  # that are read here, where they are not these two: this, expression
     exp.Between: {"this", "low", "high"},
     exp.In: {"this", "expressions"},
     exp.Round: {"this", "decimals"},
@@ -52,8 +54,8 @@ _PARTS = {  # that are read here, where they are not these two: this, expression
 }
 # What each function takes and gives.
 _FUNCTIONS = {
-    exp.Lower: ("lower({} COLLATE \"C\")", _TEXT, _TEXT),
-    exp.Upper: ("upper({} COLLATE \"C\")", _TEXT, _TEXT),
+    exp.Lower: ('lower({} COLLATE "C")', _TEXT, _TEXT),
+    exp.Upper: ('upper({} COLLATE "C")', _TEXT, _TEXT),
     exp.Length: ("length({})", _TEXT, _NUMBER),
     exp.Abs: ("abs({})", _NUMBER, _NUMBER),
 }
@@ -161,11 +163,11 @@ class _Reader:
             inner = self.read(node.this)
             return _term(sql, gives, _text(inner) if takes == _TEXT else _number(inner))
         name = node.name if kind is exp.Anonymous else kind.__name__
-        raise _NotTakenError(f"{name} is not taken by a gallery in PostgreSQL, which takes {_TAKEN}")
+        raise _NotTakenError(
+            f"{name} is not taken by a gallery in PostgreSQL, which takes {_TAKEN}"
+        )
 
-    def _pair(
-        self, node: exp.Expr, sql: str, cast: Callable[[_Term], _Term], kind: str
-    ) -> _Term:
+    def _pair(self, node: exp.Expr, sql: str, cast: Callable[[_Term], _Term], kind: str) -> _Term:
         return _term(sql, kind, cast(self.read(node.this)), cast(self.read(node.expression)))
 
     def _joined(self, node: exp.Expr, word: str) -> _Term:
@@ -174,7 +176,9 @@ class _Reader:
     def _between(self, node: exp.Expr) -> _Term:
         value = self.read(node.this)
         low = _compared(value, ">=", self.read(node.args["low"]))
-        return _term("({} AND {})", _TRUTH, low, _compared(value, "<=", self.read(node.args["high"])))
+        return _term(
+            "({} AND {})", _TRUTH, low, _compared(value, "<=", self.read(node.args["high"]))
+        )
 
     def _in(self, node: exp.Expr) -> _Term:
         if not node.expressions:
@@ -198,7 +202,7 @@ class _Reader:
             raise _NotTakenError(f"a pattern has at most {_LONGEST_PATTERN} bytes")
         value = _text(self.read(node.this))
         if isinstance(node, exp.Like):  # as in SQLite, A is a, and \ means itself
-            lower = "(lower({} COLLATE \"C\") LIKE lower({} COLLATE \"C\") ESCAPE '')"
+            lower = '(lower({} COLLATE "C") LIKE lower({} COLLATE "C") ESCAPE \'\')'
             return _term(lower, _TRUTH, value, written)
         if "[" in text:
             raise _NotTakenError("GLOB takes * and ?, no [")
@@ -224,7 +228,9 @@ class _Reader:
 
     def _column(self, node: exp.Expr) -> _Term:
         name = node.name
-        if len(node.parts) != 1 or isinstance(node.this, exp.Star):
+        if any(node.args.get(part) for part in ("table", "db", "catalog")) or isinstance(
+            node.this, exp.Star
+        ):
             raise _NotTakenError(f"{node.sql()} is not taken; a name stands alone")
         if name.lower() in _OF_CLIPS:
             return _Term(*_OF_CLIPS[name.lower()])
@@ -253,7 +259,7 @@ def _literal(node: exp.Expr) -> _Term:
 
 def _compared(one: _Term, sign: str, other: _Term) -> _Term:
     if _TEXT in (one.kind, other.kind):
-        return _term(f"({{}} {sign} {{}} COLLATE \"C\")", _TRUTH, _text(one), _text(other))
+        return _term(f'({{}} {sign} {{}} COLLATE "C")', _TRUTH, _text(one), _text(other))
     return _term(f"({{}} {sign} {{}})", _TRUTH, _number(one), _number(other))
 
 

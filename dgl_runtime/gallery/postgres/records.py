@@ -152,9 +152,7 @@ class Records:
 
     # ---- writing ------------------------------------------------------------------------------
 
-    def append(
-        self, clips: Sequence[Clip], embeddings: Float32, frame_weights: Float32
-    ) -> None:
+    def append(self, clips: Sequence[Clip], embeddings: Float32, frame_weights: Float32) -> None:
         """Commit clips with their vectors, those that are not there."""
 
         def add(connection: Connection) -> None:
@@ -185,9 +183,7 @@ class Records:
             path, name = _named(file.path)
             query = "SELECT video_id FROM files WHERE sha256(path) = sha256(%s) FOR UPDATE"
             held = [number for (number,) in connection.execute(query, (path,))]
-            connection.execute(
-                _REPLACE, (path, name, video_id, file.size, file.mtime_ns)
-            )
+            connection.execute(_REPLACE, (path, name, video_id, file.size, file.mtime_ns))
             dropped, gone = _drop_videos_without_files(connection, held)
             _count(connection, -dropped, is_new - gone)
 
@@ -227,7 +223,7 @@ class Records:
         def write(connection: Connection) -> None:
             connection.execute("LOCK TABLE metadata_columns IN SHARE ROW EXCLUSIVE MODE")
             query = "SELECT name, is_number FROM metadata_columns ORDER BY id"
-            known = dict(connection.execute(query).fetchall())
+            known: dict[str, bool] = dict(connection.execute(query).fetchall())
             stored, _ = merge_columns(metadata, known)
             with connection.cursor() as cursor:
                 cursor.executemany(
@@ -265,9 +261,7 @@ def _video_id(connection: Connection, content_sha256: str, duration_s: float) ->
     return made[0], made[1]
 
 
-def _drop_videos_without_files(
-    connection: Connection, video_ids: Sequence[int]
-) -> tuple[int, int]:
+def _drop_videos_without_files(connection: Connection, video_ids: Sequence[int]) -> tuple[int, int]:
     """Drop those of some videos that no file holds; how many clips and videos went."""
     if not video_ids:
         return 0, 0

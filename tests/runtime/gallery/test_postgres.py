@@ -14,6 +14,7 @@ from dgl_runtime.gallery.postgres.gallery import PostgresGallery
 from tests.helpers.gallery_writers import write_at_once
 from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, unit
 
+
 def counted(gallery):
     """Rows of the tables, beside what the header says of them."""
     ((clips, keys, videos),) = gallery._records.rows(
@@ -81,7 +82,9 @@ def test_a_server_that_is_away_is_one_line_and_one_that_is_back_is_found(own_pos
             lambda: open_gallery(place),
             lambda: open_or_create(place, **MADE),
         ):
-            with pytest.raises(GalleryAwayError, match=r"gallery postgresql://.* cannot be reached: ") as error:
+            with pytest.raises(
+                GalleryAwayError, match=r"gallery postgresql://.* cannot be reached: "
+            ) as error:
                 verb()
             assert "\n" not in str(error.value)
         own_postgres.start()
@@ -108,7 +111,9 @@ def test_a_large_gallery_is_searched_through_a_graph(postgres):
         gallery.compact()
         gallery.compact()
         assert indexes(gallery) == [True]
-        gallery.ingest(clips[500:], embeddings[500:], weights[500:])  # which PostgreSQL adds to the graph
+        gallery.ingest(
+            clips[500:], embeddings[500:], weights[500:]
+        )  # which PostgreSQL adds to the graph
         with PostgresGallery.open(place) as exact:
             expected, similarity = exact.search(queries, 10)
             found, values = gallery.search(queries, 10)
@@ -120,7 +125,9 @@ def test_a_large_gallery_is_searched_through_a_graph(postgres):
             # A graph that leads to fewer than there are is not the last word.
             gallery.remove([clip.video for clip in clips[100:595]])
             assert gallery.search(queries, 105)[0].shape == (20, 105)
-            np.testing.assert_array_equal(gallery.search(queries, 105)[0], exact.search(queries, 105)[0])
+            np.testing.assert_array_equal(
+                gallery.search(queries, 105)[0], exact.search(queries, 105)[0]
+            )
         with pytest.raises(GalleryError, match="the filter"):
             gallery.search(queries, 10, "nothing = 1")
 
@@ -246,7 +253,7 @@ def test_a_user_who_may_only_read_searches_and_does_not_write(postgres):
     theirs = read_place(postgres.address(place.gallery, user="viewer"))
     with open_gallery(theirs, writable=True) as gallery:
         assert gallery.search(batch(0)[1], 1, "start_s < 60")[0].shape == (BATCH, 1)
-        with pytest.raises(GalleryError, match="refuses: permission denied .* Use a user who may"):
+        with pytest.raises(GalleryError, match=r"refuses: permission denied .* Use a user who may"):
             gallery.ingest(*batch(1))
         assert len(gallery) == BATCH
     with pytest.raises(GalleryError, match="refuses: permission denied"):

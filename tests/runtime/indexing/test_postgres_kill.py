@@ -47,7 +47,18 @@ def until(place, count):
 
 
 def indexing(bundle, folder, address):
-    options = ("--window", "1s", "--stride", "500ms", "--threads", "1", "--batch", "2", "--jobs", "1")
+    options = (
+        "--window",
+        "1s",
+        "--stride",
+        "500ms",
+        "--threads",
+        "1",
+        "--batch",
+        "2",
+        "--jobs",
+        "1",
+    )
     return start("index", str(bundle), str(folder), "--gallery", address, *options)
 
 

@@ -100,5 +100,9 @@ def test_what_another_machine_adds_or_forgets_is_seen_at_once(bundle, library, a
 
 
 def test_it_is_named_by_the_gallery_of_its_address():
-    places = ["postgresql://me@host/db?gallery=films", "films", "postgresql://host/db?gallery=films"]
+    places = [
+        "postgresql://me@host/db?gallery=films",
+        "films",
+        "postgresql://host/db?gallery=films",
+    ]
     assert names_of([read_place(one) for one in places]) == ["films", "films-2", "films-3"]

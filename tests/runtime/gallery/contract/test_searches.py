@@ -36,7 +36,9 @@ def made():
 
 def fill(gallery, made, table):
     for video in range(VIDEOS):
-        gallery.upsert(FileState(f"/v/{video}.mp4", 1, 1_700_000_000 * 10**9), f"{video:064x}", 60.0 + video)
+        gallery.upsert(
+            FileState(f"/v/{video}.mp4", 1, 1_700_000_000 * 10**9), f"{video:064x}", 60.0 + video
+        )
     for first in range(0, VIDEOS * CLIPS, 100):
         gallery.ingest(*(part[first : first + 100] for part in made))
     return gallery.upsert_metadata(table, lambda told: None)
@@ -144,7 +146,7 @@ def moments(gallery, queries, refinement):
         "lower(camera) = 'north' OR upper(camera) = 'NORTH'",
         "length(camera) = 3",
         "camera || '!' = 'north!'",
-        '"in use" = \'x\' OR [in use] = \'y\'',
+        "\"in use\" = 'x' OR [in use] = 'y'",
         "`in use` IS NULL",
         "start_s < 10 AND end_s > 5",
         "duration_s > 70 AND duration_s <= 75.0",
@@ -197,7 +199,8 @@ def test_a_condition_means_the_same(local, other, where):
 def test_a_condition_that_is_wrong_or_would_do_harm_is_one_line(local, other, where):
     for gallery in (local, other):
         with pytest.raises(
-            GalleryError, match=r"the filter .* does not work: .* Give a condition in SQL on video, start_s"
+            GalleryError,
+            match=r"the filter .* does not work: .* Give a condition in SQL on video, start_s",
         ) as error:
             gallery.select(where)
         assert "\n" not in str(error.value).replace(repr(where), "")
@@ -244,7 +247,12 @@ def test_what_is_known_of_a_video_comes_with_its_clips(local, other):
         (clips,), _ = hits(gallery, unit(np.ones((1, E))), 1000, "camera = 'south, low'")
         rows = gallery.search(unit(np.ones((1, E))), 1000, "take IN (2, 10)")[0][0]
         found = {one.clip.video: one.metadata for one in gallery.look_up(rows).values()}
-        assert found["/v/1.mp4"] == {"camera": "south, low", "Take": 2, "light": None, "in use": "y"}
+        assert found["/v/1.mp4"] == {
+            "camera": "south, low",
+            "Take": 2,
+            "light": None,
+            "in use": "y",
+        }
         assert {clip.video for clip in clips} == {"/v/1.mp4"}
         (row, *_), *_ = gallery.search(unit(np.ones((1, E))), 1, "video = '/v/9.mp4'")[0]
         assert gallery.look_up([row])[row].metadata == {}
