@@ -18,7 +18,7 @@ from dgl_runtime.tables.text_files import is_text
 
 _LONGEST_PATTERN = 200  # bytes of a LIKE or GLOB pattern
 _TAKEN = (
-    "AND, OR, NOT, comparisons, BETWEEN, IN (...), LIKE, GLOB with * and ?, IS NULL, + - * ||, and "
+    "AND, OR, NOT, comparisons, BETWEEN, IN (...), LIKE, GLOB with * and ?, IS, + - * ||, and "
     "lower, upper, length, abs, round, coalesce"
 )
 _FIRST_FILE = """(SELECT files.name FROM files WHERE files.video_id = videos.id
@@ -40,11 +40,12 @@ _COMPARED = {
     exp.LTE: "<=",
     exp.GT: ">",
     exp.GTE: ">=",
+    exp.NullSafeEQ: "IS NOT DISTINCT FROM",
+    exp.NullSafeNEQ: "IS DISTINCT FROM",
 }
 _COUNTED = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
-_PARTS: dict[
-    type[exp.Expr], set[str]
-] = {  # that are read here, where they are not these two: this, expression
+# Parts that are read here, where they are not these two: this, expression.
+_PARTS: dict[type[exp.Expr], set[str]] = {
     exp.Between: {"this", "low", "high"},
     exp.In: {"this", "expressions"},
     exp.Round: {"this", "decimals"},
@@ -145,10 +146,10 @@ class _Reader:
 
     def read(self, node: exp.Expr) -> _Term:
         kind = type(node)
+        term = self._read(node, kind)
         known = _PARTS.get(kind, {"this", "expression"}) | {"negate"}
         if more := [part for part, value in node.args.items() if value and part not in known]:
             raise _NotTakenError(f"{kind.__name__} with {more[0]} is not taken")
-        term = self._read(node, kind)
         return _term("(NOT {})", _TRUTH, term) if node.args.get("negate") else term
 
     def _read(self, node: exp.Expr, kind: type[exp.Expr]) -> _Term:
@@ -189,7 +190,7 @@ class _Reader:
 
     def _is_null(self, node: exp.Expr) -> _Term:
         if type(node.expression) is not exp.Null:
-            raise _NotTakenError("IS takes NULL or NOT NULL")
+            raise _NotTakenError("IS takes NULL, a text or a number")
         return _term("({} IS NULL)", _TRUTH, self.read(node.this))
 
     def _like(self, node: exp.Expr) -> _Term:

@@ -19,6 +19,7 @@ from dgl_runtime.gallery.postgres.schema import SCHEMA_VERSION, Connection
 from dgl_runtime.gallery.vector_store import Float32
 from dgl_runtime.names import nfc
 
+_CHANGING = 0x64676C69  # the lock of those who change the gallery
 _LOOK_UP = """
 SELECT clips.id, videos.id,
     (SELECT path FROM files WHERE files.video_id = videos.id ORDER BY files.id LIMIT 1),
@@ -156,6 +157,7 @@ class Records:
         """Commit clips with their vectors, those that are not there."""
 
         def add(connection: Connection) -> None:
+            _begin(connection, is_alone=False)
             durations = {clip.content_sha256: clip.duration_s for clip in clips}
             videos = {
                 content: _video_id(connection, content, durations[content])
@@ -179,6 +181,7 @@ class Records:
         """Say what a file holds now; a video that is in no file any more loses its clips."""
 
         def place(connection: Connection) -> None:
+            _begin(connection, is_alone=True)
             video_id, is_new = _video_id(connection, content_sha256, duration_s)
             path, name = _named(file.path)
             query = "SELECT video_id FROM files WHERE sha256(path) = sha256(%s) FOR UPDATE"
@@ -207,6 +210,7 @@ class Records:
             RETURNING video_id"""
 
         def forget(connection: Connection) -> None:
+            _begin(connection, is_alone=True)
             held = [number for (number,) in connection.execute(query, (names,))]
             dropped, gone = _drop_videos_without_files(connection, held)
             _count(connection, -dropped, -gone)
@@ -241,6 +245,12 @@ class Records:
             _count(connection)
 
         self._connections.change(write)
+
+
+def _begin(connection: Connection, *, is_alone: bool) -> None:
+    """Let clips be added by many at once, but not while files change hands: these would wait in circles."""
+    lock = "pg_advisory_xact_lock" if is_alone else "pg_advisory_xact_lock_shared"
+    connection.execute(f"SELECT {lock}(%s, hashtext(current_schema()))", (_CHANGING,))
 
 
 def _named(path: str) -> tuple[bytes, str]:

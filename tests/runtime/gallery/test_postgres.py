@@ -35,6 +35,9 @@ def test_writers_at_once_leave_each_clip_once(postgres):
         assert videos == gallery.facts.num_videos == 20
         # Whoever forgets a file has added its clips again before it ends.
         assert counted(gallery) == (20 * BATCH, 20 * BATCH, 20)
+    # A deadlock costs a second and is done again; many in a row would be told as a fault.
+    with postgres.connect() as connection:
+        assert connection.execute("SELECT sum(deadlocks) FROM pg_stat_database").fetchone() == (0,)
 
 
 def test_a_server_that_is_killed_while_a_writer_adds_loses_nothing(own_postgres):
