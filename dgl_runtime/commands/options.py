@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.engines.candidates import AUTO, DEVICE_CHOICES, ENGINE_CHOICES
+from dgl_runtime.engines.triton_address import FORM
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.postgres.address import PostgresAddress
 from dgl_runtime.times import TIME_FORMS, read_seconds
@@ -62,6 +63,25 @@ class GalleryPlace(click.ParamType["Place"]):
         return place
 
 
+class EngineName(click.Choice[str]):
+    """An engine of this machine, or a server, whose address is read when the bundle is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(ENGINE_CHOICES)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """All forms."""
+        return f"[{'|'.join((*ENGINE_CHOICES, FORM))}]"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """The name as it is."""
+        name = str(value)
+        is_server = name.startswith(("triton:", "tritons:"))
+        return name if is_server else super().convert(name, param, ctx)
+
+
 device_option = click.option(
     "--device",
     type=click.Choice(DEVICE_CHOICES),
@@ -71,7 +91,7 @@ device_option = click.option(
 )
 engine_option = click.option(
     "--engine",
-    type=click.Choice(ENGINE_CHOICES),
+    type=EngineName(),
     default=AUTO,
     show_default=True,
     help="No fallback; auto: the fastest here.",

@@ -18,11 +18,13 @@ from dgl_runtime.bundle.folder import Bundle
 from dgl_runtime.bundle.manifest import CLIP_ENCODER, TEXT_ENCODER
 from dgl_runtime.encoder.choice_cache import CachedChoice, ChoiceCache
 from dgl_runtime.encoder.self_check import check_graph, graph_of
+from dgl_runtime.encoder.served import open_served
 from dgl_runtime.engines import engine_file
-from dgl_runtime.engines.candidates import AUTO, Candidate, candidates
+from dgl_runtime.engines.candidates import AUTO, SERVER, Candidate, candidates
 from dgl_runtime.engines.engine import Engine
 from dgl_runtime.engines.hardware import nvidia_gpus
 from dgl_runtime.engines.opening import open_engine
+from dgl_runtime.engines.triton_address import TritonAddress
 from dgl_runtime.errors import BundleError, DglError, EngineError
 
 _ROUNDS, _LEAST_ROUNDS, _BUDGET_S = 10, 3, 3.0
@@ -51,13 +53,18 @@ def choose(bundle: Bundle, name: str, *, device: str, engine: str, threads: int)
         bundle: An opened bundle.
         name: ``text_encoder`` or ``clip_encoder``.
         device: ``cpu``, ``cuda``, or ``auto``: cuda if an engine really works there, else cpu.
-        engine: One of ``ENGINES``, or ``auto``.
+        engine: One of ``ENGINES``, ``auto``, or a server: ``triton:HOST:PORT``, which is always checked.
         threads: CPU threads; 0 lets the engine choose.
 
     Raises:
         EngineError: No engine is here, or none runs the graph; says why, and what to install.
         BundleError: The bundle is damaged, or no engine gives its golden results.
     """
+    if (address := TritonAddress.of(engine)) is not None:
+        served = open_served(bundle, name, address)
+        chosen = Chosen(served, Candidate(engine, SERVER), "asked for by name")
+        _LOG.info("%s: %s", name, chosen)
+        return chosen
     contenders = candidates(bundle.manifest.format, device, engine)
     bundle.graph_path(graph_of(bundle, name))  # damage is no engine's fault
     if engine != AUTO and len(contenders) == 1:

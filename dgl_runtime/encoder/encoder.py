@@ -70,9 +70,10 @@ class Encoder:
             bundle: The folder that dgl-export wrote.
             device: ``cpu``; ``cuda``, without a fallback; or ``auto``: cuda if an engine really
                 works there, else cpu.
-            engine: ``onnx``, ``openvino``, ``tensorrt`` or ``trt-rtx``, without a fallback; or
+            engine: ``onnx``, ``openvino``, ``tensorrt`` or ``trt-rtx``, without a fallback;
                 ``auto``: for each graph the fastest that is installed and passes the self-check,
-                measured once on this machine.
+                measured once on this machine; or ``triton:HOST:PORT``, a server whose repository
+                ``dgl-bundle triton`` wrote (``tritons:`` over TLS), checked before it is used.
             threads: CPU threads for encoding; 0 lets the engine choose.
 
         Raises:
@@ -205,7 +206,7 @@ class Encoder:
             if self._shares_frames:
                 weights = np.full(frames.shape[:2], 1 / frames.shape[1], np.float32)
                 return ClipEmbeddings(self._shared_frames.embed_clips(frames), weights)
-        elif self.chosen(CLIP_ENCODER).candidate.device == "cpu":
+        elif self.chosen(CLIP_ENCODER).candidate.device != "cuda":
             raise EngineError(
                 f"frames lie on a CUDA device, {self.clip_engine.description} takes them from the host. "
                 "Copy them there, or open the bundle with device='cuda'."

@@ -45,7 +45,9 @@ def golden_inputs(bundle: Bundle, name: str) -> dict[str, NDArray[np.generic]]:
     return {"tokens": golden.tokens} if name == TEXT_ENCODER else {"frames": golden.frames}
 
 
-def check_graph(engine: Engine, bundle: Bundle, name: str) -> Difference:
+def check_graph(
+    engine: Engine, bundle: Bundle, name: str, *, remedy: str = "Export it again."
+) -> Difference:
     """Run the golden inputs through one of ``GRAPHS`` and compare.
 
     A float32 graph has to give the golden numbers up to rounding, any other precision their directions
@@ -80,6 +82,6 @@ def check_graph(engine: Engine, bundle: Bundle, name: str) -> Difference:
     if not passes:
         raise BundleError(
             f"bundle {bundle.folder} fails its self-check: in {engine.description}, {name} "
-            f"{fault}. Export it again."
+            f"{fault}. {remedy}"
         )
     return difference

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from dgl_runtime.engines.installed import KINDS, how_to_install, is_installed
 from dgl_runtime.engines.opening import DEVICES, ENGINES
+from dgl_runtime.engines.triton_address import FORM, TritonAddress
 from dgl_runtime.errors import EngineError
 
 AUTO = "auto"
+SERVER = "server"  # the device of what a model server runs, which decides that itself
 DEVICE_CHOICES, ENGINE_CHOICES = (AUTO, *DEVICES), (AUTO, *ENGINES)
 _ORDER = ("cuda", "cpu")  # of devices, for ``auto``
 
@@ -64,13 +66,20 @@ def candidates(bundle_format: str, device: str, engine: str) -> list[Candidate]:
 
 
 def check_names(device: str, engine: str) -> None:
-    """Refuse a device or engine that does not exist.
+    """Refuse a device or engine that does not exist, and a device for what runs on a server.
 
     Raises:
         EngineError: Lists those that do.
     """
-    for what, value, known in (("device", device, DEVICES), ("engine", engine, ENGINES)):
-        if value != AUTO and value not in known:
+    for what, value, known in (
+        ("device", device, DEVICE_CHOICES),
+        ("engine", engine, (*ENGINE_CHOICES, FORM)),
+    ):
+        is_server = what == "engine" and TritonAddress.of(value) is not None
+        if value not in known and not is_server:
+            raise EngineError(f"{what} is {value!r}; it must be one of {', '.join(known)}.")
+        if is_server and device == "cuda":
             raise EngineError(
-                f"{what} is {value!r}; it must be one of {', '.join((AUTO, *known))}."
+                f"device is {device!r}, but {engine} runs its graphs where its repository says. Leave the "
+                "device out here, and give it to the repository: dgl-bundle triton --device cuda"
             )

@@ -174,14 +174,7 @@ def read_engine(path: Path, graph: Path, gpu: Gpu | None) -> tuple[EngineInfo, b
             f"{path} is missing: an engine fits one version of one library and one kind of GPU, and "
             f"of {graph.name} there is {', '.join(others) or 'none'}. {remedy(path)}"
         )
-    try:
-        text = _sidecar(path).read_text(encoding="utf-8")
-        engine = path.read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EngineError(
-            f"{path} cannot be used without its sidecar: {error}. {remedy(path)}"
-        ) from error
-    info = EngineInfo.from_json(text, _sidecar(path))
+    info, engine = _both(path)
     found = engine_path(graph, info.library, info.library_version, _gpu_of(info))
     checks: list[tuple[str, Any, Any]] = [
         ("was built as", found.name, path.name),
@@ -193,6 +186,28 @@ def read_engine(path: Path, graph: Path, gpu: Gpu | None) -> tuple[EngineInfo, b
         if theirs != ours:
             raise EngineError(f"{path} {what} {theirs}, but here it is {ours}. {remedy(path)}")
     return info, engine
+
+
+def read_engines(graph: Path, library: str) -> list[tuple[EngineInfo, bytes]]:
+    """All engines of a graph that one library made, for whatever GPUs and of whatever versions.
+
+    Raises:
+        EngineError: One is damaged, or of another graph; says how to build it again.
+    """
+    there = (graph.parent / FOLDER).glob(f"{graph.stem}.{library}-*.engine")
+    return [read_engine(path, graph, _gpu_of(_both(path)[0])) for path in sorted(there)]
+
+
+def _both(path: Path) -> tuple[EngineInfo, bytes]:
+    """The sidecar of an engine file, and what the file holds."""
+    try:
+        text = _sidecar(path).read_text(encoding="utf-8")
+        engine = path.read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineError(
+            f"{path} cannot be used without its sidecar: {error}. {remedy(path)}"
+        ) from error
+    return EngineInfo.from_json(text, _sidecar(path)), engine
 
 
 def _gpu_of(info: EngineInfo) -> Gpu | None:

@@ -20,7 +20,7 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
 from dgl_runtime.decoding.decode_process import Limits
-from dgl_runtime.errors import DglError, GalleryAwayError, MediaError
+from dgl_runtime.errors import DglError, EngineError, GalleryAwayError, MediaError
 from dgl_runtime.gallery.clips import Clip, FileState, Found
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span, frame_times
@@ -179,8 +179,8 @@ class Service:
             raise HTTPException(504, f"no answer within {self._settings.answer_s:g} s") from error
         except QueueFullError as error:
             raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
-        except GalleryAwayError:
-            raise
+        except (EngineError, GalleryAwayError):
+            raise  # no fault of the request's
         except DglError as error:
             raise HTTPException(422, str(error)) from error
         cut = None

@@ -45,7 +45,7 @@ _SAID = {
     421: "The Host is not served here.",
     422: "The request does not fit, or its file or condition cannot be used.",
     429: "Too many wait for this already.",
-    503: "Too many requests at once, no room left, or the gallery's server cannot be reached.",
+    503: "Too many requests at once, no room left, or a server of the gallery or the model is away.",
     504: "There was no answer in time.",
 }
 _RETRY = {

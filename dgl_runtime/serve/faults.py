@@ -1,13 +1,15 @@
 """Exception handlers: an error below the addresses as a response, such as a machine that is full."""
 
 import errno
+import logging
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from dgl_runtime.errors import GalleryAwayError
+from dgl_runtime.errors import EngineError, GalleryAwayError
 
+_LOG = logging.getLogger(__name__)
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -16,6 +18,7 @@ def answer_faults(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
     app.exception_handler(OSError)(_say_what_is_used_up)
     app.exception_handler(GalleryAwayError)(_say_what_is_away)
+    app.exception_handler(EngineError)(_say_that_nothing_runs)
 
 
 async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
@@ -35,6 +38,13 @@ async def _say_what_is_used_up(_: Request, error: Exception) -> JSONResponse:
 
 async def _say_what_is_away(_: Request, error: Exception) -> JSONResponse:
     """The server of a gallery does not answer: it may be back soon. Where it is, is nobody's business."""
-    assert isinstance(error, GalleryAwayError)
+    _LOG.warning("%s", error)
     told = "the gallery's server cannot be reached now; try again soon"
     return JSONResponse({"detail": told}, 503, {"Retry-After": "2"})
+
+
+async def _say_that_nothing_runs(_: Request, error: Exception) -> JSONResponse:
+    """As when a model server is away: the client can try again, and need not know that server's address."""
+    _LOG.warning("%s", error)
+    told = "the model does not run at the moment; the log of the service says why"
+    return JSONResponse({"detail": told}, 503, {"Retry-After": "1"})

@@ -34,6 +34,7 @@ EXTRAS = {
         "pycuda",
         "serve",
         "shots",
+        "triton",
         "trt",
         "trt-rtx",
         "watch",
