@@ -1,5 +1,6 @@
 """A graph that a Triton Inference Server runs, asked over gRPC; what it does not run is an error."""
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class TritonEngine:
         Raises:
             EngineError: The package, the server or the model is missing.
         """
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is in the error, not beside it
         try:
             import tritonclient.grpc as triton
         except (ImportError, RuntimeError) as error:  # the latter: without its part for gRPC
