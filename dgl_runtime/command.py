@@ -29,6 +29,7 @@ _EXTRAS = {
     "psycopg": "postgres",
     "pgvector": "postgres",
     "sqlglot": "postgres",
+    "ray": "ray",
     "fastapi": "serve",
     "uvicorn": "serve",
     "python_multipart": "serve",

@@ -54,3 +54,7 @@ class EngineError(DglError):
 
 class ExportError(DglError):
     """An export failed its parity gate or could not be written."""
+
+
+class ClusterError(DglError):
+    """A Ray cluster cannot be reached, or its machines cannot do the work."""

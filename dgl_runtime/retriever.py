@@ -241,6 +241,8 @@ class Retriever:
         jobs: int = 0,
         batch: int = BATCH,
         prune: bool = False,
+        ray: str | None = None,
+        encoders: int = 0,
         show_progress: bool = False,
     ) -> IndexReport:
         """Index videos, or all videos below folders; those that the gallery holds are skipped.
@@ -259,6 +261,9 @@ class Retriever:
             jobs: Processes that decode; 0: one for each core but one, at most 4.
             batch: Clips that are encoded together; a GPU is quicker with 32 or more.
             prune: Treat files that are missing below the folders as deleted, and remove excluded ones.
+            ray: A Ray cluster that reads and encodes, as of ``dgl_runtime.indexing.on_ray.Cluster``; ``jobs``
+                then counts on all its machines. None: this machine.
+            encoders: Encoders on the cluster; 0: one for each GPU, or for each machine.
             show_progress: Draw a progress bar on stderr.
 
         Returns:
@@ -268,6 +273,7 @@ class Retriever:
             ValueError: ``batch`` is below 1.
             MediaError: A path does not exist, or holds no video.
             GalleryError: No gallery was given, or it cannot be written.
+            ClusterError: No such cluster, or its machines do not see all they must.
         """
         if batch < 1:
             raise ValueError(f"batch is {batch}, expected 1 clip or more.")
@@ -282,21 +288,31 @@ class Retriever:
             exclude,
             prune=prune and is_gallery_at(place),
         )
-        frames = self.encoder.input_spec.frames
-        with (
-            self._open_to_write(place) as gallery,
-            DecodePool(segmentation, frames, jobs=jobs or default_jobs()) as pool,
-        ):
+        with self._open_to_write(place) as gallery:
             try:
-                return index_videos(
-                    self.encoder,
-                    gallery,
-                    sought,
-                    segmentation,
-                    pool,
-                    batch=batch,
-                    show_progress=show_progress,
-                )
+                if ray is not None:
+                    from dgl_runtime.indexing.on_ray import Cluster, index_on_ray
+
+                    return index_on_ray(
+                        self.encoder,
+                        gallery,
+                        sought,
+                        segmentation,
+                        Cluster(ray, jobs, encoders),
+                        batch=batch,
+                        show_progress=show_progress,
+                    )
+                frames = self.encoder.input_spec.frames
+                with DecodePool(segmentation, frames, jobs=jobs or default_jobs()) as pool:
+                    return index_videos(
+                        self.encoder,
+                        gallery,
+                        sought,
+                        segmentation,
+                        pool,
+                        batch=batch,
+                        show_progress=show_progress,
+                    )
             finally:
                 self.close()  # before the writer, who takes up the log when nobody reads
 

@@ -82,6 +82,17 @@ def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) 
     type=click.Path(path_type=Path),
     help="Write the videos that failed, and why, into this csv.",
 )
+@click.option(
+    "--ray",
+    metavar="auto|local|HOST:PORT",
+    help="Read and encode on the machines of a Ray cluster; all must see bundle and videos.",
+)
+@click.option(
+    "--encoders",
+    type=click.IntRange(0),
+    default=0,
+    help="With --ray: encoders on all machines; 0: one a GPU, or one a machine.",
+)
 @device_option
 @engine_option
 @threads_option
@@ -99,6 +110,8 @@ def index(
     watch: bool,
     metadata: Path | None,
     report: Path | None,
+    ray: str | None,
+    encoders: int,
     device: str,
     engine: str,
     threads: int,
@@ -114,8 +127,8 @@ def index(
     from dgl_runtime.gallery.metadata import parse_metadata
     from dgl_runtime.retriever import Retriever
 
-    if stride is not None and window is None:
-        raise click.UsageError("--stride needs --window.")
+    _require("--stride", stride, "--window", window)
+    _require("--encoders", encoders or None, "--ray", ray)
     if metadata is not None:
         parse_metadata(metadata)  # what is wrong with it shows before the hours of indexing
     videos = tuple(find_path(path) for path in videos)
@@ -133,6 +146,8 @@ def index(
                 jobs=jobs,
                 batch=batch,
                 prune=prune,
+                ray=ray,
+                encoders=encoders,
                 show_progress=True,
             )
             _tell(done, retriever, gallery, told)
@@ -157,6 +172,11 @@ def index(
             except DglError as error:  # an empty folder, say, need not stay empty
                 report_error(str(error))
                 missed = {path for path in (*missed, *paths) if path.exists()}
+
+
+def _require(option: str, given: object, other: str, needed: object) -> None:
+    if given is not None and needed is None:
+        raise click.UsageError(f"{option} needs {other}.")
 
 
 def _tell(done: "IndexReport", retriever: "Retriever", gallery: "Place", told: set[str]) -> None:

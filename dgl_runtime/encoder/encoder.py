@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,16 @@ class Encoder:
         self._device, self._asked_engine, self._threads = device, engine, threads
         self._chosen: dict[str, Chosen] = {}
         self._lock = RLock()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What opens an encoder like this one elsewhere: ``Encoder(**arguments)``."""
+        return {
+            "bundle": self.bundle.folder.resolve(),
+            "device": self._device,
+            "engine": self._asked_engine,
+            "threads": self._threads,
+        }
 
     @property
     def input_spec(self) -> InputSpec:

@@ -95,11 +95,18 @@ def index_videos(
                 shown = {"clips": ledger.added, "clips/s": f"{rate:.1f}", "there": ledger.present}
                 bar.set_postfix({**shown, "broken": len(ledger.broken)})
         dropped = ledger.close_run(sought)
+    return report_of(ledger, sought, dropped, encoding_s=encoding_s, waiting_s=waiting_s)
+
+
+def report_of(
+    ledger: Ledger, sought: Sought, files_dropped: int, *, encoding_s: float, waiting_s: float
+) -> IndexReport:
+    """What a run did, by its ledger."""
     return IndexReport(
-        num_videos=len(videos),
+        num_videos=len(sought.found.videos),
         clips_added=ledger.added,
         clips_present=ledger.present,
-        files_dropped=dropped,
+        files_dropped=files_dropped,
         passed_over=sought.found.passed_over,
         broken=tuple(ledger.broken),
         remarks=tuple(ledger.remarks),

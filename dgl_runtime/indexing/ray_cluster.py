@@ -1,0 +1,97 @@
+"""A Ray cluster: how to reach it, and whether its machines see what they are to work on."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from dgl_runtime.errors import ClusterError, DglError, reason_of
+
+_PACKAGE = "dgl-retrieval"
+_WAIT_S = 60.0  # for an answer of each machine
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be of a cluster; what goes wrong in it is told as ours.
+
+    Args:
+        address: ``auto`` (the cluster this machine is of), ``local`` (this machine alone) or ``HOST:PORT``.
+
+    Raises:
+        ClusterError: There is none, or it was lost.
+        DglError: What one of its processes raised.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call its makers
+    import ray
+
+    try:
+        ray.init(
+            address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray cluster is reached at {address!r}: {reason_of(error)}. Start one with `ray start --head`, "
+            "join others to it with `ray start --address HOST:PORT`, and share its token (RAY_AUTH_MODE=token)."
+        ) from error
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, DglError):
+            raise cause from error
+        raise ClusterError(
+            f"the Ray cluster failed: {reason_of(cause or error)}. What was indexed is in the gallery; "
+            "give the same command again."
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def require_all_see(paths: Sequence[Path]) -> None:
+    """Ask every machine whether it has this version and sees these paths.
+
+    Raises:
+        ClusterError: One has not, or does not.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+    def look(names: list[str]) -> tuple[str, list[str]]:
+        return version(_PACKAGE), [name for name in names if not Path(name).exists()]
+
+    ours, names = version(_PACKAGE), [str(path.absolute()) for path in paths]
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        told = f"machine {node['NodeManagerAddress']} of the Ray cluster"
+        try:
+            answer = look.options(scheduling_strategy=place).remote(names)
+            theirs, absent = ray.get(answer, timeout=_WAIT_S)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"{told} does not answer as it should: {reason_of(error)}. Install {_PACKAGE} {ours} with "
+                "the extra ray there, under the same Python as here."
+            ) from error
+        if theirs != ours:
+            raise ClusterError(
+                f"{told} has {_PACKAGE} {theirs}, this one {ours}. Install the same on all of them."
+            )
+        if absent:
+            raise ClusterError(
+                f"{told} does not see {absent[0]}. All of them must see bundle and videos under the same "
+                "paths: mount a shared folder (NFS, say)."
+            )
+
+
+def cores_and_gpus() -> tuple[int, int, int]:
+    """What the cluster has: CPU cores, GPUs, machines."""
+    import ray
+
+    found = ray.cluster_resources()
+    machines = sum(bool(node["Alive"]) for node in ray.nodes())
+    return int(found.get("CPU", 1)), int(found.get("GPU", 0)), machines
