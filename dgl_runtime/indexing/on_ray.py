@@ -19,7 +19,7 @@ from dgl_runtime.encoder.encoder import ClipEmbeddings, Encoder
 from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.indexing.index import IndexReport, report_of
 from dgl_runtime.indexing.ledger import Ledger, clips_of
-from dgl_runtime.indexing.ray_cluster import connected, cores_and_gpus, require_all_see
+from dgl_runtime.indexing.ray_cluster import Machines, connected, cores_and_gpus, require_all_see
 from dgl_runtime.indexing.sought import Sought
 from dgl_runtime.media.frame_spec import FrameSpec
 from dgl_runtime.media.segmentation import Segmentation
@@ -27,6 +27,9 @@ from dgl_runtime.media.segmentation import Segmentation
 # Of the CPUs that Ray counts, not of those that are used: whole ones for some and parts for others can leave
 # a cluster waiting for itself when a machine is lost.
 _CPUS_EACH = 0.5
+_LOOKED_AT = (
+    8  # videos that each machine looks for: a folder may be there, and nothing mounted at it
+)
 _BLOCK_BYTES = 16 * 2**20  # of frames that travel together
 
 Batch = dict[str, Any]
@@ -84,13 +87,16 @@ def index_on_ray(
         unknown = ledger.plan(videos)
         bar.update(len(videos) - len(unknown))
         if unknown:
-            require_all_see([encoder.bundle.folder, *sought.paths])
+            some = [job.path for job in unknown[:: -(-len(unknown) // _LOOKED_AT)]]
+            require_all_see([encoder.bundle.folder, *sought.paths, *some])
+        machines = Machines()
         started = since = time.perf_counter()
         for done, encoded in _encoded_videos(encoder, unknown, segmentation, cluster, batch):
             begun = time.perf_counter()
             waiting_s += begun - since
             _take_in(ledger, done, encoded)
             bar.update()
+            machines.tell_lost()
             rate = ledger.added / (time.perf_counter() - started)
             bar.set_postfix(
                 {"clips": ledger.added, "clips/s": f"{rate:.1f}", "broken": len(ledger.broken)}
@@ -187,7 +193,6 @@ def _encoded_videos(
             fn_constructor_args=(str(segmentation), encoder.input_spec.frames),
             compute=ray.data.ActorPoolStrategy(size=decoders),
             num_cpus=_CPUS_EACH,
-            scheduling_strategy="SPREAD",
         )
         .map_batches(
             _Encode,
@@ -196,7 +201,6 @@ def _encoded_videos(
             compute=ray.data.ActorPoolStrategy(size=encoders),
             num_cpus=_CPUS_EACH,
             num_gpus=gpus or None,
-            scheduling_strategy="SPREAD",
         )
         .iter_rows()
     )

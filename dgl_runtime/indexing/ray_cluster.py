@@ -1,15 +1,25 @@
 """A Ray cluster: how to reach it, and whether its machines see what they are to work on."""
 
+import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from dgl_runtime.command import report_note
 from dgl_runtime.errors import ClusterError, DglError, reason_of
 
 _PACKAGE = "dgl-retrieval"
 _WAIT_S = 60.0  # for an answer of each machine
+_LOOK_S = 5.0
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would call its makers
+    # What it writes for its developers; its logs keep it.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+}
 
 
 @contextmanager
@@ -23,7 +33,8 @@ def connected(address: str) -> Iterator[None]:
         ClusterError: There is none, or it was lost.
         DglError: What one of its processes raised.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call its makers
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     import ray
 
     try:
@@ -36,6 +47,7 @@ def connected(address: str) -> Iterator[None]:
             "join others to it with `ray start --address HOST:PORT`, and share its token (RAY_AUTH_MODE=token)."
         ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -48,6 +60,31 @@ def connected(address: str) -> Iterator[None]:
         ) from error
     finally:
         ray.shutdown()
+
+
+class Machines:
+    """Those of the cluster, and which of them are lost."""
+
+    def __init__(self) -> None:
+        self._alive, self._looked = _alive(), time.monotonic()
+
+    def tell_lost(self) -> None:
+        """Say once of each machine that it is lost; looks every few seconds at most."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        now, self._looked = _alive(), time.monotonic()
+        for lost in self._alive.keys() - now.keys():
+            report_note(
+                f"machine {self._alive[lost]} of the Ray cluster is lost; others read again what it was at."
+            )
+        self._alive = now
+
+
+def _alive() -> dict[str, str]:
+    """The machines that are there: their IDs and addresses."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def require_all_see(paths: Sequence[Path]) -> None:
@@ -64,11 +101,9 @@ def require_all_see(paths: Sequence[Path]) -> None:
         return version(_PACKAGE), [name for name in names if not Path(name).exists()]
 
     ours, names = version(_PACKAGE), [str(path.absolute()) for path in paths]
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        told = f"machine {node['NodeManagerAddress']} of the Ray cluster"
+    for node, machine in _alive().items():
+        place = NodeAffinitySchedulingStrategy(node, soft=False)
+        told = f"machine {machine} of the Ray cluster"
         try:
             answer = look.options(scheduling_strategy=place).remote(names)
             theirs, absent = ray.get(answer, timeout=_WAIT_S)
@@ -93,5 +128,4 @@ def cores_and_gpus() -> tuple[int, int, int]:
     import ray
 
     found = ray.cluster_resources()
-    machines = sum(bool(node["Alive"]) for node in ray.nodes())
-    return int(found.get("CPU", 1)), int(found.get("GPU", 0)), machines
+    return int(found.get("CPU", 1)), int(found.get("GPU", 0)), len(_alive())

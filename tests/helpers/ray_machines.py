@@ -37,7 +37,7 @@ class RayMachines:
 
     def __init__(self, folder: Path, stack: ExitStack):
         self.folder, self._stack = folder, stack
-        self.name = f"dgl{os.getpid() % 10000}"
+        self.name = f"dgl{secrets.token_hex(3)}"
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
@@ -57,6 +57,7 @@ class RayMachines:
         ip("netns", "add", space)
         self._stack.callback(ip, "netns", "del", space, is_sure=False)
         ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+        self._stack.callback(ip, "link", "del", cable, is_sure=False)
         ip("link", "set", cable, "master", self.name, "up")
         ip("-n", space, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         ip("-n", space, "link", "set", "eth0", "up")
@@ -66,6 +67,7 @@ class RayMachines:
             if number == 0
             else [f"--address={self.address()}:{PORT}"]
         )
+        log = self._stack.enter_context((self.folder / f"node{number}.log").open("wb"))
         node = subprocess.Popen(
             self._inside(number, [
                 str(Path(sys.executable).parent / "ray"), "start", *role, "--block",
@@ -74,7 +76,7 @@ class RayMachines:
                 *([f"--temp-dir={self.folder}/head"] if number == 0 else []),
             ]),
             env=self.environment,
-            stdout=(self.folder / f"node{number}.log").open("wb"),
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
@@ -90,7 +92,8 @@ class RayMachines:
             if asked.returncode == 0 and int(asked.stdout.split()[-1]) == len(self.nodes):
                 return
             time.sleep(0.5)
-        raise AssertionError(asked.stdout + asked.stderr)
+        logs = [path.read_text() for path in self.folder.glob("*.log")]
+        raise AssertionError("\n".join([asked.stdout, asked.stderr, *logs]))
 
     def _inside(self, number, command):
         return ["ip", "netns", "exec", f"{self.name}n{number}", *command]
