@@ -46,13 +46,13 @@ class RayMachines:
             "RAY_memory_monitor_refresh_ms": "0",
             "OMP_NUM_THREADS": "1",
         }
-        self.nodes = []
+        self.nodes = {}
 
     def address(self, number=0):
         return f"10.213.0.{number + 10}"
 
-    def start(self, number, cpus):
-        """Make a machine and start Ray on it."""
+    def connect(self, number):
+        """Make a machine: a namespace with a cable to the others."""
         space, cable = f"{self.name}n{number}", f"{self.name}v{number}"
         ip("netns", "add", space)
         self._stack.callback(ip, "netns", "del", space, is_sure=False)
@@ -62,13 +62,16 @@ class RayMachines:
         ip("-n", space, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         ip("-n", space, "link", "set", "eth0", "up")
         ip("-n", space, "link", "set", "lo", "up")
+
+    def start(self, number, cpus):
+        """Start Ray on a machine, also after it was lost."""
         role = (
             ["--head", f"--port={PORT}", "--include-dashboard=false"]
             if number == 0
             else [f"--address={self.address()}:{PORT}"]
         )
-        log = self._stack.enter_context((self.folder / f"node{number}.log").open("wb"))
-        node = subprocess.Popen(
+        log = self._stack.enter_context((self.folder / f"node{number}.log").open("ab"))
+        self.nodes[number] = subprocess.Popen(
             self._inside(number, [
                 str(Path(sys.executable).parent / "ray"), "start", *role, "--block",
                 f"--node-ip-address={self.address(number)}", f"--num-cpus={cpus}", "--num-gpus=0",
@@ -80,8 +83,6 @@ class RayMachines:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-        self.nodes.append(node)
-        self._stack.callback(self.kill, number)
 
     def await_all(self):
         """Wait until all of them are of the cluster."""
@@ -144,6 +145,8 @@ def ray_machines(folder, cpus):
         ip("addr", "add", f"{BRIDGE}/24", "dev", machines.name)
         ip("link", "set", machines.name, "up")
         for number, count in enumerate(cpus):
+            machines.connect(number)
+            stack.callback(machines.kill, number)
             machines.start(number, count)
         machines.await_all()
         yield machines
