@@ -249,9 +249,10 @@ def _notes(methods: set[str]) -> list[str]:
         "The same thread count for all. Every round times every variant once, in rotating order, each "
         f"right after {SETTLE} call of its own that is not timed. Wall clock of a whole batch, without "
         "tokenizing and decoding; median (p10 to p90) over rounds.",
-        "open_clip, or transformers for BLIP: its own model, texts padded as its tokenizer pads them, pixels normalised in the "
-        "call, a clip the mean of its unit frames; compiled, the same module in torch.compile. Of a "
-        "vocabulary that needs a download a small one stands in, beside a table of its own size."
+        "open_clip, or transformers for BLIP: its own model, texts padded as its tokenizer pads them, "
+        "pixels normalised in the call, a clip the mean of its unit frames; compiled, the same module in "
+        "torch.compile. Of a vocabulary that needs a download a small one stands in, beside a table of its "
+        "own size."
         if is_untuned
         else f"{first}: generators run in every call and the caption is padded to {PADDED_LENGTH} tokens, as "
         "in the research code; it has no caption prompts behind the end token, which that code also computes.",

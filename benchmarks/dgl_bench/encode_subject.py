@@ -130,11 +130,10 @@ class OpenClipModel(nn.Module):
 
 
 def load(name: str, pretrained: str, folder: Path) -> Backbone:
-    """The backbone that ``--backbone`` names; a model of open_clip without weights gets random numbers,
-    and ``BLIP-B-384`` is always one of random numbers.
+    """The backbone that ``--backbone`` names; a model of open_clip without weights gets random numbers.
 
     Args:
-        name: As dgl-train's.
+        name: As dgl-train's, or ``BLIP-B-384``, which has random numbers.
         pretrained: A tag, a file, or nothing.
         folder: To be made, where there are random numbers.
 

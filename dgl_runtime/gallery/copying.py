@@ -75,7 +75,9 @@ def _copy_videos(source: AnyGallery, target: AnyGallery, videos: Sequence[Video]
         for segmentation in video.segmentations:
             target.finish(video.content_sha256, segmentation)
     columns = list(next((video.metadata for video in videos if video.metadata), ()))
-    told = {video.content_sha256: list(video.metadata.values()) for video in videos if video.metadata}
+    told = {
+        video.content_sha256: list(video.metadata.values()) for video in videos if video.metadata
+    }
     if columns:
         target.write_metadata(columns, told)
     return added
@@ -118,7 +120,9 @@ def _compare_searches(source: AnyGallery, target: AnyGallery, sample: Int64) -> 
         return 1.0
     queries = np.asarray(source.embeddings(sample))
     shares = [
-        np.mean([key in theirs or value <= min(theirs.values()) + _TIE for key, value in ours.items()])
+        np.mean(
+            [key in theirs or value <= min(theirs.values()) + _TIE for key, value in ours.items()]
+        )
         for ours, theirs in zip(_hits(source, queries), _hits(target, queries), strict=True)
     ]
     if (agreement := float(np.mean(shares))) < _ALIKE:

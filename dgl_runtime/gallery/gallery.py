@@ -336,9 +336,7 @@ class Gallery:
             self._take_in(has_dropped=False)
         return report
 
-    def write_metadata(
-        self, columns: Sequence[str], values: Mapping[str, Sequence[Value]]
-    ) -> None:
+    def write_metadata(self, columns: Sequence[str], values: Mapping[str, Sequence[Value]]) -> None:
         """See ``GalleryVerbs``."""
         from dgl_runtime.gallery.metadata import write_values
 

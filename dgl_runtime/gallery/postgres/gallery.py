@@ -236,7 +236,7 @@ class PostgresGallery:
         """See ``GalleryVerbs``."""
         self._require_writable()
         metadata = parse_metadata(path, tell)
-        found, unmatched = match_videos(metadata, self._records.videos(), tell)
+        found, unmatched = match_videos(metadata, self._records.by_file(), tell)
         columns = {
             name: not any(isinstance(values[place], str) for _, _, values in metadata.rows)
             for place, name in enumerate(metadata.columns)

@@ -173,7 +173,7 @@ class Records:
         found = self.rows(f"{query} ORDER BY files.id", values)
         return [FileState(os.fsdecode(path), *rest) for path, *rest in found]
 
-    def videos(self) -> dict[str, int]:
+    def by_file(self) -> dict[str, int]:
         """The number of the video that each file holds."""
         return {
             os.fsdecode(path): video

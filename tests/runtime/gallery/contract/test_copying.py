@@ -23,7 +23,7 @@ def small_pages(monkeypatch):
 
 @pytest.fixture
 def source(tmp_path):
-    """A gallery in a folder: copies of files, a video without clips, one not through, metadata, dropped clips."""
+    """Copies of files, a video without clips, one not through, metadata, dropped clips."""
     with Gallery.create(tmp_path / "source", **MADE) as gallery:
         for number in range(NUM_BATCHES):
             clips = batch(number)[0]
