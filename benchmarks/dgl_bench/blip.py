@@ -64,7 +64,8 @@ class TransformersBlip(nn.Module):
         super().__init__()
         from transformers import BlipForImageTextRetrieval
 
-        self.model: Any = BlipForImageTextRetrieval.from_pretrained(folder).eval()
+        self.model: Any = BlipForImageTextRetrieval.from_pretrained(folder)
+        self.model.train(mode=False)
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
 

@@ -93,12 +93,6 @@ def engines(
     )
     texts = made.texts(sample[:queries])
     address = f"{server}?gallery={NAME}"
-    kept = {
-        "bundle_id": "made",
-        "bundle_path": "/made",
-        "embed_dim": WIDTH,
-        "num_frames": NUM_FRAMES,
-    }
     with TemporaryDirectory() as folder, psycopg.connect(server, autocommit=True) as admin:
         drop = f'DROP SCHEMA IF EXISTS "{schema_of(NAME)}" CASCADE'
         admin.execute(drop)
@@ -107,17 +101,23 @@ def engines(
             sizes = {}
             for name, place in places.items():
                 say(f"{name}: {clips} clips")
-                with open_or_create(place, **kept) as gallery:
+                with open_or_create(
+                    place,
+                    bundle_id="made",
+                    bundle_path="/made",
+                    embed_dim=WIDTH,
+                    num_frames=NUM_FRAMES,
+                ) as gallery:
                     sizes[name] = {"gallery": name, **fill(gallery, made, clips)}
             sizes["folder"]["MB"] = _folder_mb(Path(folder))
             size = f"""SELECT sum(pg_total_relation_size(oid)) FROM pg_class
                 WHERE relnamespace = '"{schema_of(NAME)}"'::regnamespace AND relkind = 'r'"""
-            sizes["PostgreSQL"]["MB"] = float(admin.execute(size).fetchone()[0]) / 1e6
+            sizes["PostgreSQL"]["MB"] = float(admin.execute(size).fetchall()[0][0]) / 1e6
             rows, wrong = _searched(places, texts, rounds)
         finally:
             admin.execute(drop)
         version = "SELECT split_part(version(), ' ', 2), extversion FROM pg_extension WHERE extname = 'vector'"
-        server_version, extension = admin.execute(version).fetchone()
+        ((server_version, extension),) = admin.execute(version).fetchall()
     return Report(
         "gallery-engines",
         f"{clips:,} clips in a folder and in PostgreSQL",

@@ -90,9 +90,14 @@ def copy(source: "Place", target: "Place") -> None:
         raise click.UsageError(f"FROM and TO are the same gallery, {source}.")
     with open_gallery(source) as old:
         facts = old.facts
-        made = {"bundle_id": facts.bundle_id, "bundle_path": facts.bundle_path}
-        sizes = {"embed_dim": facts.embed_dim, "num_frames": facts.num_frames}
-        with open_or_create(target, **made, **sizes) as new:
+        made = open_or_create(
+            target,
+            bundle_id=facts.bundle_id,
+            bundle_path=facts.bundle_path,
+            embed_dim=facts.embed_dim,
+            num_frames=facts.num_frames,
+        )
+        with made as new:
             copied = copy_gallery(old, new, show_progress=True)
     click.echo(
         f"{copied.clips_added} clips copied; {target} holds {copied.num_clips} clips of {copied.num_videos} "

@@ -58,8 +58,8 @@ class Replica:
 
     def end(self, how):
         self.process.send_signal(how)
-        said = self.process.stderr.read()
-        return self.process.wait(WAIT_S), said
+        _, said = self.process.communicate(timeout=WAIT_S)
+        return self.process.returncode, said
 
 
 def ask(port, path, body=None):
@@ -138,10 +138,10 @@ def test_no_request_fails_while_a_replica_is_killed_and_another_rolled(address, 
             assert load.poll() is None
             told = json.loads(load.communicate(timeout=WAIT_S)[0].splitlines()[-1])
             errors = (tmp_path / "errors").read_text()
-        assert "Connection refused" in errors  # there was something to get over
+        assert "upstream" in errors  # there was something to get over
         failed = ("failed", "refused", "status_errors", "socket_errors", "timeouts")
         assert dict.fromkeys(failed, 0) == {name: told[name] for name in failed}, errors
-        assert told["answered"] > 100
+        assert told["answered"] > 100, told
     finally:
         for replica in replicas:
             replica.process.kill()
