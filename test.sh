@@ -43,4 +43,5 @@ mkdir -p $light/.pytest_cache
 [ ! -d .pytest_cache/d ] || cp -r .pytest_cache/d $light/.pytest_cache/ # clips fetched above: no pip in there
 cp -r tests pyproject.toml $light/ # away from the checkout, whose packages must not be imported
 cd $light
-bin/python -m pytest --numprocesses auto --dist loadfile -m "not gpu and not soak" tests/runtime tests/house/test_imports.py
+# The slow ones, of which torch is no part, ran above.
+bin/python -m pytest --numprocesses auto --dist loadfile -m "not gpu and not slow and not soak" tests/runtime tests/house/test_imports.py

@@ -52,7 +52,8 @@ def encode(
 ) -> Report:
     """Queries and clips: torch as trained, folded, compiled, and every engine and precision.
 
-    With --method zero-shot a backbone as it is, any that exports, beside open_clip's own model of it.
+    With --method zero-shot a backbone as it is, any that exports, beside open_clip's own model of it; of
+    BLIP-B-384, which is made of random numbers, beside transformers'.
 
     Example: dgl-bench encode --method dgl-linear --rounds 30 --threads 2 --batches 1,4,16
     """
@@ -243,14 +244,15 @@ def _notes(methods: set[str]) -> list[str]:
     from dgl_export.parity import MAX_ABS
 
     is_untuned = ZERO_SHOT in methods
-    first = OPEN_CLIP if is_untuned else UNFOLDED
+    first = f"{OPEN_CLIP} (transformers)" if is_untuned else UNFOLDED
     return [
         "The same thread count for all. Every round times every variant once, in rotating order, each "
         f"right after {SETTLE} call of its own that is not timed. Wall clock of a whole batch, without "
         "tokenizing and decoding; median (p10 to p90) over rounds.",
-        f"{first}: open_clip's own model, texts padded as its tokenizer pads them, pixels normalised in the "
-        "call, a clip the mean of its unit frames; compiled, the same module in torch.compile. Of a "
-        "vocabulary that needs a download a small one stands in, beside a table of its own size."
+        "open_clip, or transformers for BLIP: its own model, texts padded as its tokenizer pads them, "
+        "pixels normalised in the call, a clip the mean of its unit frames; compiled, the same module in "
+        "torch.compile. Of a vocabulary that needs a download a small one stands in, beside a table of its "
+        "own size."
         if is_untuned
         else f"{first}: generators run in every call and the caption is padded to {PADDED_LENGTH} tokens, as "
         "in the research code; it has no caption prompts behind the end token, which that code also computes.",

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dgl_bench.blip import BLIP, TRANSFORMERS, TransformersBlip, write_random_blip
 from dgl_bench.command import say
 from dgl_bench.random_backbone import write_random
 from dgl_export.calibration import Calibration, made_calibration
@@ -132,14 +133,16 @@ def load(name: str, pretrained: str, folder: Path) -> Backbone:
     """The backbone that ``--backbone`` names; a model of open_clip without weights gets random numbers.
 
     Args:
-        name: As dgl-train's.
+        name: As dgl-train's, or ``BLIP-B-384``, which has random numbers.
         pretrained: A tag, a file, or nothing.
         folder: To be made, where there are random numbers.
 
     Raises:
         ConfigError: It does not load.
     """
-    if not pretrained and name in open_clip.list_models():
+    if name == BLIP:
+        name = str(write_random_blip(folder))
+    elif not pretrained and name in open_clip.list_models():
         name = str(write_random(name, folder))
     return load_backbone(BackboneSource(name, pretrained))
 
@@ -149,7 +152,7 @@ def make_subject(backbone: Backbone, method: str, num_frames: int, folder: Path)
     longest = backbone.facts.inputs.texts.max_tokens
     if method == ZERO_SHOT:
         folded = fold(FrameMeanModel(backbone))
-        in_torch: tuple[InTorch, ...] = (_both(OPEN_CLIP, open_clip_model(backbone)),)
+        in_torch: tuple[InTorch, ...] = (_both(*others_model(backbone)),)
     else:
         model, longest = make_model(backbone, method, num_frames), min(PADDED_LENGTH, longest)
         folded = fold(model)
@@ -171,6 +174,14 @@ def _both(name: str, model: nn.Module) -> InTorch:
     return InTorch(
         name, Encoder(model, "encode_captions"), Encoder(model, "encode_clips"), padded=True
     )
+
+
+def others_model(backbone: Backbone) -> tuple[str, nn.Module]:
+    """The same numbers in open_clip's own model, or transformers' of a BLIP, and whose it is."""
+    if backbone.facts.inputs.texts.clean == "blip":
+        folder = backbone.facts.source.name
+        return TRANSFORMERS, TransformersBlip(folder, backbone.mean, backbone.std)
+    return OPEN_CLIP, open_clip_model(backbone)
 
 
 def open_clip_model(backbone: Backbone) -> OpenClipModel:

@@ -1,12 +1,16 @@
 """dgl-bundle: what is done with a bundle that is there."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dgl_runtime.command import Command
-from dgl_runtime.commands.options import threads_option
+from dgl_runtime.commands.options import GalleryPlace, threads_option
 from dgl_runtime.engines.opening import DEVICES
+
+if TYPE_CHECKING:
+    from dgl_runtime.gallery.address import Place
 
 
 @click.group()
@@ -61,3 +65,41 @@ def triton(bundle: Path, out: Path, device: str, instances: int, threads: int) -
 
     for model in write_repository(Bundle(bundle), out, Placed(device, instances, threads)):
         click.echo(f"{click.format_filename(model.folder)}: {model.runs_in}")
+
+
+@bundle.group()
+def gallery() -> None:
+    """Work on galleries of a bundle, in folders or in an engine."""
+
+
+@gallery.command(cls=Command)
+@click.argument("source", metavar="FROM", type=GalleryPlace())
+@click.argument("target", metavar="TO", type=GalleryPlace())
+def copy(source: "Place", target: "Place") -> None:
+    """Copy a gallery: a folder, or one in PostgreSQL, into another.
+
+    What TO holds already is left, so the same command resumes. In the end both are compared: their
+    counts, and the hits of sample searches.
+
+    Example: dgl-bundle gallery copy gallery 'postgresql://postgres@localhost/postgres?gallery=films'
+    """
+    from dgl_runtime.gallery.address import open_gallery, open_or_create
+    from dgl_runtime.gallery.copying import copy_gallery
+
+    if source == target:
+        raise click.UsageError(f"FROM and TO are the same gallery, {source}.")
+    with open_gallery(source) as old:
+        facts = old.facts
+        made = open_or_create(
+            target,
+            bundle_id=facts.bundle_id,
+            bundle_path=facts.bundle_path,
+            embed_dim=facts.embed_dim,
+            num_frames=facts.num_frames,
+        )
+        with made as new:
+            copied = copy_gallery(old, new, show_progress=True)
+    click.echo(
+        f"{copied.clips_added} clips copied; {target} holds {copied.num_clips} clips of {copied.num_videos} "
+        f"videos, and gives {copied.agreement:.1%} of the hits of {source}."
+    )

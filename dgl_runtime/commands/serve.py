@@ -10,6 +10,7 @@ import click
 from dgl_runtime.command import Command
 from dgl_runtime.commands.options import (
     GalleryPlace,
+    Seconds,
     device_option,
     engine_option,
     threads_option,
@@ -63,6 +64,13 @@ STOP_WITHIN_S = 30
     show_default=True,
     help="Most searches answered together.",
 )
+@click.option(
+    "--drain",
+    type=Seconds(may_be_0=True),
+    default="0",
+    show_default=True,
+    help="How long SIGTERM waits while /ready says no, so that a proxy sends no more requests.",
+)
 @device_option
 @engine_option
 @threads_option
@@ -77,6 +85,7 @@ def serve(
     max_upload: int,
     queue: int,
     batch: int,
+    drain: float,
     device: str,
     engine: str,
     threads: int,
@@ -95,6 +104,7 @@ def serve(
     from dgl_runtime.serve.app import ServeSettings, create_app
     from dgl_runtime.serve.batching import BatchSettings
     from dgl_runtime.serve.connections import Connection, Server, raise_file_limit, room_left
+    from dgl_runtime.serve.drain import Drain
     from dgl_runtime.serve.galleries import ServedGallery, names_of
     from dgl_runtime.serve.guard import GuardSettings
 
@@ -120,7 +130,8 @@ def serve(
     listener = listen(address)
     room = room_left()
     guard = GuardSettings(hosts, token, upload_bytes=max_upload * 2**20, requests=room.requests)
-    settings = ServeSettings(guard, BatchSettings(most=batch, places=queue))
+    draining = Drain(drain)
+    settings = ServeSettings(guard, BatchSettings(most=batch, places=queue), drain=draining)
     click.echo(
         f"Serving {', '.join(one.name for one in served)} at {address.url(listener.getsockname()[1])}",
         err=True,
@@ -134,7 +145,7 @@ def serve(
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
     try:
-        Server(config, room).run(sockets=[listener])
+        Server(config, room, draining).run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit) as end:  # raised once more when all has been answered
         if isinstance(end, SystemExit) and end.code != 128 + signal.SIGTERM:
             raise

@@ -1,4 +1,4 @@
-"""The values that go into and out of a gallery: Clip, FileState, Found."""
+"""The values that go into and out of a gallery: Clip, FileState, Found, Video."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,6 +83,19 @@ class Known:
     content_sha256: str | None = None
     num_clips: int = 0
     is_complete: bool = False  # indexed to its end with the segmentation that was asked for
+
+
+@dataclass(frozen=True)
+class Video:
+    """All that a gallery knows of a video but the clips themselves, of which it has the rows."""
+
+    number: int
+    content_sha256: str
+    duration_s: float
+    files: tuple[FileState, ...]
+    segmentations: tuple[str, ...]  # with which it was indexed to its end
+    metadata: Mapping[str, Value]
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)

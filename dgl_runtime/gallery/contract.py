@@ -4,11 +4,11 @@ A gallery in a folder has one writer, and its readers look at one state. A galle
 number of writers, and its readers see what has been committed last.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from dgl_runtime.gallery.clips import Clip, FileState, Found, Known
+from dgl_runtime.gallery.clips import Clip, FileState, Found, Known, Value, Video
 from dgl_runtime.gallery.facts import Facts
 from dgl_runtime.gallery.vector_store import Float32, Int64
 
@@ -53,6 +53,9 @@ class GalleryVerbs(Protocol[Selected]):
 
     def files(self, video: int | str | None = None) -> list[FileState]:
         """Files as they were placed: all, or those of a video by its number or its content's sha256."""
+
+    def videos(self, after: int, count: int) -> list[Video]:
+        """Up to ``count`` videos whose numbers lie above ``after``, in their order."""
 
     def look_up(self, rows: Iterable[int]) -> dict[int, Found]:
         """What is known of some rows; where others write, those that went meanwhile are left out.
@@ -121,6 +124,15 @@ class GalleryVerbs(Protocol[Selected]):
 
         Raises:
             ConfigError: It is no such table, or with it the gallery would have too many columns.
+        """
+
+    def write_metadata(self, columns: Sequence[str], values: Mapping[str, Sequence[Value]]) -> None:
+        """Take in what is said of videos, by their content's sha256: a value for each column.
+
+        A video that is named loses what was known of it before.
+
+        Raises:
+            ConfigError: With it the gallery would have too many columns.
         """
 
     def compact(self) -> None:

@@ -6,14 +6,14 @@ A writer asks what is known (``plan``), says which file holds which video (``ups
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known
+from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known, Value, Video
 from dgl_runtime.gallery.facts import Facts
 from dgl_runtime.gallery.filters import select_rows
 from dgl_runtime.gallery.folder import RECORDS, require_unused, sync_folder, writer_lock
@@ -184,16 +184,11 @@ class Gallery:
         return self._facts
 
     def is_newest(self) -> bool:
-        """Whether a reader that opens it now would see the same state."""
+        """See ``GalleryVerbs``."""
         return self._records.newest_version() == self.facts.version
 
     def plan(self, files: Iterable[FileState], segmentation: str) -> list[Known]:
-        """What is known of files: those that are complete need not be opened.
-
-        Args:
-            files: As they are now.
-            segmentation: How their videos are to be cut into clips, as :meth:`finish` is told.
-        """
+        """See ``GalleryVerbs``; ``segmentation`` is as :meth:`finish` is told."""
         return [self._records.known(file, segmentation) for file in files]
 
     def missing(self, clips: Sequence[Clip]) -> list[int]:
@@ -203,6 +198,10 @@ class Gallery:
     def files(self, video: int | str | None = None) -> list[FileState]:
         """Files as they were placed: all, or those of a video by its number or its content's sha256."""
         return self._records.files(video)
+
+    def videos(self, after: int, count: int) -> list[Video]:
+        """Up to ``count`` videos whose numbers lie above ``after``, in their order."""
+        return self._records.videos(after, count)
 
     def look_up(self, rows: Iterable[int]) -> dict[int, Found]:
         """What is known of some rows.
@@ -328,17 +327,7 @@ class Gallery:
             self._drop(self._records.remove(paths))
 
     def upsert_metadata(self, path: Path, tell: Callable[[str], None]) -> "MetadataReport":
-        """Take a table into the gallery; a video it names loses what was known of it before.
-
-        Args:
-            path: As ``dgl_runtime.gallery.metadata.parse_metadata`` takes it.
-            tell: Takes notes: those of ``parse_metadata``, and on rows about files with the same content, of
-                which the last counts.
-
-        Raises:
-            ConfigError: It is no such table, or with it the gallery would have too many columns.
-            GalleryError: Not open for writing, or the disk refused.
-        """
+        """See ``GalleryVerbs``, and ``parse_metadata`` for what ``tell`` takes."""
         from dgl_runtime.gallery.metadata import read_metadata
 
         self._require_writable()
@@ -346,6 +335,17 @@ class Gallery:
             report = read_metadata(self._records, path, tell)
             self._take_in(has_dropped=False)
         return report
+
+    def write_metadata(self, columns: Sequence[str], values: Mapping[str, Sequence[Value]]) -> None:
+        """See ``GalleryVerbs``."""
+        from dgl_runtime.gallery.metadata import write_values
+
+        self._require_writable()
+        with self._changing:
+            numbers = self._records.numbers_of(values)
+            found = {numbers[content]: row for content, row in values.items()}
+            write_values(self._records, columns, found, "them")
+            self._take_in(has_dropped=False)
 
     def compact(self) -> None:
         """Reclaim the space of dropped clips, where that pays, and prepare a large gallery for searches.

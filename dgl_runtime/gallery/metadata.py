@@ -59,7 +59,7 @@ def read_metadata(records: Records, path: Path, tell: Callable[[str], None]) -> 
     found, unmatched = match_videos(
         metadata, {os.fsdecode(file): number for file, number in known}, tell
     )
-    _write(records, metadata, found)
+    write_values(records, metadata.columns, found, path)
     return MetadataReport(len(found), unmatched)
 
 
@@ -92,20 +92,22 @@ def match_videos(
     return {video_id: values for video_id, (_, values) in found.items()}, unmatched
 
 
-def merge_columns(metadata: Metadata, known: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The names under which a gallery keeps a table's columns, and those of them that are new to it.
+def merge_columns(
+    columns: Sequence[str], known: Iterable[str], source: object
+) -> tuple[list[str], list[str]]:
+    """The names under which a gallery keeps the columns of a source, and those of them that are new to it.
 
     Raises:
         ConfigError: It would have too many.
     """
     names = {column_key(name): name for name in known}
-    new = {column_key(name): name for name in metadata.columns if column_key(name) not in names}
+    new = {column_key(name): name for name in columns if column_key(name) not in names}
     if len(names) + len(new) > MOST_COLUMNS:
         raise ConfigError(
-            f"with {metadata.path} the gallery would have {len(names) + len(new):,} columns of metadata, "
+            f"with {source} the gallery would have {len(names) + len(new):,} columns of metadata, "
             f"expected at most {MOST_COLUMNS:,}. Leave some out."
         )
-    return [(names | new)[column_key(name)] for name in metadata.columns], list(new.values())
+    return [(names | new)[column_key(name)] for name in columns], list(new.values())
 
 
 def parse_metadata(path: Path, tell: Callable[[str], None] = report_note) -> Metadata:
@@ -221,8 +223,18 @@ def _value(kind: Callable[[str], Value], cell: str) -> Value:
     return kind(cell) if cell.strip() else None
 
 
-def _write(records: Records, metadata: Metadata, found: dict[int, list[Value]]) -> None:
-    stored, new = merge_columns(metadata, records.metadata_columns())
+def write_values(
+    records: Records,
+    columns: Sequence[str],
+    found: Mapping[int, Sequence[Value]],
+    source: object,
+) -> None:
+    """Say what is known of videos, by their number, in place of what was known before.
+
+    Raises:
+        ConfigError: With the columns of this source the gallery would have too many.
+    """
+    stored, new = merge_columns(columns, records.metadata_columns(), source)
     names = ", ".join(["video_id", *(quoted(stored_as(name)) for name in stored)])
     marks = ", ".join("?" * (1 + len(stored)))
     with records.change() as connection:

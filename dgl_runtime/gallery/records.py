@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.clips import Clip, FileState, Header, Known, Value
+from dgl_runtime.gallery.clips import Clip, FileState, Header, Known, Value, Video
 from dgl_runtime.gallery.folder import RECORDS
 from dgl_runtime.gallery.sqlite import (
     APPLICATION,
@@ -177,6 +178,43 @@ class Records:
             values = (video,)
         found = self.rows(f"{query} ORDER BY files.rowid", values)
         return [FileState(os.fsdecode(path), *rest) for path, *rest in found]
+
+    def numbers_of(self, contents: Iterable[str]) -> dict[str, int]:
+        """The numbers of videos, by their contents."""
+        query = """SELECT content_sha256, id FROM videos
+            WHERE content_sha256 IN (SELECT value FROM json_each(?))"""
+        return dict(self.rows(query, (json.dumps(list(contents)),)))
+
+    def videos(self, after: int, count: int) -> list[Video]:
+        """Up to ``count`` videos whose numbers lie above ``after``, in their order."""
+        query = "SELECT id, content_sha256, duration_s FROM videos WHERE id > ? ORDER BY id LIMIT ?"
+        found = self.rows(query, (after, count))
+        numbers = [number for number, *_ in found]
+        files = self._by_video("path, size, mtime_ns", "files", "rowid", numbers)
+        cuts = self._by_video("cutting", "cuts", "cutting", numbers)
+        clips = self._by_video("row", "clips", "row", numbers)
+        metadata = self.metadata_of(numbers, self.metadata_columns())
+        return [
+            Video(
+                *(number, content, duration_s),
+                tuple(FileState(os.fsdecode(path), *rest) for path, *rest in files[number]),
+                tuple(cut for (cut,) in cuts[number]),
+                metadata.get(number, {}),
+                tuple(row for (row,) in clips[number]),
+            )
+            for number, content, duration_s in found
+        ]
+
+    def _by_video(
+        self, columns: str, table: str, order: str, numbers: Sequence[int]
+    ) -> dict[int, list[list[Any]]]:
+        """Rows of a table, by the number of their video."""
+        query = f"""SELECT video_id, {columns} FROM {table}
+            WHERE video_id IN (SELECT value FROM json_each(?)) ORDER BY {order}"""
+        found: dict[int, list[list[Any]]] = {number: [] for number in numbers}
+        for number, *row in self.rows(query, (json.dumps(list(numbers)),)):
+            found[number].append(row)
+        return found
 
     def metadata_of(
         self, video_ids: Iterable[int], names: Sequence[str]

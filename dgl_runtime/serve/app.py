@@ -47,6 +47,7 @@ from dgl_runtime.serve.description import (
     file,
     refusals,
 )
+from dgl_runtime.serve.drain import Drain
 from dgl_runtime.serve.faults import answer_faults
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
@@ -62,9 +63,7 @@ _UPLOAD_LIMITS = Limits(most_bytes=2 * 2**30, silent_s=20.0)
 _PRIVATE = {"cache-control": "private, no-cache"}
 Side = Annotated[int, Query(ge=32, le=1280, description="Pixels of the longer side.")]
 Number = Annotated[int, PathOf(ge=0, lt=2**63)]
-Time = Annotated[
-    float, Query(ge=0, allow_inf_nan=False, description="Seconds from the first frame.")
-]
+Time = Annotated[float, Query(ge=0, allow_inf_nan=False, description="Seconds from the start.")]
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class ServeSettings:
         answer_s: How long a search may take, its waiting included.
         upload_s: How long an upload may take to be decoded, its waiting included.
         media_jobs: Thumbnails and previews made at the same time.
+        drain: Begins when the service is about to stop.
     """
 
     guard: GuardSettings
@@ -84,6 +84,7 @@ class ServeSettings:
     answer_s: float = 10.0
     upload_s: float = 30.0
     media_jobs: int = 2
+    drain: Drain = field(default_factory=Drain)
 
 
 def create_app(galleries: Sequence[ServedGallery], settings: ServeSettings) -> Guard:
@@ -242,7 +243,7 @@ class Service:
 
     async def ready(self) -> JSONResponse:
         """Whether searches are answered."""
-        is_ready = self._is_ready and not self._away
+        is_ready = self._is_ready and not self._away and not self._settings.drain.has_begun
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
     async def tell_metrics(self) -> Response:

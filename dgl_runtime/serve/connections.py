@@ -6,15 +6,18 @@ asyncio's own server accepts without a bound, and without files left it tries ag
 import asyncio
 import logging
 import resource
+import signal
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dgl_runtime.errors import ConfigError
+from dgl_runtime.serve.drain import Drain
 
 MOST_CONNECTIONS = 2048
 FEWEST_CONNECTIONS = 4
@@ -109,10 +112,21 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn behind a door of its own; ``config`` must make ``Connection`` objects."""
 
-    def __init__(self, config: uvicorn.Config, room: Room) -> None:
+    def __init__(self, config: uvicorn.Config, room: Room, drain: Drain) -> None:
         super().__init__(config)
-        self._room = room
+        self._room, self._drain = room, drain
         self._doors: list[asyncio.Task[None]] = []
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; after SIGTERM only when proxies have had time to see that the service is not ready."""
+        if sig != signal.SIGTERM or not self._drain.begins():
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second: whether to stop."""
+        if self._drain.is_over():
+            super().handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept."""

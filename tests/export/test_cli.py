@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from dgl_export.cli import export
 from dgl_runtime import Retriever
+from dgl_runtime.errors import ExportError
 from dgl_train.model.backbones.backbone import BackboneSource
 from dgl_train.model.backbones.registry import load_backbone
 from dgl_train.model.checkpoint import save_checkpoint
@@ -72,11 +73,16 @@ def test_frames_and_tokens_of_a_backbone_alone(checkpoint, tmp_path, options, ex
     assert (retriever.num_frames, retriever.tokenizer.spec.max_tokens) == expected
 
 
-def test_random_weights_are_told(tmp_path):
+def test_random_weights_are_told(tmp_path, monkeypatch):
+    def stop(*_):
+        raise ExportError("here the export would begin")
+
+    monkeypatch.setattr("dgl_export.bundle_writer.write_bundle", stop)
     result = run("--zero-shot", "--backbone", "PE-Core-T-16-384", "--out", tmp_path / "bundle")
-    assert result.exit_code == 0, result.output
-    assert result.stderr.startswith("Random weights: no --pretrained was given")
-    assert result.stderr.endswith("Tags of PE-Core-T-16-384: meta.\n")
+    told, ended = result.stderr.splitlines()
+    assert told.startswith("Random weights: no --pretrained was given")
+    assert told.endswith("Tags of PE-Core-T-16-384: meta.")
+    assert ended == "Error: here the export would begin"
 
 
 def test_bad_input_is_one_line(checkpoint, tmp_path):

@@ -107,7 +107,11 @@ def test_building_again_replaces_the_engines(bundle, tmp_path):
     assert len(list((folder / "engines").iterdir())) == 4
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("dgl-linear", "int8"), ("dgl-transformer", "fp16"), ("zero-shot", "bf16")],
+    indirect=["method"],
+)
 def test_a_bundle_of_a_lower_precision_holds_its_engines(export, method, precision, tmp_path):
     request = request_for(method)
     calibration = made_calibration(request.inputs.frames, request.tokenizer)

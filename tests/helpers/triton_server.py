@@ -27,12 +27,17 @@ def server_of(cache, folder):
     """Unpack the server, with a backend for our models; skips where it cannot. ``cache`` keeps its wheel."""
     _require_machine()
     if not any(cache.glob("*.whl")):
+        fetched = folder / "fetched"  # whole before it is moved: other processes look for it too
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", WHEEL]
         done = subprocess.run(
-            [*command, "--dest", cache], capture_output=True, text=True, check=False
+            [*command, "--dest", fetched], capture_output=True, text=True, check=False
         )
         if done.returncode:
             pytest.skip(f"{WHEEL} cannot be downloaded here: {done.stderr.strip()[-200:]}")
+        for wheel in fetched.iterdir():
+            moved = cache / f"{os.getpid()}.part"
+            shutil.move(wheel, moved)
+            moved.replace(cache / wheel.name)
     (wheel,) = cache.glob("*.whl")
     assert hashlib.sha256(wheel.read_bytes()).hexdigest().startswith(SHA256)
     with zipfile.ZipFile(wheel) as archive:

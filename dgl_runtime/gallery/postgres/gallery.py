@@ -1,14 +1,14 @@
 """A gallery in PostgreSQL: the verbs of ``gallery/contract.py``, on records and vectors."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known
+from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known, Value, Video
 from dgl_runtime.gallery.facts import Facts
 from dgl_runtime.gallery.metadata import MetadataReport, match_videos, parse_metadata
 from dgl_runtime.gallery.postgres import schema
@@ -172,6 +172,10 @@ class PostgresGallery:
         """See ``GalleryVerbs``."""
         return self._records.files(video)
 
+    def videos(self, after: int, count: int) -> list[Video]:
+        """See ``GalleryVerbs``."""
+        return self._records.videos(after, count)
+
     def look_up(self, rows: Iterable[int]) -> dict[int, Found]:
         """What is known of some rows, those left out that are of no clip (any more)."""
         return self._records.look_up(map(int, rows))
@@ -232,9 +236,24 @@ class PostgresGallery:
         """See ``GalleryVerbs``."""
         self._require_writable()
         metadata = parse_metadata(path, tell)
-        found, unmatched = match_videos(metadata, self._records.videos(), tell)
-        self._records.write_metadata(metadata, found)
+        found, unmatched = match_videos(metadata, self._records.by_file(), tell)
+        columns = {
+            name: not any(isinstance(values[place], str) for _, _, values in metadata.rows)
+            for place, name in enumerate(metadata.columns)
+        }
+        self._records.write_metadata(columns, found, path)
         return MetadataReport(len(found), unmatched)
+
+    def write_metadata(self, columns: Sequence[str], values: Mapping[str, Sequence[Value]]) -> None:
+        """See ``GalleryVerbs``."""
+        self._require_writable()
+        numbers = self._records.numbers_of(values)
+        kinds = {
+            name: not any(isinstance(row[place], str) for row in values.values())
+            for place, name in enumerate(columns)
+        }
+        found = {numbers[content]: row for content, row in values.items()}
+        self._records.write_metadata(kinds, found, "them")
 
     def compact(self) -> None:
         """Build the graph of a large gallery; room is reclaimed by PostgreSQL's own vacuum."""

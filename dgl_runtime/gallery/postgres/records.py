@@ -12,8 +12,8 @@ import numpy as np
 from psycopg.types.json import Jsonb
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known, Value
-from dgl_runtime.gallery.metadata import Metadata, merge_columns
+from dgl_runtime.gallery.clips import Clip, FileState, Found, Header, Known, Value, Video
+from dgl_runtime.gallery.metadata import merge_columns
 from dgl_runtime.gallery.postgres.connection import Connections
 from dgl_runtime.gallery.postgres.schema import SCHEMA_VERSION, Connection
 from dgl_runtime.gallery.vector_store import Float32
@@ -25,6 +25,16 @@ SELECT clips.id, videos.id,
     (SELECT path FROM files WHERE files.video_id = videos.id ORDER BY files.id LIMIT 1),
     content_sha256, start_s, end_s, duration_s, metadata, frame_weights
 FROM clips JOIN videos ON videos.id = clips.video_id WHERE clips.id = ANY(%s)
+"""
+_VIDEOS = """
+SELECT id, content_sha256, duration_s,
+    ARRAY(SELECT path FROM files WHERE video_id = videos.id ORDER BY id),
+    ARRAY(SELECT size FROM files WHERE video_id = videos.id ORDER BY id),
+    ARRAY(SELECT mtime_ns FROM files WHERE video_id = videos.id ORDER BY id),
+    ARRAY(SELECT cutting FROM cuts WHERE video_id = videos.id ORDER BY cutting),
+    metadata,
+    ARRAY(SELECT id FROM clips WHERE video_id = videos.id ORDER BY id)
+FROM videos WHERE id > %s ORDER BY id LIMIT %s
 """
 _KNOWN = """
 SELECT number, content_sha256,
@@ -107,6 +117,25 @@ class Records:
         """What is known of videos beside the files."""
         return list(self.columns())
 
+    def videos(self, after: int, count: int) -> list[Video]:
+        """Up to ``count`` videos whose numbers lie above ``after``, in their order."""
+        names = self.metadata_columns()
+        return [
+            Video(
+                *(number, content, duration_s),
+                tuple(
+                    FileState(os.fsdecode(path), *rest)
+                    for path, *rest in zip(paths, sizes, times, strict=True)
+                ),
+                tuple(cuts),
+                {} if metadata is None else {name: metadata.get(name) for name in names},
+                tuple(rows),
+            )
+            for number, content, duration_s, paths, sizes, times, cuts, metadata, rows in self.rows(
+                _VIDEOS, (after, count)
+            )
+        ]
+
     def look_up(self, rows: Iterable[int]) -> dict[int, Found]:
         """What is known of some rows, those left out that are of no clip."""
         names = self.metadata_columns()
@@ -144,7 +173,7 @@ class Records:
         found = self.rows(f"{query} ORDER BY files.id", values)
         return [FileState(os.fsdecode(path), *rest) for path, *rest in found]
 
-    def videos(self) -> dict[str, int]:
+    def by_file(self) -> dict[str, int]:
         """The number of the video that each file holds."""
         return {
             os.fsdecode(path): video
@@ -217,23 +246,35 @@ class Records:
 
         self._connections.change(forget)
 
-    def write_metadata(self, metadata: Metadata, found: Mapping[int, Sequence[Value]]) -> None:
-        """Say what a table says of videos, in place of what was known before."""
-        is_number = [
-            not any(isinstance(values[place], str) for _, _, values in metadata.rows)
-            for place in range(len(metadata.columns))
-        ]
+    def numbers_of(self, contents: Iterable[str]) -> dict[str, int]:
+        """The numbers of videos, by their contents."""
+        query = "SELECT content_sha256, id FROM videos WHERE content_sha256 = ANY(%s)"
+        return dict(self.rows(query, (list(contents),)))
+
+    def write_metadata(
+        self,
+        columns: Mapping[str, bool],
+        found: Mapping[int, Sequence[Value]],
+        source: object,
+    ) -> None:
+        """Say what is known of videos, by their number, in place of what was known before.
+
+        Args:
+            columns: Their names, and whether they hold numbers alone.
+            found: A value for each column.
+            source: What they are of, for messages.
+        """
 
         def write(connection: Connection) -> None:
             connection.execute("LOCK TABLE metadata_columns IN SHARE ROW EXCLUSIVE MODE")
             query = "SELECT name, is_number FROM metadata_columns ORDER BY id"
             known: dict[str, bool] = dict(connection.execute(query).fetchall())
-            stored, _ = merge_columns(metadata, known)
+            stored, _ = merge_columns(list(columns), known, source)
             with connection.cursor() as cursor:
                 cursor.executemany(
                     """INSERT INTO metadata_columns (name, is_number) VALUES (%s, %s) ON CONFLICT (name)
                     DO UPDATE SET is_number = metadata_columns.is_number AND excluded.is_number""",
-                    list(zip(stored, is_number, strict=True)),
+                    list(zip(stored, columns.values(), strict=True)),
                 )
                 cursor.executemany(
                     "UPDATE videos SET metadata = %s WHERE id = %s",

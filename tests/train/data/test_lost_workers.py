@@ -34,7 +34,7 @@ SETTINGS = {
     "num_workers": 2,
     "frame_cache_gb": 0,
 }
-KILLS = [3, pytest.param(10, marks=pytest.mark.soak)]
+KILLS = [2, pytest.param(10, marks=pytest.mark.soak)]
 
 
 @pytest.fixture(scope="module")
