@@ -18,13 +18,17 @@ def commands() -> dict[str, click.Command]:
     for name, target in sorted(scripts.items()):
         module, _, attribute = target.partition(":")
         command = getattr(importlib.import_module(module), attribute)
-        if isinstance(command, click.Group):
-            found.update(
-                {f"{name} {sub}": inner for sub, inner in sorted(command.commands.items())}
-            )
-        else:
-            found[name] = command
+        found |= _taken_apart(name, command)
     return found
+
+
+def _taken_apart(name: str, command: click.Command) -> dict[str, click.Command]:
+    if not isinstance(command, click.Group):
+        return {name: command}
+    inner = sorted(command.commands.items())
+    return {
+        key: one for sub, more in inner for key, one in _taken_apart(f"{name} {sub}", more).items()
+    }
 
 
 def document() -> str:

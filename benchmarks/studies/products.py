@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -77,9 +76,7 @@ def variants(
     quantized["int8"] = to_qdq(model, Quantizer.calibrated("int8", {"x": x}), ())
     for precision, written in quantized.items():
         save_graph(written, path := folder / f"openvino-{precision}.onnx")
-        compiled = core().compile_model(
-            openvino.convert_model(path), "CPU", compile_options(precision, threads)
-        )
+        compiled = core().compile_model(path, "CPU", compile_options(precision, threads))
         request = compiled.create_infer_request()
         yield f"OpenVINO {precision}", partial(request.infer, {"x": x})
 

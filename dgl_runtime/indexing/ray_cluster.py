@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,10 +39,11 @@ def connected(address: str) -> Iterator[None]:
     import ray
 
     try:
+        _require_listener(address)
         ray.init(
             address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"no Ray cluster is reached at {address!r}: {reason_of(error)}. Start one with `ray start --head`, "
             "join others to it with `ray start --address HOST:PORT`, and share its token (RAY_AUTH_MODE=token)."
@@ -60,6 +62,21 @@ def connected(address: str) -> Iterator[None]:
         ) from error
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Look whether anything listens, which Ray would wait for for many minutes.
+
+    Raises:
+        OSError: Nothing does.
+        ValueError: It is no HOST:PORT.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError("it is neither auto nor local nor HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK_S).close()
 
 
 class Machines:

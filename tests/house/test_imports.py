@@ -32,6 +32,7 @@ EXTRAS = {
         "openvino",
         "postgres",
         "pycuda",
+        "ray",
         "serve",
         "shots",
         "triton",
@@ -55,7 +56,7 @@ TYPING_ONLY = {"_typeshed"}
 
 HEAVY = (
     "torch torchvision onnx onnxruntime openvino tensorrt av tokenizers PIL usearch ftfy tqdm "
-    "psycopg pgvector sqlglot"
+    "psycopg pgvector sqlglot ray tritonclient"
 )
 
 
