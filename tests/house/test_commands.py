@@ -53,10 +53,10 @@ def written_commands(text):
 def test_commands_and_options_that_a_page_names_exist(pages, page):
     known = pages.commands()
     for name, *words in written_commands(page.read_text(encoding="utf-8")):
-        full = " ".join([name, *words[:1]])
-        command = known.get(name) or known.get(full)
+        named = (known.get(" ".join([name, *words[:count]])) for count in range(3))
+        command = next((one for one in named if one is not None), None)
         if command is None:
-            assert not words, full
+            assert not words, (name, words)
             assert any(one.startswith(f"{name} ") for one in known), name
             continue
         options = {one for parameter in command.params for one in parameter.opts}
