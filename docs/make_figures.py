@@ -49,15 +49,12 @@ _NO_FIGURE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 def table(wanted: Row) -> str:
     """A table of a report as Markdown.
 
-    ``report`` and ``table`` name it (the beginning of its title), ``where`` chooses rows by their values,
+    ``report`` and ``table`` name it (the beginning of its title); of several reports the rows follow one
+    another. ``where`` chooses rows by their values,
     ``columns`` are shown, perhaps with another heading. With ``across`` each value of that column gets columns
     of its own, and ``rows`` is what a line begins with.
     """
-    held = next(
-        rows
-        for title, rows in report(wanted["report"]).items()
-        if title.startswith(wanted.get("table", ""))
-    )
+    held = [row for name in _reports(wanted) for row in _rows(name, wanted.get("table", ""))]
     where = {
         key: one if isinstance(one, list) else [one] for key, one in wanted.get("where", {}).items()
     }
@@ -71,6 +68,15 @@ def table(wanted: Row) -> str:
     return markdown_table("", [*headings.values()], lines, [*texts, False].index(False)).lstrip(
         "*\n"
     )
+
+
+def _reports(wanted: Row) -> list[str]:
+    names = wanted["report"]
+    return [names] if isinstance(names, str) else names
+
+
+def _rows(name: str, title: str) -> list[Row]:
+    return next(rows for of, rows in report(name).items() if of.startswith(title))
 
 
 def _spread_out(held: list[Row], label: str, across: str, columns: Row) -> tuple[list[Row], Row]:
@@ -138,8 +144,9 @@ def renewed(document: str, text: str) -> tuple[str, list[str]]:
     """A document with today's figures and links to the newest reports; and what is wrong in it."""
     faults = []
     text = _BLOCK.sub(lambda at: f"<!-- figures: {at[1]} -->\n\n{table(json.loads(at[1]))}\n", text)
-    for at in _BLOCK.finditer(text):
-        if (machine := machine_of(name := json.loads(at[1])["report"])) not in text:
+    names = [name for at in _BLOCK.finditer(text) for name in _reports(json.loads(at[1]))]
+    for name in names:
+        if (machine := machine_of(name)) not in text:
             faults.append(
                 f"{document}: {name} is of another machine, {machine}, which is not named"
             )

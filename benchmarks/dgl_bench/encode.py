@@ -84,6 +84,8 @@ def encode(
     for row in rows:
         row |= _of_the_peaks(row, peaks)
     kind = "encode-zero-shot" if method == "zero-shot" else "encode"
+    if method == "zero-shot" and "," not in backbone:  # a run of its own, beside those of others
+        kind += f"-{Path(backbone).name.lower()}"
     # A GPU's figures do not depend on the CPU's threads.
     named = with_threads(kind, threads) if device == "cpu" else f"{kind}-{device}"
     return _report(named, rows, quality, peaks)
