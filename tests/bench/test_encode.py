@@ -15,6 +15,7 @@ from dgl_export.fold import fold
 from dgl_export.formats import Target
 from dgl_export.plain import PlainTextEncoder
 from dgl_runtime.errors import EngineError
+from tests.helpers.blip_folders import write_blip
 from tests.helpers.open_clip_folders import BOTH_WAYS, FAMILIES, write_open_clip
 from tests.helpers.openvino_cpu import has_bf16
 
@@ -211,6 +212,19 @@ def test_backbones_as_they_are_beside_open_clips_own_model(run, open_clips_own, 
         assert max(row["off by"] for row in rows) <= 1e-5
     tokens = [(row["tokens"], row["padded to"]) for row in found["query", 1][1::2]]
     assert tokens == [(20, 20), (11, 20)]
+
+
+def test_a_blip_stands_beside_transformers_own_model(run, tmp_path, monkeypatch):
+    """A run of one backbone is named by it; this BLIP is a small one."""
+    monkeypatch.setitem(TARGETS, "cpu", (Target("onnx", "fp32"),))
+    monkeypatch.setattr(encode_subject, "write_random_blip", write_blip)
+    options = ("--method", "zero-shot", "--compile", "", "--num-frames", "2")
+    result, files = run(*options, "--backbone", "BLIP-B-384")
+    assert result.exit_code == 0, result.output
+    assert files[0].name.startswith("encode-zero-shot-blip-b-384-1-thread-")
+    for rows in rows_of(files).values():
+        assert [row["variant"] for row in rows] == ["transformers", "ONNX Runtime fp32"]
+        assert max(row["off by"] for row in rows) <= 1e-5
 
 
 def test_an_unknown_mode_of_the_compiler_is_wrong_usage():
