@@ -44,6 +44,10 @@ class GalleryError(DglError):
     """A gallery is missing, damaged, locked or belongs to another bundle."""
 
 
+class ConditionError(GalleryError):
+    """A condition on moments does not work."""
+
+
 class GalleryAwayError(GalleryError):
     """The server that holds a gallery cannot be reached now; the same call may work later."""
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,22 +52,28 @@ def write_repository(bundle: Bundle, out: Path, placed: Placed) -> list[WrittenM
             raise ExportError(
                 f"{folder} is there already. Remove it to write it again, or name another folder."
             )
-    making = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}"
+    # Within OUT, which may be a disk of its own; a model that has no version is loaded by nobody.
+    making = out / f".{os.getpid()}"
+    is_new = not out.exists()
     try:
         written = []
         for name, folder in folders.items():
             runs_in = _write_model(bundle, name, making / folder.name, placed)
             written.append(WrittenModel(folder, runs_in))
-        out.mkdir(parents=True, exist_ok=True)
+        done: list[Path] = []
         try:
             for folder in folders.values():
                 (making / folder.name).rename(folder)
+                done.append(folder)
         except OSError:
-            for folder in folders.values():
+            for folder in done:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it holds the models, if all went well
+                out.rmdir()
     return written
 
 

@@ -1,12 +1,12 @@
 """Copies a gallery into another, of any kind; what is there is left, so a copy that was stopped goes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dgl_runtime.errors import GalleryError
-from dgl_runtime.gallery.clips import Video
+from dgl_runtime.gallery.clips import FileState, Value, Video
 from dgl_runtime.gallery.contract import AnyGallery
 from dgl_runtime.gallery.vector_store import Float32, Int64
 
@@ -42,9 +42,10 @@ def copy_gallery(source: AnyGallery, target: AnyGallery, *, show_progress: bool 
 
     added, firsts = 0, list[int]()
     total = source.facts.num_videos
+    held = {file.path: file for file in target.files()}
     with tqdm(total=total, unit="video", disable=None if show_progress else True) as bar:
         for videos in _pages(source):
-            added += _copy_videos(source, target, videos)
+            added += _copy_videos(source, target, videos, held)
             firsts += [video.rows[0] for video in videos if video.rows]
             bar.update(len(videos))
             bar.set_postfix({"clips": added})
@@ -63,24 +64,43 @@ def _pages(source: AnyGallery) -> Iterator[list[Video]]:
         after = videos[-1].number
 
 
-def _copy_videos(source: AnyGallery, target: AnyGallery, videos: Sequence[Video]) -> int:
-    """Copy some videos; how many clips were not there."""
-    files = [(file, video) for video in videos for file in video.files]
-    known = target.plan([file for file, _ in files], "")
-    for (file, video), there in zip(files, known, strict=True):
-        if there.content_sha256 != video.content_sha256:
+def _copy_videos(
+    source: AnyGallery, target: AnyGallery, videos: Sequence[Video], held: Mapping[str, FileState]
+) -> int:
+    """Copy some videos; how many clips were not there.
+
+    Files that the target holds in another state are left: it may have seen them later.
+    """
+    placed = [
+        (file, video)
+        for video in videos
+        for file in video.files
+        if held.get(file.path, file) == file
+    ]
+    known = target.plan([file for file, _ in placed], "")
+    for (file, video), there in zip(placed, known, strict=True):
+        if there.content_sha256 is None:
             target.upsert(file, video.content_sha256, video.duration_s)
+    in_files = {video.content_sha256 for _, video in placed}
+    videos = [video for video in videos if video.content_sha256 in in_files]
     added = _copy_clips(source, target, [row for video in videos for row in video.rows])
     for video in videos:
         for segmentation in video.segmentations:
             target.finish(video.content_sha256, segmentation)
     columns = list(next((video.metadata for video in videos if video.metadata), ()))
     told = {
-        video.content_sha256: list(video.metadata.values()) for video in videos if video.metadata
+        video.content_sha256: [_kept(value) for value in video.metadata.values()]
+        for video in videos
+        if video.metadata
     }
     if columns:
         target.write_metadata(columns, told)
     return added
+
+
+def _kept(value: Value) -> Value:
+    """A number beyond those that SQLite has whole, as the nearest that it has."""
+    return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
 def _copy_clips(source: AnyGallery, target: AnyGallery, rows: Sequence[int]) -> int:
@@ -121,7 +141,10 @@ def _compare_searches(source: AnyGallery, target: AnyGallery, sample: Int64) -> 
     queries = np.asarray(source.embeddings(sample))
     shares = [
         np.mean(
-            [key in theirs or value <= min(theirs.values()) + _TIE for key, value in ours.items()]
+            [
+                key in theirs or value <= min(theirs.values(), default=-1.0) + _TIE
+                for key, value in ours.items()
+            ]
         )
         for ours, theirs in zip(_hits(source, queries), _hits(target, queries), strict=True)
     ]
@@ -138,6 +161,6 @@ def _hits(gallery: AnyGallery, queries: Float32) -> list[dict[tuple[str, float, 
     rows, similarities = gallery.search(queries, _TOP_K)
     found = gallery.look_up(rows.ravel().tolist())
     return [
-        {found[row].clip.key: value for row, value in zip(own, values, strict=True)}
+        {found[row].clip.key: value for row, value in zip(own, values, strict=True) if row in found}
         for own, values in zip(rows.tolist(), similarities.tolist(), strict=True)
     ]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from dgl_runtime.errors import GalleryError
+from dgl_runtime.errors import ConditionError
 from dgl_runtime.gallery.records import Records
 from dgl_runtime.gallery.sqlite import stored_as
 from dgl_runtime.names import nfc
@@ -54,7 +54,7 @@ def select_rows(records: Records, where: str) -> NDArray[np.int64]:
             ``COLUMNS`` and those of the metadata.
 
     Raises:
-        GalleryError: It is not SQL, names an unknown column, or takes too long.
+        ConditionError: It is not SQL, names an unknown column, or takes too long.
     """
     columns = records.metadata_columns()
     metadata = "".join(
@@ -107,9 +107,9 @@ def no_such_column(name: str, known: Sequence[str]) -> str:
     return f"no such column: {name}" + (f" (did you mean {meant[0]}?)" if meant else "")
 
 
-def does_not_work(where: str, reason: str, known: Sequence[str]) -> GalleryError:
+def does_not_work(where: str, reason: str, known: Sequence[str]) -> ConditionError:
     """The error for a condition, whatever reads it."""
-    return GalleryError(
+    return ConditionError(
         f"the filter {where!r} does not work: {reason}. Give a condition in SQL on "
         f"{', '.join(known)}; texts stand in 'single quotes'."
     )

@@ -343,7 +343,7 @@ class Gallery:
         self._require_writable()
         with self._changing:
             numbers = self._records.numbers_of(values)
-            found = {numbers[content]: row for content, row in values.items()}
+            found = {numbers[one]: row for one, row in values.items() if one in numbers}
             write_values(self._records, columns, found, "them")
             self._take_in(has_dropped=False)
 

@@ -118,7 +118,7 @@ class Ledger:
         if (fault := done.fault) is None and seen is not None and before is not None:
             if before != _state_of(path):
                 fault = f"{path} changed while it was read. Index it again when it is complete."
-                self._gallery.remove([before.path])
+                self._forget(before)
             elif not self._gallery.missing(clips):
                 self._gallery.finish(seen.content, self._segmentation)
         elif done.is_unreadable and seen is None and before is not None:
@@ -130,6 +130,12 @@ class Ledger:
         self.remarks += [f"{path} {remark}." for remark in (seen.remarks if seen else ())]
         if fault is not None:
             self.broken.append(BrokenVideo(str(path), fault))
+
+    def _forget(self, before: FileState) -> None:
+        """Remove a file, unless another writer has seen since what it is now."""
+        (known,) = self._gallery.plan([before], self._segmentation)
+        if known.content_sha256 is not None:
+            self._gallery.remove([before.path])
 
     @_in_its_thread
     def close_run(self, sought: Sought) -> int:

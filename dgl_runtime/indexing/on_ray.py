@@ -165,7 +165,9 @@ def _sizes(cluster: Cluster, device: str, num_videos: int) -> tuple[int, int, in
     uses_gpus = device != "cpu" and gpus > 0
     encoders = cluster.encoders or (gpus if uses_gpus else machines)
     decoders = cluster.decoders or max(1, cores - (0 if uses_gpus else encoders))
-    return min(decoders, num_videos), encoders, int(uses_gpus)
+    # Ray starts decoders first: they must leave its share to each encoder.
+    most = max(1, int(cores / _CPUS_EACH) - encoders)
+    return min(decoders, num_videos, most), encoders, int(uses_gpus)
 
 
 def _encoded_videos(

@@ -43,13 +43,16 @@ def connected(address: str) -> Iterator[None]:
         ray.init(
             address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"no Ray cluster is reached at {address!r}: {reason_of(error)}. Start one with `ray start --head`, "
             "join others to it with `ray start --address HOST:PORT`, and share its token (RAY_AUTH_MODE=token)."
         ) from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    settings = ray.data.DataContext.get_current()
+    settings.enable_progress_bars = False
+    settings.raise_original_map_exception = True  # whose words are ours
+    settings.execution_no_progress_timeout_s = -1  # a long video may be looked through for hours
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         yield
     except ray.exceptions.RayError as error:

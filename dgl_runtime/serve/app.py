@@ -20,7 +20,7 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
 from dgl_runtime.decoding.decode_process import Limits
-from dgl_runtime.errors import DglError, EngineError, GalleryAwayError, MediaError
+from dgl_runtime.errors import DglError, GalleryAwayError, MediaError
 from dgl_runtime.gallery.clips import Clip, FileState, Found
 from dgl_runtime.media.segmentation import Segmentation
 from dgl_runtime.media.windows import Span, frame_times
@@ -48,7 +48,7 @@ from dgl_runtime.serve.description import (
     refusals,
 )
 from dgl_runtime.serve.drain import Drain
-from dgl_runtime.serve.faults import answer_faults
+from dgl_runtime.serve.faults import answer_faults, answer_of
 from dgl_runtime.serve.galleries import REFRESH_S, ServedGallery, Snapshot
 from dgl_runtime.serve.guard import COOKIE, Guard, GuardSettings, same, session_of
 from dgl_runtime.serve.lane import Lane
@@ -180,10 +180,8 @@ class Service:
             raise HTTPException(504, f"no answer within {self._settings.answer_s:g} s") from error
         except QueueFullError as error:
             raise HTTPException(429, str(error), {"Retry-After": str(error.retry_s)}) from error
-        except (EngineError, GalleryAwayError):
-            raise  # no fault of the request's
         except DglError as error:
-            raise HTTPException(422, str(error)) from error
+            raise answer_of(error) from None
         cut = None
         if isinstance(wanted.query, str):
             cut = wanted.gallery.encoder.tell_cut(wanted.query)

@@ -37,6 +37,11 @@ class PostgresAddress:
             GalleryError: It is none.
         """
         _, _, rest = text.partition("://")
+        if re.search("%(?![0-9A-Fa-f]{2})", rest):
+            raise GalleryError(
+                f"an address such as {FORM} has a % before two hexadecimal digits alone, this has another. "
+                "Write a % itself as %25."
+            )
         place, _, query = rest.partition("?")
         authority, slash, database = place.partition("/")
         if rest.count("@") != authority.count("@") or rest.count("@") > 1:
@@ -75,4 +80,4 @@ class PostgresAddress:
 
 def _split(option: str) -> tuple[str, str]:
     key, _, value = option.partition("=")
-    return key, value
+    return unquote(key), value

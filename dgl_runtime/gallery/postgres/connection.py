@@ -43,14 +43,9 @@ _PASSING = ("starting up", "shutting down", "recovery", "too many", "slots", "te
 class Connections:
     """Of one gallery. Threads may share them."""
 
-    def __init__(self, address: PostgresAddress, patience_s: float = PATIENCE_S) -> None:
-        """Connect to nothing yet.
-
-        Args:
-            address: Of the gallery.
-            patience_s: How long a change waits for a server that went away.
-        """
-        self._address, self._patience_s = address, patience_s
+    def __init__(self, address: PostgresAddress) -> None:
+        """Connect to nothing yet, and wait for no server; ``patience_s`` says for how long they do."""
+        self._address, self.patience_s = address, 0.0
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._is_closed = False
@@ -72,47 +67,47 @@ class Connections:
 
         Raises:
             GalleryError: They are closed, or the server refused.
-            GalleryAwayError: The server cannot be reached.
+            GalleryAwayError: The server cannot be reached, where they wait for it: for ``patience_s``.
         """
-        with self._faults():
-            with self._lock:
-                is_used = bool(self._idle)
-            try:
-                return self._once(work)
-            except psycopg.OperationalError as error:
-                if not is_used or not _is_lost(error):
-                    raise
-            self.drop()
-            return self._once(work)
+        with self._lock:
+            is_used = bool(self._idle)
+        return self._again(work, is_used=is_used)
 
     def change(self, work: Callable[[Connection], Answer]) -> Answer:
-        """Do a transaction: all of it, or nothing; again after a conflict, or when a server is back.
+        """Do a transaction: all of it, or nothing; again after a conflict.
 
         Raises:
             GalleryError: They are closed, or the server refused.
             GalleryAwayError: The server could not be reached for ``patience_s``.
         """
-        deadline, pause_s = time.monotonic() + self._patience_s, _SHORTEST_PAUSE_S
+        return self._again(lambda connection: _transaction(connection, work))
+
+    def _again(self, work: Callable[[Connection], Answer], *, is_used: bool = False) -> Answer:
+        """Do work, which may be done twice: again after a conflict, and when a server is back."""
+        deadline, pause_s = time.monotonic() + self.patience_s, _SHORTEST_PAUSE_S
         conflicts = 0
         with self._faults():
             while True:
                 try:
-                    return self._once(lambda connection: _transaction(connection, work))
+                    return self._once(work)
                 except _CONFLICTS:
                     conflicts += 1
                     if conflicts > _MOST_CONFLICTS:
                         raise
+                    continue
                 except psycopg.OperationalError as error:
-                    if not _is_lost(error) or time.monotonic() > deadline:
+                    if not _is_lost(error) or not (is_used or time.monotonic() < deadline):
                         raise
-                    if pause_s == _SHORTEST_PAUSE_S:
-                        report_note(
-                            f"gallery {self._address} cannot be reached; waiting up to "
-                            f"{self._patience_s:g} s."
-                        )
-                    self.drop()
-                    time.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self.drop()
+                if is_used:
+                    is_used = False  # the line was old; a new one may do
+                    continue
+                if pause_s == _SHORTEST_PAUSE_S:
+                    report_note(
+                        f"gallery {self._address} cannot be reached; waiting up to {self.patience_s:g} s."
+                    )
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _once(self, work: Callable[[Connection], Answer]) -> Answer:
         with self._lend() as connection:
@@ -182,7 +177,8 @@ class Connections:
             )
         if isinstance(error, errors.UndefinedTable):
             return GalleryError(
-                f"{named} is not there any more ({reason}). Index the videos into it again."
+                f"{named} is not there any more, or this user may not use its schema ({reason}). Grant "
+                "USAGE on the schema, or index the videos into it again."
             )
         return GalleryError(
             f"{named}: PostgreSQL says: {reason}. Check the address, the user and the server's log."

@@ -4,7 +4,7 @@ PostgreSQL sees no letter of a condition: names become columns, texts and number
 whatever else a condition may hold (functions of the server, other tables) is refused by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -175,18 +175,14 @@ class _Reader:
         return self._pair(node, f"({{}} {word} {{}})", _truth, _TRUTH)
 
     def _between(self, node: exp.Expr) -> _Term:
-        value = self.read(node.this)
-        low = _compared(value, ">=", self.read(node.args["low"]))
-        return _term(
-            "({} AND {})", _TRUTH, low, _compared(value, "<=", self.read(node.args["high"]))
-        )
+        parts = [self.read(one) for one in (node.this, node.args["low"], node.args["high"])]
+        return _among(parts, "BETWEEN {} AND {}")
 
     def _in(self, node: exp.Expr) -> _Term:
         if not node.expressions:
             raise _NotTakenError("IN takes a list in parentheses")
-        value = self.read(node.this)
-        each = [_compared(value, "=", self.read(one)) for one in node.expressions]
-        return _term(f"({' OR '.join(['{}'] * len(each))})", _TRUTH, *each)
+        parts = [self.read(one) for one in (node.this, *node.expressions)]
+        return _among(parts, f"IN ({', '.join(['{}'] * len(node.expressions))})")
 
     def _is_null(self, node: exp.Expr) -> _Term:
         if type(node.expression) is not exp.Null:
@@ -262,6 +258,13 @@ def _compared(one: _Term, sign: str, other: _Term) -> _Term:
     if _TEXT in (one.kind, other.kind):
         return _term(f'({{}} {sign} {{}} COLLATE "C")', _TRUTH, _text(one), _text(other))
     return _term(f"({{}} {sign} {{}})", _TRUTH, _number(one), _number(other))
+
+
+def _among(parts: Sequence[_Term], said: str) -> _Term:
+    """The first compared with the others; it is said once, or what is nested would double at each level."""
+    if any(part.kind == _TEXT for part in parts):
+        return _term(f'({{}} COLLATE "C" {said})', _TRUTH, *map(_text, parts))
+    return _term(f"({{}} {said})", _TRUTH, *map(_number, parts))
 
 
 def _truth(term: _Term) -> _Term:

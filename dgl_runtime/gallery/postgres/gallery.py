@@ -97,14 +97,14 @@ class PostgresGallery:
             bundle_id: The bundle to search or ingest with; None accepts any.
             writable: Whether changes are taken.
             approximate_from: Clips from which on searches go through a graph; None: 100,000.
-            patience_s: How long a change waits for a server that went away.
+            patience_s: How long a writer waits for a server that went away.
 
         Raises:
             GalleryError: Missing, of another bundle or version.
             GalleryAwayError: The server cannot be reached.
         """
         with contextlib.ExitStack() as held:
-            connections = Connections(address, patience_s)
+            connections = Connections(address)
             held.callback(connections.close)
             if not connections.read(lambda one: schema.is_there(one, address.gallery)):
                 raise GalleryError(
@@ -120,6 +120,8 @@ class PostgresGallery:
                     f"gallery {address} holds embeddings of bundle {found}, not of {bundle_id}. Use that "
                     "bundle, or index into a gallery of another name."
                 )
+            if writable:
+                connections.patience_s = patience_s
             held.pop_all()
         return gallery
 
@@ -252,7 +254,7 @@ class PostgresGallery:
             name: not any(isinstance(row[place], str) for row in values.values())
             for place, name in enumerate(columns)
         }
-        found = {numbers[content]: row for content, row in values.items()}
+        found = {numbers[one]: row for one, row in values.items() if one in numbers}
         self._records.write_metadata(kinds, found, "them")
 
     def compact(self) -> None:

@@ -195,14 +195,21 @@ class Records:
             for path, content in sorted({(clip.video, clip.content_sha256) for clip in clips}):
                 place = (*_named(path), videos[content][0], None, None)
                 connection.execute(f"{_PLACE} NOTHING", place)
+            # Another writer may have seen since that the file holds another content.
+            held = _in_files(connection, [number for number, _ in videos.values()])
             rows = [
-                (videos[clip.content_sha256][0], *clip.key[1:], embedding, weights.tolist())
+                (number, *clip.key[1:], embedding, weights.tolist())
                 for clip, embedding, weights in zip(clips, embeddings, frame_weights, strict=True)
+                if (number := videos[clip.content_sha256][0]) in held
             ]
+            added = 0
             with connection.cursor() as cursor:
-                cursor.executemany(_ADD, rows)
-                added = cursor.rowcount
-            _count(connection, added, sum(is_new for _, is_new in videos.values()))
+                if rows:
+                    cursor.executemany(_ADD, rows)
+                    added = cursor.rowcount
+            lost = [number for number, is_new in videos.values() if is_new and number not in held]
+            connection.execute("DELETE FROM videos WHERE id = ANY(%s)", (lost,))
+            _count(connection, added, sum(is_new for _, is_new in videos.values()) - len(lost))
 
         self._connections.change(add)
 
@@ -310,6 +317,12 @@ def _video_id(connection: Connection, content_sha256: str, duration_s: float) ->
     made = connection.execute(insert, (content_sha256, float(duration_s))).fetchone()
     assert made is not None
     return made[0], made[1]
+
+
+def _in_files(connection: Connection, video_ids: Sequence[int]) -> set[int]:
+    """Those of some videos that files hold."""
+    query = "SELECT DISTINCT video_id FROM files WHERE video_id = ANY(%s)"
+    return {number for (number,) in connection.execute(query, (list(video_ids),))}
 
 
 def _drop_videos_without_files(connection: Connection, video_ids: Sequence[int]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ pytest.importorskip("psycopg", reason="the tests of PostgreSQL need the extra po
 
 from dgl_runtime.errors import GalleryAwayError, GalleryError
 from dgl_runtime.gallery.address import open_gallery, open_or_create, read_place
+from dgl_runtime.gallery.clips import FileState
 from dgl_runtime.gallery.postgres.gallery import PostgresGallery
 from tests.helpers.gallery_writers import write_at_once
 from tests.helpers.made_galleries import BATCH, MADE, E, F, batch, unit
@@ -38,6 +39,46 @@ def test_writers_at_once_leave_each_clip_once(postgres):
     # A deadlock costs a second and is done again; many in a row would be told as a fault.
     with postgres.connect() as connection:
         assert connection.execute("SELECT sum(deadlocks) FROM pg_stat_database").fetchone() == (0,)
+
+
+def test_a_clip_of_what_a_file_held_before_is_not_added(postgres):
+    """One machine read a file, another sees later that it holds something else; then the first adds."""
+    with open_or_create(postgres.place(), **MADE) as gallery:
+        clips, embeddings, weights = batch(0)
+        gallery.upsert(FileState(clips[0].video, 2, 2), f"{7:064x}", 60.0)
+        gallery.ingest(clips, embeddings, weights)
+        assert (len(gallery), gallery.facts.num_videos) == counted(gallery)[::2] == (0, 1)
+        gallery.upsert(FileState("/other.mp4", 1, 1), clips[0].content_sha256, 60.0)
+        gallery.ingest(clips, embeddings, weights)
+        assert counted(gallery) == (BATCH, BATCH, 2)
+
+
+def test_what_is_nested_is_said_once(postgres):
+    with open_or_create(postgres.place(), **MADE) as gallery:
+        for nested in ("({} BETWEEN 0 AND 1)", "({} IN (0, 1))"):
+            where = "1"
+            for _ in range(20):
+                where = nested.format(where)
+            assert len(gallery.select(where).values) < 100
+
+
+def test_a_writer_that_reads_waits_for_its_server_too(own_postgres):
+    with open_or_create(own_postgres.place(), **MADE) as gallery:
+        gallery.ingest(*batch(0))
+        own_postgres.kill()
+        starting = threading.Timer(1, own_postgres.start)
+        starting.start()
+        assert gallery.missing(batch(0)[0]) == []
+        starting.join()
+
+
+def test_no_address_shows_a_password_that_is_written_oddly():
+    with pytest.raises(GalleryError, match="Write a % itself as %25") as error:
+        read_place("postgresql://u:100%secret@h/db?gallery=x")
+    assert "secret" not in str(error.value)
+    place = read_place("postgresql://u@h/db?gallery=x&pass%77ord=secret")
+    assert place.has_password
+    assert "secret" not in str(place)
 
 
 def test_a_server_that_is_killed_while_a_writer_adds_loses_nothing(own_postgres):

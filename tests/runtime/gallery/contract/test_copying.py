@@ -105,6 +105,19 @@ def test_a_target_that_held_others_is_told(source, place):
         copy(source, place)
 
 
+def test_what_the_target_has_seen_since_is_left(source, place):
+    copy(source, place)
+    path = batch(4)[0][0].video
+    with open_gallery(place, writable=True) as target:
+        target.upsert(FileState(path, 6, 6), "e" * 64, 9.0)
+        before = len(target)
+    with pytest.raises(GalleryError, match=r"holds 20 clips, expected the 24 of "):
+        copy(source, place)
+    with open_gallery(place) as target:
+        assert [file.path for file in target.files("e" * 64)] == [path]
+        assert len(target) == before
+
+
 def test_a_target_that_finds_others_is_told(source, tmp_path, monkeypatch):
     search = Gallery.search
 
