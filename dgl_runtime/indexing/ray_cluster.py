@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from dgl_runtime.command import report_note
 from dgl_runtime.errors import ClusterError, DglError, reason_of
 
 _PACKAGE = "dgl-retrieval"
+_OURS = re.compile(r"^\s*dgl_runtime\.errors\.\w+: (.+?)\.?$", re.MULTILINE)
 _WAIT_S = 60.0  # for an answer of each machine
 _LOOK_S = 5.0
 _QUIET = {
@@ -59,9 +61,11 @@ def connected(address: str) -> Iterator[None]:
         cause = getattr(error, "cause", None)
         if isinstance(cause, DglError):
             raise cause from error
+        told = _OURS.findall(str(error))  # what ends an actor as it begins comes as text alone
+        reason = told[-1] if told else reason_of(cause or error)
         raise ClusterError(
-            f"the Ray cluster failed: {reason_of(cause or error)}. What was indexed is in the gallery; "
-            "give the same command again."
+            f"the Ray cluster failed: {reason}. What was indexed is in the gallery; give the same command "
+            "again."
         ) from error
     finally:
         ray.shutdown()

@@ -1,5 +1,6 @@
 """Indexing on two real Ray machines: the gallery is that of one machine, whatever is lost meanwhile."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,3 +144,22 @@ def test_no_cluster_is_one_line(bundle, tmp_path):
     told = [line for line in ended.stderr.splitlines() if not line.startswith("[")]  # Ray's own
     assert len(told) == 1, told
     assert told[0].startswith("Error: no Ray cluster is reached at '127.0.0.1:1'")
+
+
+def test_what_an_encoder_says_is_what_is_told(bundle, films, machines, tmp_path):
+    """The machines lose a part of the bundle when the run has looked at it."""
+    broken = shutil.copytree(bundle, tmp_path / "broken")
+    manifest = broken / "manifest.json"
+    lose = (
+        "import dgl_runtime.indexing.on_ray as on, pathlib; ask = on.require_all_see; "
+        f"lose = pathlib.Path({str(manifest)!r}).unlink; "
+        "on.require_all_see = lambda paths: (ask(paths), lose()); "
+    )
+    command = index(broken, films(40).folder, tmp_path / "gallery")
+    command[2] = lose + command[2]
+    ended = machines.run(command)
+    assert ended.returncode == 1
+    told = [line for line in ended.stderr.splitlines() if not line.startswith("[")]
+    assert told[-1].startswith("Error: ")
+    assert "manifest.json" in told[-1]
+    assert "Traceback" not in ended.stderr
