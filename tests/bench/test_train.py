@@ -36,6 +36,7 @@ def test_every_method_is_measured_and_written(backbone_folder, measured):
         assert 0 < one["memory GB"] < one["process GB"] < 4
 
 
+@pytest.mark.soak
 def test_a_larger_batch_takes_more_memory(recipe):
     small, large = (
         apart(partial(measure, replace(recipe, batch_size=size), 1, 1, "cpu"), "")

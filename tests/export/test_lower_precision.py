@@ -188,8 +188,19 @@ def test_a_graph_that_stays_float32_is_refused(request_, calibration, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("form", "method"),
+    [
+        *(("onnx", method) for method in SETTINGS),
+        ("openvino", "dgl-transformer"),
+        # The others by hand: each takes a quarter of a minute.
+        *(
+            pytest.param("openvino", method, marks=pytest.mark.soak)
+            for method in SETTINGS
+            if method != "dgl-transformer"
+        ),
+    ],
+)
 def test_int8_takes_every_method_that_folds(method, form, tmp_path, monkeypatch):
     if form == "openvino":
         require_openvino("int8")

@@ -41,14 +41,20 @@ def test_raw_pictures_and_texts_become_what_open_clip_makes_of_them(folder, fami
     compare_with_open_clip(path, 2e-6)
 
 
+LARGER = (  # which take minutes, and of whose families there are small ones above
+    *("ViT-B-32", "convnext_base", "coca_ViT-B-32", "EVA02-B-16", "MobileCLIP2-B"),
+    "ViT-B-32-SigLIP2-256",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        "ViT-B-32", "RN50", "convnext_base", "coca_ViT-B-32", "EVA02-B-16", "PE-Core-T-16-384",
-        "MobileCLIP2-S0", "MobileCLIP2-B", "ViT-B-32-SigLIP2-256",
+        *("RN50", "PE-Core-T-16-384", "MobileCLIP2-S0"),
+        *(pytest.param(name, marks=pytest.mark.soak) for name in LARGER),
     ],
-)  # fmt: skip
+)
 def test_models_of_real_size_become_what_open_clip_makes_of_them(tmp_path, name):
     """Random numbers; vocabularies that need a download are small ones."""
     write_random(name, tmp_path / "backbone")
