@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dgl_runtime.engines.candidates import AUTO, DEVICE_CHOICES, ENGINE_CHOICES
-from dgl_runtime.engines.triton_address import FORM
+from dgl_runtime.engines.triton_address import FORM, TritonAddress
 from dgl_runtime.errors import GalleryError
 from dgl_runtime.gallery.postgres.address import PostgresAddress
 from dgl_runtime.times import TIME_FORMS, read_seconds
@@ -78,8 +78,7 @@ class EngineName(click.Choice[str]):
     ) -> str:
         """The name as it is."""
         name = str(value)
-        is_server = name.startswith(("triton:", "tritons:"))
-        return name if is_server else super().convert(name, param, ctx)
+        return name if TritonAddress.is_one(name) else super().convert(name, param, ctx)
 
 
 device_option = click.option(

@@ -17,6 +17,11 @@ class TritonAddress:
     target: str  # HOST:PORT
     is_encrypted: bool
 
+    @staticmethod
+    def is_one(engine: str) -> bool:
+        """Whether an engine's name is meant as such an address."""
+        return engine.partition(":")[0] in _SCHEMES
+
     @classmethod
     def of(cls, engine: str) -> "TritonAddress | None":
         """The address that an engine's name says; None for the name of an engine of this machine.
@@ -24,9 +29,9 @@ class TritonAddress:
         Raises:
             EngineError: It names a server, but neither host nor port.
         """
-        scheme, _, target = engine.partition(":")
-        if scheme not in _SCHEMES:
+        if not cls.is_one(engine):
             return None
+        scheme, _, target = engine.partition(":")
         found = _HOST_AND_PORT.fullmatch(target)
         if found is None or not 0 < int(found[2]) < 2**16:
             raise EngineError(

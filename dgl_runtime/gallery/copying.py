@@ -78,10 +78,12 @@ def _copy_videos(
         if held.get(file.path, file) == file
     ]
     known = target.plan([file for file, _ in placed], "")
+    in_files = set[str]()
     for (file, video), there in zip(placed, known, strict=True):
         if there.content_sha256 is None:
             target.upsert(file, video.content_sha256, video.duration_s)
-    in_files = {video.content_sha256 for _, video in placed}
+        if there.content_sha256 in (None, video.content_sha256):
+            in_files.add(video.content_sha256)
     videos = [video for video in videos if video.content_sha256 in in_files]
     added = _copy_clips(source, target, [row for video in videos for row in video.rows])
     for video in videos:
