@@ -22,7 +22,6 @@ from dgl_runtime.names import find_path
 if TYPE_CHECKING:
     from dgl_runtime.gallery.address import Place
     from dgl_runtime.indexing.index import IndexReport
-    from dgl_runtime.retriever import Retriever
 
 
 def _patterns(_: click.Context, __: click.Parameter, patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,7 +149,7 @@ def index(
                 encoders=encoders,
                 show_progress=True,
             )
-            _tell(done, retriever, gallery, told)
+            _tell(done, gallery, told)
             for name in [name for name in broken if _is_below(Path(name), paths)]:
                 del broken[name]  # looked at again
             broken.update({one.video: one.reason for one in done.broken})
@@ -179,7 +178,7 @@ def _require(option: str, given: object, other: str, needed: object) -> None:
         raise click.UsageError(f"{option} needs {other}.")
 
 
-def _tell(done: "IndexReport", retriever: "Retriever", gallery: "Place", told: set[str]) -> None:
+def _tell(done: "IndexReport", gallery: "Place", told: set[str]) -> None:
     from dgl_runtime.media.video_files import tell
 
     if (passed_over := tell(done.passed_over)) and passed_over not in told:
@@ -193,7 +192,7 @@ def _tell(done: "IndexReport", retriever: "Retriever", gallery: "Place", told: s
     click.echo(
         f"{done.num_videos} videos: {done.clips_added} clips added, "
         f"{done.clips_present} already indexed, {dropped}{len(done.broken)} videos broken. "
-        f"{click.format_filename(str(gallery))} holds {len(retriever.gallery)} clips."
+        f"{click.format_filename(str(gallery))} holds {done.clips_held} clips."
     )
 
 

@@ -33,6 +33,7 @@ class IndexReport:
     num_videos: int
     clips_added: int
     clips_present: int  # of these videos, in the gallery before
+    clips_held: int  # by the gallery in the end
     files_dropped: int  # gone from the disk, or excluded now
     passed_over: Mapping[str, int]  # what is no video, as ``video_files.FoundVideos`` counts it
     broken: tuple[BrokenVideo, ...]
@@ -106,6 +107,7 @@ def report_of(
         num_videos=len(sought.found.videos),
         clips_added=ledger.added,
         clips_present=ledger.present,
+        clips_held=ledger.held,
         files_dropped=files_dropped,
         passed_over=sought.found.passed_over,
         broken=tuple(ledger.broken),

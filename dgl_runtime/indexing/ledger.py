@@ -47,13 +47,14 @@ class Ledger:
     Attributes:
         added: Clips that were added.
         present: Clips of the run's videos that were there.
+        held: Clips of the gallery in the end.
         broken: Videos that could not be read, or not all of them.
         remarks: On videos that were read although something is odd about them.
     """
 
     def __init__(self, gallery: AnyGallery, segmentation: Segmentation) -> None:
         """Begin; the gallery is open for writing."""
-        self.added = self.present = 0
+        self.added = self.present = self.held = 0
         self.broken: list[BrokenVideo] = []
         self.remarks: list[str] = []
         self._gallery, self._segmentation = gallery, str(segmentation)
@@ -150,6 +151,7 @@ class Ledger:
             self._gallery.compact()
         except GalleryError as error:  # the clips are there all the same
             self.broken.append(BrokenVideo(self._gallery.address, str(error)))
+        self.held = len(self._gallery)
         return len(missing)
 
     def _remove_replaced(self) -> None:
